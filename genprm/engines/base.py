@@ -1,0 +1,114 @@
+"""The seam between a judge and the model it asks: token ids in, token ids and log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from genprm.engines.tokenizer import Tokenizer
+
+
+class EngineError(RuntimeError):
+    """The engine could not answer: a server that is gone, a request it refuses, a model that does not load."""
+
+
+class ContextOverflowError(EngineError):
+    """The prompt and what was asked for do not fit the model's context. Asking again cannot help."""
+
+
+class Finish(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """One of the stop strings was written."""
+    EOS = "eos"
+    """The model ended its turn. The end-of-sequence token is not among the ids returned."""
+    LENGTH = "length"
+    """`max_tokens` or the end of the context was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to continue a prompt."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    """0 is greedy; then `top_p`, `top_k` and `seed` have no effect."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means no limit."""
+    stop: tuple[str, ...] = ()
+    """Generation ends as soon as the generated text contains one of these. The text is kept up to and including it."""
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens!r}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(f"sampling out of range: {self!r}")
+        if any(not stop for stop in self.stop):
+            raise ValueError("a stop string must not be empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine wrote after a prompt."""
+
+    text: str
+    """Up to and including the stop string, if one was met."""
+    token_ids: tuple[int, ...]
+    """Decode to `text` exactly. Where a stop string ends inside a token, the engine re-tokenises that last piece only, so
+    that prompt ids + these ids + more ids is always a valid continuation."""
+    finish: Finish
+    stop: str | None = None
+    """The stop string that was met, when `finish` is `STOP`."""
+    cached_tokens: int = 0
+    """Prompt tokens that the engine did not have to compute again, where it says so."""
+    sampled_tokens: int = 0
+    """Tokens the engine decoded, which is what was paid for: at least `len(token_ids)` unless the last piece was re-tokenised."""
+
+
+class Engine(Protocol):
+    """A model that continues prompts and says how likely tokens are. Safe for many concurrent calls in one event loop.
+
+    Cancelling a call frees what it held. Every method raises `ContextOverflowError` when its input (with at least one
+    token to generate) does not fit, and `EngineError` when the engine cannot answer; other calls are not affected.
+    """
+
+    tokenizer: Tokenizer
+    model_name: str
+    max_model_len: int
+    """Tokens of prompt and completion together."""
+    capacity: int
+    """Sequences the engine decodes at once at full speed. More may be in flight; they wait their turn."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        """Continues a prompt.
+
+        Args:
+            prompt_ids: token ids, special tokens included; nothing is added to them.
+            sampling: how to continue. `max_tokens` is cut to what the context leaves.
+            chain: a name for the conversation this call belongs to; calls of one chain go to the server that holds its
+                prefix. Meaningless where there is one server.
+        """
+        ...
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        """Natural log-probability of each of a few next tokens (at most 16), over the whole vocabulary.
+
+        Exact: neither temperature nor top-p/top-k touch it.
+        """
+        ...
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Natural log-probability of every given token but the first: entry j is log P(ids[j + 1] | ids[: j + 1])."""
+        ...
+
+    async def close(self) -> None:
+        """Frees the model or connection. Calls in flight fail with `EngineError`. Idempotent."""
+        ...

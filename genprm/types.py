@@ -1,0 +1,155 @@
+"""The values that every part of genprm speaks: what was judged, by which chains, and how it came out.
+
+Nothing here does work or imports a heavy package. A missing verdict is `None` with its reason, never a number in disguise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+DEFAULT_THRESHOLD = 0.5
+"""A step whose score is below this is judged wrong (GenPRM, arXiv 2504.00891, section 4.1)."""
+
+
+class Verdict(StrEnum):
+    """What a judge says about one step."""
+
+    YES = "Yes"
+    NO = "No"
+
+
+class ChainFinish(StrEnum):
+    """How one chain came to the end of one step."""
+
+    VERDICT = "verdict"
+    """The model closed its output block by itself."""
+    DEGRADED = "degraded"
+    """The code rounds or the token budget ran out; the verdict was asked for after the analysis alone."""
+    NO_VERDICT = "no_verdict"
+    """Not even the forced question gave a verdict; the step has no score in this chain."""
+    CONTEXT = "context"
+    """The conversation no longer fits the model's context; this step and those after it have no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRun:
+    """One snippet that the model wrote, and what the sandbox saw it do."""
+
+    source: str
+    status: str
+    """A `sandbox.Status` value, or `not_run` where code is written but not executed."""
+    stdout: str
+    error: str | None
+    """Type and message of what ended the snippet, or None."""
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens spent. `cached` of the `prompt` tokens were served from a prefix cache."""
+
+    prompt: int = 0
+    generated: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt + other.prompt, self.generated + other.generated, self.cached + other.cached)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One chain's judgement of one step: the text it wrote (executed output included) and the score read at its verdict."""
+
+    text: str
+    code: tuple[CodeRun, ...]
+    score: float | None
+    """P(Yes) / (P(Yes) + P(No)) in [0, 1], or None without a verdict."""
+    log_odds: float | None
+    """log P(Yes) - log P(No) at the verdict: keeps its resolution where the score saturates."""
+    verdict: Verdict | None
+    """The word the model wrote, which may differ from `score >= threshold` when it sampled against the odds."""
+    finish: ChainFinish
+    tokens: Tokens = Tokens()
+
+
+@dataclass(frozen=True, slots=True)
+class StepJudgement:
+    """The judgement of one step over all chains."""
+
+    score: float | None
+    """Mean of the chains' scores in [0, 1] (GenPRM eq. 7); None when no chain gave one."""
+    log_odds: float | None
+    verdict: Verdict | None
+    """`Yes` when `score >= threshold`."""
+    chains: tuple[Chain, ...]
+    reason: str | None = None
+    """Why there is no score, where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a PRM says about a solution: one `StepJudgement` a step, in order."""
+
+    steps: tuple[StepJudgement, ...]
+    threshold: float = DEFAULT_THRESHOLD
+    tokens: Tokens = Tokens()
+
+    @property
+    def scores(self) -> list[float | None]:
+        """One score a step."""
+        return [step.score for step in self.steps]
+
+    @property
+    def verdicts(self) -> list[Verdict | None]:
+        """One verdict a step."""
+        return [step.verdict for step in self.steps]
+
+    @property
+    def first_error(self) -> int | None:
+        """0-based index of the first step below the threshold, -1 when there is none.
+
+        None when a step without a score comes before any wrong one: then nobody knows.
+        """
+        for index, step in enumerate(self.steps):
+            if step.score is None:
+                return None
+            if step.score < self.threshold:
+                return index
+        return -1
+
+
+def combine_chains(chains: Sequence[Chain], threshold: float = DEFAULT_THRESHOLD) -> StepJudgement:
+    """Averages independent chains into one judgement of a step (GenPRM, arXiv 2504.00891, eq. 7).
+
+    Args:
+        chains: at least one chain of the same step. Those without a score do not count in the mean.
+        threshold: the score from which the step is judged right.
+
+    Returns:
+        The mean score, its log-odds, and the verdict; all None, with the reason, when no chain has a score.
+    """
+    scores = [chain.score for chain in chains if chain.score is not None]
+    if not scores:
+        finishes = sorted({chain.finish.value for chain in chains})
+        return StepJudgement(None, None, None, tuple(chains), reason=f"no chain gave a verdict ({', '.join(finishes)})")
+    mean = math.fsum(scores) / len(scores)
+    # One chain keeps its own log-odds: sigmoid and logit lose resolution near 0 and 1.
+    log_odds = chains[0].log_odds if len(chains) == 1 else logit(mean)
+    return StepJudgement(mean, log_odds, Verdict.YES if mean >= threshold else Verdict.NO, tuple(chains))
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+def logit(p: float) -> float:
+    """log(p / (1 - p)); infinite at 0 and 1."""
+    if p <= 0.0:
+        return -math.inf
+    if p >= 1.0:
+        return math.inf
+    return math.log(p) - math.log1p(-p)
