@@ -1,0 +1,40 @@
+"""What every process reward model owes its caller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from genprm.types import Judgement
+
+
+class PRMError(RuntimeError):
+    """The PRM cannot be built or cannot judge this input: an unknown family, a model that does not fit it, no steps."""
+
+
+class PRM(Protocol):
+    """Judges every step of a solution. Safe for many concurrent calls in one event loop."""
+
+    name: str
+    """The model's name or path, for reports."""
+    capacity: int
+    """Chains in flight from which on the engine is always full; more only wait."""
+
+    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        """Judges a solution.
+
+        Args:
+            problem: the question, as text.
+            steps: the solution's steps in order, at least one, none of them blank.
+            seed: makes sampling repeatable; two calls with the same arguments give the same judgement where the engine does.
+
+        Raises:
+            PRMError: `steps` is empty or holds a blank step.
+            EngineError: the engine could not answer, after its own retries.
+            SandboxError: the sandbox itself broke, after its own retry.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Frees engine and sandbox if the PRM opened them. Idempotent."""
+        ...
