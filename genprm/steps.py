@@ -1,0 +1,94 @@
+r"""Splitting a solution into steps, and joining it again.
+
+The first rule that finds more than one step decides:
+
+1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, counted upwards. Each begins a step, and
+   what stands before the first is a step of its own.
+2. *Paragraphs*: blocks between blank lines.
+3. *Lines*, where the whole solution is one block, as in GSM8K.
+
+A fenced code block is never cut, whatever it contains; nor is, by the third rule, a displayed formula. Steps keep their text,
+labels included, without the white space around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_LABEL = re.compile(r" {0,3}(?:#{1,6} *)?(?:\*\*|__)? *step +(\d{1,4}) *(?:\*\*|__)? *(?:[:.)—–-]|$)", re.IGNORECASE)
+_HEADER = re.compile(r" {0,3}#{1,6} *(?:\*\*|__)? *step +(\d{1,4})\b", re.IGNORECASE)
+_OPENS = re.compile(r"\\begin\{|\\\[")
+_CLOSES = re.compile(r"\\end\{|\\\]")
+
+
+def split_steps(solution: str) -> list[str]:
+    """Splits a solution into its steps; [] when it is blank."""
+    lines = solution.splitlines()
+    fenced = list(_fenced(lines))
+    for pieces in (_by_label(lines, fenced), _by_paragraph(lines, fenced), _by_line(lines, fenced)):
+        steps = [text for piece in pieces if (text := "\n".join(piece).strip())]
+        if len(steps) > 1:
+            return steps
+    return [text] if (text := "\n".join(lines).strip()) else []
+
+
+def join_steps(steps: Sequence[str]) -> str:
+    """Joins steps into one text, with a blank line between them. `split_steps` takes it apart into the same steps again."""
+    return "\n\n".join(steps)
+
+
+def _fenced(lines: Sequence[str]) -> Iterator[bool]:
+    """Says of each line whether it belongs to the fenced block that the line before it belongs to."""
+    fence = ""
+    for line in lines:
+        match = _FENCE.match(line)
+        if fence:
+            yield True
+            # A closing fence is at least as long as the opening one, and has nothing behind it.
+            if match and match[1].startswith(fence) and not match[2].strip():
+                fence = ""
+        else:
+            yield False
+            if match and "`" not in match[2]:
+                fence = match[1]
+
+
+def _by_label(lines: Sequence[str], fenced: Sequence[bool]) -> list[list[str]]:
+    starts: list[int] = []
+    last = -1
+    for index, line in enumerate(lines):
+        match = None if fenced[index] else _LABEL.match(line) or _HEADER.match(line)
+        if match and int(match[1]) > last:
+            last = int(match[1])
+            starts.append(index)
+    if len(starts) < 2:
+        return []
+    bounds = [0, *starts, len(lines)]
+    return [list(lines[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def _by_paragraph(lines: Sequence[str], fenced: Sequence[bool]) -> list[list[str]]:
+    pieces: list[list[str]] = [[]]
+    for line, inside in zip(lines, fenced, strict=True):
+        if not inside and not line.strip():
+            pieces.append([])
+        else:
+            pieces[-1].append(line)
+    return pieces
+
+
+def _by_line(lines: Sequence[str], fenced: Sequence[bool]) -> list[list[str]]:
+    pieces: list[list[str]] = []
+    depth = 0
+    for line, inside in zip(lines, fenced, strict=True):
+        if inside or depth > 0:
+            pieces[-1].append(line)
+        else:
+            pieces.append([line])
+        if not inside:
+            depth += len(_OPENS.findall(line)) - len(_CLOSES.findall(line))
+            if line.count("$$") % 2:
+                depth = 0 if depth > 0 else 1
+    return pieces
