@@ -1,0 +1,85 @@
+"""Engines: where tokens and log-probabilities come from.
+
+`load_engine` opens one of three behind the same protocol: `vllm` (in process, for real work), `openai` (servers with the
+OpenAI completions API, such as `vllm serve`) and `transformers` (plain PyTorch, for small machines).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from genprm.engines.base import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
+
+__all__ = [
+    "Completion",
+    "ContextOverflowError",
+    "Engine",
+    "EngineError",
+    "EngineKind",
+    "Finish",
+    "Sampling",
+    "load_engine",
+]
+
+EngineKind = Literal["auto", "transformers", "vllm", "openai"]
+
+
+async def load_engine(
+    kind: EngineKind,
+    model: str | None,
+    *,
+    base_urls: Sequence[str] = (),
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    seed: int = 0,
+    dtype: str = "auto",
+    **options: Any,
+) -> Engine:
+    """Opens an engine.
+
+    Args:
+        kind: `auto` takes `openai` when there is a base URL, `vllm` when it is installed and a GPU is there, else `transformers`.
+        model: folder or model id. With `openai` it is the name the server knows, by default the one it serves.
+        base_urls: of servers with the OpenAI completions API, such as `http://127.0.0.1:8000/v1`.
+        revision: revision of the model on the Hub.
+        tokenizer: folder or id of the tokenizer, where it is not the model's.
+        seed: seed of requests that bring none.
+        dtype: type of the weights, such as `bfloat16`; `auto` is the engine's choice. A server has chosen already.
+        **options: the engine's own: see `TransformersEngine.load`, `VllmEngine.load`, `OpenAIEngine.open`.
+
+    Raises:
+        EngineError: the engine is not installed, the model does not load, no server answers.
+    """
+    if kind == "auto":
+        kind = "openai" if base_urls else "vllm" if _has_cuda() and importlib.util.find_spec("vllm") else "transformers"
+    if kind == "openai":
+        from genprm.engines.openai import OpenAIEngine
+
+        return await OpenAIEngine.open(
+            base_urls, model=model, tokenizer=tokenizer, revision=revision, seed=seed, **options
+        )
+    if base_urls:
+        raise EngineError(f"the {kind!r} engine runs in this process and takes no base URL: {list(base_urls)!r}")
+    if model is None:
+        raise EngineError(f"the {kind!r} engine needs a model: a folder or a model id")
+    if kind == "vllm":
+        if not importlib.util.find_spec("vllm"):
+            raise EngineError("the vllm engine is not installed: pip install 'genprm[vllm]'")
+        from genprm.engines.vllm import VllmEngine
+
+        return await VllmEngine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
+    if kind == "transformers":
+        from genprm.engines.transformers import TransformersEngine
+
+        return await TransformersEngine.load(
+            model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options
+        )
+    raise EngineError(f"there is no engine {kind!r}: use auto, transformers, vllm or openai")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

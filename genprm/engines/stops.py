@@ -1,0 +1,77 @@
+"""Where a generation ends, and which token ids say so exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genprm.engines.base import Completion, EngineError, Finish
+from genprm.engines.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A generation up to and including the first stop string in it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop: str | None
+    """None when no stop string occurs: then nothing was cut."""
+
+
+def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -> Cut:
+    """Cuts generated ids behind the first stop string, so that they decode exactly to the text up to there.
+
+    Where the stop string ends inside a token, the tokens before that one stay and the rest of the text is tokenised
+    anew. Of several stop strings the one that ends first counts; of those that end together, the longest.
+
+    Args:
+        tokenizer: what decodes the ids.
+        ids: sampled ids, without an end-of-sequence token.
+        stop: stop strings, none of them empty.
+
+    Raises:
+        EngineError: the tokenizer cannot express the text.
+    """
+    text = tokenizer.decode(ids)
+    found = [(start + len(string), -len(string), string) for string in stop if (start := text.find(string)) >= 0]
+    if not found:
+        return Cut(text, tuple(ids), None)
+    end, _, string = min(found)
+    wanted = text[:end]
+    for kept in range(len(ids), -1, -1):
+        head = tokenizer.decode(ids[:kept])
+        if not wanted.startswith(head):
+            continue
+        tail = wanted[len(head) :]
+        cut = (*ids[:kept], *(tokenizer.encode(tail) if tail else ()))
+        # A character split over tokens, or a decoder that drops a leading space: keep one token less and look again.
+        if tokenizer.decode(cut) == wanted:
+            return Cut(wanted, cut, string)
+    raise EngineError(f"the tokenizer cannot express what the model wrote: {wanted[-80:]!r}")
+
+
+def completion(
+    tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str], *, ended: bool, cached_tokens: int = 0
+) -> Completion:
+    """The completion that sampled ids make.
+
+    Args:
+        tokenizer: what decodes the ids.
+        ids: all sampled ids; an end-of-sequence token counts only as the last one, and is left out.
+        stop: the stop strings that were asked for.
+        ended: whether the model ended its turn (rather than being cut by its token limit), where no stop string was met.
+        cached_tokens: prompt tokens that did not have to be computed.
+    """
+    written = ids[:-1] if ids and ids[-1] in tokenizer.eos_ids else ids
+    cut = cut_at_stop(tokenizer, written, stop)
+    finish = Finish.STOP if cut.stop is not None else Finish.EOS if ended else Finish.LENGTH
+    return Completion(cut.text, cut.token_ids, finish, cut.stop, cached_tokens, sampled_tokens=len(ids))
+
+
+def stop_window(stop: Sequence[str]) -> int:
+    """How many of the last tokens must be decoded to see every stop string that the newest token may have completed.
+
+    A token stands for at least one byte; four more cover a character that the window's first token cuts.
+    """
+    return max((len(string.encode()) for string in stop), default=0) + 4

@@ -1,0 +1,145 @@
+"""Text to token ids and back, the same way for every engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from genprm.engines.base import EngineError
+
+# What a solution looks like: spaces in a row, newlines, LaTeX, digits, a letter beyond ASCII.
+_PROBE = "Step 1: 3 + 4 = 7,  so\n\n\t$\\boxed{Yes}$ is right (caf\u00e9).\n```python\n    print(7)\n```\n"
+
+# Private code points that stand around the number of a guarded piece of text while a chat template is rendered.
+_OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
+_GUARDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer that never adds a token by itself and never lets text forge a control token.
+
+    Args:
+        hf: a `transformers.PreTrainedTokenizerFast`.
+        eos_ids: ids that end a turn besides the tokenizer's own end-of-sequence token.
+        name: what error messages call this tokenizer.
+
+    Raises:
+        EngineError: text does not survive encoding and decoding.
+    """
+
+    def __init__(self, hf: Any, eos_ids: Sequence[int] = (), name: str = "tokenizer") -> None:
+        backend: tokenizers.Tokenizer = hf.backend_tokenizer
+        self.name = name
+        self._hf = hf
+        state: dict[str, Any] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+        self._special = tokenizers.Tokenizer.from_str(json.dumps(state))
+        # `encode_special_tokens` of the library splits only tokens flagged special; DeepSeek's <｜User｜> is not. Runs of
+        # white space are added tokens in some vocabularies and are ordinary text: they stay.
+        added = state["added_tokens"]
+        state["added_tokens"] = [token for token in added if not token["content"].strip()]
+        self._plain = tokenizers.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
+        controls = sorted((token["content"] for token in added if token["content"].strip()), key=len, reverse=True)
+        self._control = re.compile("|".join(re.escape(text) for text in [*controls, _OPEN, _CLOSE]))
+        self.bos_id: int | None = hf.bos_token_id
+        self.eos_id: int | None = hf.eos_token_id
+        own = () if self.eos_id is None else (self.eos_id,)
+        self.eos_ids: frozenset[int] = frozenset((*own, *eos_ids))
+        """Every id that ends a turn: the tokenizer's own and those of the model's generation_config.json."""
+        self.vocab_size: int = max(self._special.get_vocab(with_added_tokens=True).values()) + 1
+        """One more than the largest token id; a model may have more rows than that."""
+        for special in (False, True):
+            if (back := self.decode(self.encode(_PROBE, special=special))) != _PROBE:
+                raise EngineError(
+                    f"the tokenizer of {name!r} does not give text back as it was: {_PROBE!r} became {back!r}. "
+                    "Pass a folder or model id with a working tokenizer.json as the tokenizer."
+                )
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str, revision: str | None = None) -> Tokenizer:
+        """Loads the tokenizer of a local folder or a model of the Hub.
+
+        Raises:
+            EngineError: there is no tokenizer there, or it loses text.
+        """
+        import transformers
+
+        try:
+            # The class that a model declares may rebuild the tokenizer by rules of its own (LlamaTokenizer, which the R1
+            # distillations declare, then drops spaces). This one takes tokenizer.json as it is.
+            hf = transformers.PreTrainedTokenizerFast.from_pretrained(path_or_id, revision=revision)
+        except (OSError, ValueError, TypeError) as error:
+            try:
+                hf = transformers.AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+            except Exception:
+                raise EngineError(f"no tokenizer could be loaded from {path_or_id!r}: {error}") from error
+            if not hf.is_fast:
+                raise EngineError(f"{path_or_id!r} has no fast tokenizer (tokenizer.json)") from error
+        try:
+            ends = transformers.GenerationConfig.from_pretrained(path_or_id, revision=revision).eos_token_id
+        except OSError:
+            ends = None
+        eos_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        return cls(hf, eos_ids, name=path_or_id)
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text; nothing is put before or after it.
+
+        Args:
+            text: any text.
+            special: whether the text may hold control tokens, as a rendered chat template does. By default a literal
+                `<｜User｜>` is encoded as the characters it is made of, whoever wrote it.
+        """
+        return (self._special if special else self._plain).encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some token ids: control tokens appear as their text, no space is cleaned up.
+
+        Bytes that are no complete character become U+FFFD.
+        """
+        return self._special.decode(list(ids), skip_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """A conversation in the model's chat template, control tokens included: encode it with `special=True`.
+
+        Untrusted messages can forge control tokens in this text; `encode_chat` does not let them.
+
+        Raises:
+            EngineError: the tokenizer has no chat template, or the template refuses the messages.
+        """
+        if self._hf.chat_template is None:
+            raise EngineError(f"the tokenizer of {self.name!r} has no chat template")
+        try:
+            return self._hf.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # jinja2's errors and what templates raise themselves have no common base
+            raise EngineError(f"the chat template of {self.name!r} refused the messages: {error}") from error
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, suffix: str = ""
+    ) -> list[int]:
+        """Token ids of a conversation whose messages nobody trusts: control tokens come from the template only.
+
+        For messages without the text of a control token these are the ids of the rendered chat as one text.
+
+        Args:
+            messages: dicts with `role` and `content`.
+            add_generation_prompt: whether to end with the opening of the assistant's turn.
+            suffix: text that follows the rendered chat and is tokenised together with it, such as a forced opening.
+        """
+        guarded: list[str] = []
+
+        def guard(match: re.Match[str]) -> str:
+            guarded.append(match.group())
+            return f"{_OPEN}{len(guarded) - 1}{_CLOSE}"
+
+        safe = [dict(message) | {"content": self._control.sub(guard, message["content"])} for message in messages]
+        rendered = self.render_chat(safe, add_generation_prompt) + self._control.sub(guard, suffix)
+        ids: list[int] = []
+        for index, piece in enumerate(_GUARDED.split(rendered)):
+            ids += self.encode(guarded[int(piece)]) if index % 2 else self.encode(piece, special=True)
+        return ids
