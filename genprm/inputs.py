@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,7 +209,7 @@ def _is_array(stream: BinaryIO) -> bool:
 
 
 @contextmanager
-def _open(file: str | Path) -> Iterator[BinaryIO]:
+def _open(file: str | Path) -> Generator[BinaryIO]:
     if str(file) == STDIN:
         yield sys.stdin.buffer
         return

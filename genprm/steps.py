@@ -2,19 +2,20 @@ r"""Splitting a solution into steps, and joining it again.
 
 The first rule that finds more than one step decides:
 
-1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, counted upwards. Each begins a step, and
-   what stands before the first is a step of its own.
+1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, counted upwards. Each begins a
+   step, and what stands before the first is a step of its own.
 2. *Paragraphs*: blocks between blank lines.
 3. *Lines*, where the whole solution is one block, as in GSM8K.
 
-A fenced code block is never cut, whatever it contains; nor is, by the third rule, a displayed formula. Steps keep their text,
-labels included, without the white space around them.
+A fenced code block is never cut, whatever it contains; nor is, by the third rule, a displayed formula. Steps keep their
+text, labels included, without the white space around them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _LABEL = re.compile(r" {0,3}(?:#{1,6} *)?(?:\*\*|__)? *step +(\d{1,4}) *(?:\*\*|__)? *(?:[:.)—–-]|$)", re.IGNORECASE)
@@ -35,7 +36,7 @@ def split_steps(solution: str) -> list[str]:
 
 
 def join_steps(steps: Sequence[str]) -> str:
-    """Joins steps into one text, with a blank line between them. `split_steps` takes it apart into the same steps again."""
+    """Joins steps into one text, a blank line between them; `split_steps` takes what it gave apart in the same way."""
     return "\n\n".join(steps)
 
 
@@ -66,7 +67,7 @@ def _by_label(lines: Sequence[str], fenced: Sequence[bool]) -> list[list[str]]:
     if len(starts) < 2:
         return []
     bounds = [0, *starts, len(lines)]
-    return [list(lines[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [list(lines[start:end]) for start, end in pairwise(bounds)]
 
 
 def _by_paragraph(lines: Sequence[str], fenced: Sequence[bool]) -> list[list[str]]:

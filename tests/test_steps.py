@@ -77,8 +77,8 @@ PIECES = st.sampled_from(
         "text",
         "x = 1",
         "$$",
+        *["\\[", "\\]", "\\begin{align}", "\\end{align}", "Step 1 says", "    indented", "\x0b", "\x85"],
     ]
-    + ["\\[", "\\]", "\\begin{align}", "\\end{align}", "Step 1 says", "    indented", "\x0b", "\x85"]
 )
 SOLUTIONS = st.lists(PIECES | st.text(max_size=8), max_size=14).map("\n".join)
 
