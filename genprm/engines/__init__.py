@@ -1,7 +1,7 @@
 """Engines: where tokens and log-probabilities come from.
 
-`load_engine` opens one of three behind the same protocol: `vllm` (in process, for real work), `openai` (servers with the
-OpenAI completions API, such as `vllm serve`) and `transformers` (plain PyTorch, for small machines).
+`load_engine` opens one of three behind the same protocol: `vllm` (in process, for real work), `openai` (servers with
+the OpenAI completions API, such as `vllm serve`) and `transformers` (plain PyTorch, for small machines).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ async def load_engine(
     """Opens an engine.
 
     Args:
-        kind: `auto` takes `openai` when there is a base URL, `vllm` when it is installed and a GPU is there, else `transformers`.
+        kind: `auto` takes `openai` when there is a base URL, `vllm` when it is installed and a GPU is there, else
+            `transformers`.
         model: folder or model id. With `openai` it is the name the server knows, by default the one it serves.
         base_urls: of servers with the OpenAI completions API, such as `http://127.0.0.1:8000/v1`.
         revision: revision of the model on the Hub.

@@ -60,15 +60,16 @@ class Completion:
     text: str
     """Up to and including the stop string, if one was met."""
     token_ids: tuple[int, ...]
-    """Decode to `text` exactly. Where a stop string ends inside a token, the engine re-tokenises that last piece only, so
-    that prompt ids + these ids + more ids is always a valid continuation."""
+    """Decode to `text` exactly. Where a stop string ends inside a token, the engine re-tokenises that last piece only,
+    so that prompt ids + these ids + more ids is always a valid continuation."""
     finish: Finish
     stop: str | None = None
     """The stop string that was met, when `finish` is `STOP`."""
     cached_tokens: int = 0
     """Prompt tokens that the engine did not have to compute again, where it says so."""
     sampled_tokens: int = 0
-    """Tokens the engine decoded, which is what was paid for: at least `len(token_ids)` unless the last piece was re-tokenised."""
+    """Tokens the engine decoded, which is what was paid for: at least `len(token_ids)` unless the last piece was
+    re-tokenised."""
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from genprm.engines.tokenizer import Tokenizer
 
 LOGITS_BYTES = 512 * 1024**2
 """A prompt is scored in chunks whose float32 logits take at most this."""
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +38,7 @@ class Generation:
         return len(self.prompt) + len(self.ids) - 1
 
 
-def deliver(future: Future[T], outcome: T | Exception) -> None:
+def deliver(future: Future[Any], outcome: object) -> None:
     """Sets the outcome of a future whose owner may cancel it at any moment."""
     try:
         if isinstance(outcome, Exception):

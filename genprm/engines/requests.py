@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import TypeVar
 
 from genprm.engines.base import ContextOverflowError, EngineError, Sampling
 
 MAX_CHOICES = 16
+
+T = TypeVar("T")
 
 
 def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int, max_model_len: int) -> Sampling:
@@ -45,3 +49,40 @@ def check_choices(choices: Sequence[int], vocab_size: int) -> None:
         raise EngineError(f"1 to {MAX_CHOICES} next tokens can be scored at once, not {len(choices)}")
     if bad := [i for i in choices if not 0 <= i < vocab_size]:
         raise EngineError(f"token id {bad[0]!r} is outside the vocabulary of {vocab_size} tokens")
+
+
+class InFlight:
+    """The calls that closing an engine must end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.closed = False
+
+    async def run(self, work: Coroutine[object, object, T]) -> T:
+        """Awaits some work.
+
+        Raises:
+            EngineError: the engine is closed, or was closed meanwhile.
+        """
+        if self.closed:
+            work.close()
+            raise EngineError("the engine is closed")
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            # Either our caller was cancelled, and the task with it, or `close` cancelled the task alone.
+            current = asyncio.current_task()
+            if self.closed and current is not None and not current.cancelling():
+                raise EngineError("the engine was closed") from None
+            raise
+
+    async def close(self) -> None:
+        """Ends all calls, and refuses new ones."""
+        self.closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,8 +20,8 @@ def next_tokens(logits: Tensor, samplings: Sequence[Sampling], rngs: Sequence[ra
         rngs: where each row takes its one random number from; greedy rows take none.
     """
     tokens = logits.argmax(-1)
-    # Rows with a cut-off look at their tokens in order of probability, the others in order of id: which of the two a row
-    # gets must not hang on its neighbours, or its seed would not fix its text.
+    # Rows with a cut-off look at their tokens in order of probability, the others in order of id: which of the two a
+    # row gets must not hang on its neighbours, or its seed would not fix its text.
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     for cut_off in (False, True):
         rows = [row for row in drawn if (samplings[row].top_k > 0 or samplings[row].top_p < 1) == cut_off]

@@ -1,8 +1,8 @@
 """Keys and values of a batch whose rows come and go.
 
-The library's `DynamicCache` copies every key and value at each token and cannot take a new row in; its `StaticCache` attends
-over its full length. This one keeps room at the end, so that a token is written in place, and lets a new sequence take the
-place of a finished one. All rows end at the same column, as in the library's own left-padded `generate`.
+The library's `DynamicCache` copies every key and value at each token and cannot take a new row in; its `StaticCache`
+attends over its full length. This one keeps room at the end, so that a token is written in place, and lets a new
+sequence take the place of a finished one. All rows end at the same column, as in the library's left-padded `generate`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MIN_ROOM = 64
 
 
 class SlotLayer(DynamicLayer):
-    """One layer: `keys_buffer` and `values_buffer` of [slots, heads, columns, head size], the first `width` columns used."""
+    """One layer: two buffers of [slots, heads, columns, head size], of which the first `width` columns are used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +62,15 @@ class SlotCache:
         return self.mask.shape[0]
 
     def retire(self, row: int) -> None:
-        """Starts the positions of a finished row anew, so that they never leave the model's range. The row is still computed."""
+        """Starts the positions of a finished row anew: it is still computed, and must not leave the model's range."""
         self.positions[row] = 0
 
     def advance(self) -> tuple[Tensor, Tensor]:
-        """Opens one more column; returns the mask [rows, width + 1] and positions [rows, 1] of the tokens to be computed."""
+        """Opens one more column.
+
+        Returns:
+            The mask [rows, width] and the positions [rows, 1] of the tokens to be computed.
+        """
         self.mask[: self.rows, self.width] = 1
         positions = self.positions[: self.rows, None].clone()
         self.positions[: self.rows] += 1
@@ -112,11 +116,10 @@ class SlotCache:
             length: its tokens, which must not be more than `width`.
         """
         self.rows = max(self.rows, slot + 1)
-        for layer, new in zip(self._layers, prefilled.layers, strict=True):
-            columns = slice(self.width - length, self.width)
-            assert new.keys is not None and new.values is not None
-            layer.keys_buffer[slot, :, columns] = new.keys[row, :, -length:]
-            layer.values_buffer[slot, :, columns] = new.values[row, :, -length:]
+        columns = slice(self.width - length, self.width)
+        for layer, (keys, values) in zip(self._layers, _states(prefilled), strict=True):
+            layer.keys_buffer[slot, :, columns] = keys[row, :, -length:]
+            layer.values_buffer[slot, :, columns] = values[row, :, -length:]
             layer.rows = self.rows
         self.mask[slot] = 0
         self.mask[slot, self.width - length : self.width] = 1
@@ -126,11 +129,10 @@ class SlotCache:
         """Makes an empty cache of `width` columns, with the shapes of what the library computed."""
         columns = width + max(MIN_ROOM, width // 4)
         layers: list[SlotLayer] = []
-        for like in prefilled.layers:
-            assert like.keys is not None and like.values is not None
+        for keys, values in _states(prefilled):
             layer = SlotLayer()
-            layer.keys_buffer = like.keys.new_zeros(slots, like.keys.shape[1], columns, like.keys.shape[3])
-            layer.values_buffer = like.values.new_zeros(slots, like.values.shape[1], columns, like.values.shape[3])
+            layer.keys_buffer = keys.new_zeros(slots, keys.shape[1], columns, keys.shape[3])
+            layer.values_buffer = values.new_zeros(slots, values.shape[1], columns, values.shape[3])
             layer.width = width
             layer.is_initialized = True
             layers.append(layer)
@@ -140,3 +142,9 @@ class SlotCache:
         self.mask = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
         self.rows, self.width = 0, width
+
+
+def _states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer, [rows, heads, columns, head size]."""
+    layers: Any = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]

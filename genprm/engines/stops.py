@@ -60,7 +60,7 @@ def completion(
         tokenizer: what decodes the ids.
         ids: all sampled ids; an end-of-sequence token counts only as the last one, and is left out.
         stop: the stop strings that were asked for.
-        ended: whether the model ended its turn (rather than being cut by its token limit), where no stop string was met.
+        ended: whether the model ended its turn (rather than met its token limit), where no stop string was met.
         cached_tokens: prompt tokens that did not have to be computed.
     """
     written = ids[:-1] if ids and ids[-1] in tokenizer.eos_ids else ids

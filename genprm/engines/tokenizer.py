@@ -14,6 +14,9 @@ from genprm.engines.base import EngineError
 # What a solution looks like: spaces in a row, newlines, LaTeX, digits, a letter beyond ASCII.
 _PROBE = "Step 1: 3 + 4 = 7,  so\n\n\t$\\boxed{Yes}$ is right (caf\u00e9).\n```python\n    print(7)\n```\n"
 
+# `<|im_start|>`, `<｜User｜>`, `</think>`, `[INST]`: no space inside, brackets around.
+_CONTROL_FORM = re.compile(r"<\S+>|\[\S+\]")
+
 # Private code points that stand around the number of a guarded piece of text while a chat template is rendered.
 _OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
 _GUARDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
@@ -37,13 +40,15 @@ class Tokenizer:
         self._hf = hf
         state: dict[str, Any] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
         self._special = tokenizers.Tokenizer.from_str(json.dumps(state))
-        # `encode_special_tokens` of the library splits only tokens flagged special; DeepSeek's <｜User｜> is not. Runs of
-        # white space are added tokens in some vocabularies and are ordinary text: they stay.
+        # `encode_special_tokens` of the library splits only tokens flagged special; DeepSeek's <｜User｜> is not. Runs
+        # of white space are added tokens in some vocabularies and are ordinary text: they stay.
+        # Phrases that a vocabulary holds whole are ordinary text as well: only what has a control token's form is not.
         added = state["added_tokens"]
-        state["added_tokens"] = [token for token in added if not token["content"].strip()]
+        control = [token["content"] for token in added if token["special"] or _CONTROL_FORM.fullmatch(token["content"])]
+        state["added_tokens"] = [token for token in added if token["content"] not in control]
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
-        controls = sorted((token["content"] for token in added if token["content"].strip()), key=len, reverse=True)
-        self._control = re.compile("|".join(re.escape(text) for text in [*controls, _OPEN, _CLOSE]))
+        longest_first = [*sorted(control, key=len, reverse=True), _OPEN, _CLOSE]
+        self._control = re.compile("|".join(re.escape(text) for text in longest_first))
         self.bos_id: int | None = hf.bos_token_id
         self.eos_id: int | None = hf.eos_token_id
         own = () if self.eos_id is None else (self.eos_id,)
@@ -67,19 +72,20 @@ class Tokenizer:
         """
         import transformers
 
+        where: dict[str, Any] = {"revision": revision} if revision else {}
         try:
-            # The class that a model declares may rebuild the tokenizer by rules of its own (LlamaTokenizer, which the R1
-            # distillations declare, then drops spaces). This one takes tokenizer.json as it is.
-            hf = transformers.PreTrainedTokenizerFast.from_pretrained(path_or_id, revision=revision)
+            # The class that a model declares may rebuild the tokenizer by rules of its own (LlamaTokenizer, which the
+            # R1 distillations declare, then drops spaces). This one takes tokenizer.json as it is.
+            hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(path_or_id, **where)
         except (OSError, ValueError, TypeError) as error:
             try:
-                hf = transformers.AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+                hf = transformers.AutoTokenizer.from_pretrained(path_or_id, **where)
             except Exception:
                 raise EngineError(f"no tokenizer could be loaded from {path_or_id!r}: {error}") from error
             if not hf.is_fast:
                 raise EngineError(f"{path_or_id!r} has no fast tokenizer (tokenizer.json)") from error
         try:
-            ends = transformers.GenerationConfig.from_pretrained(path_or_id, revision=revision).eos_token_id
+            ends = transformers.GenerationConfig.from_pretrained(path_or_id, **where).eos_token_id
         except OSError:
             ends = None
         eos_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

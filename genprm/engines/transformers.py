@@ -1,7 +1,7 @@
 """An engine on plain PyTorch, for any device that transformers runs on.
 
-Waiting requests are decoded together, and a request is answered as soon as it is done. It is meant for small models and small
-machines: it computes every prompt from its first token (no prefix cache), and the vLLM engine is the one for real work.
+Waiting requests are decoded together, and a request is answered as soon as it is done. It is meant for small models
+and small machines: it computes every prompt from its first token (no prefix cache); the vLLM engine is for real work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -52,8 +53,8 @@ class _Call:
 class TransformersEngine:
     """A transformers model behind the `Engine` protocol.
 
-    One thread owns the model. Between two tokens it takes in waiting requests, oldest first. At temperature 0 and in float32
-    the result does not depend on what else is being decoded; a seeded request gives the same text again in any company.
+    One thread owns the model. Between two tokens it takes in waiting requests, oldest first. In float32, greedy and
+    seeded results do not depend on what else is being decoded.
 
     Args:
         model: a causal language model; put into evaluation mode.
@@ -131,7 +132,7 @@ class TransformersEngine:
             model: folder or model id.
             tokenizer: folder or id of the tokenizer, where it is not the model's.
             revision: revision of the model on the Hub.
-            dtype: a torch type such as `bfloat16`; `auto` is float32 on a CPU and what the model was saved in elsewhere.
+            dtype: a torch type such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in.
             device: such as `cuda:1`; by default an accelerator if there is one.
             attn_implementation: how transformers computes attention.
             trust_remote_code: whether code that comes with the model may run.
@@ -218,11 +219,10 @@ class TransformersEngine:
                     except Exception as error:  # the caller's own function: the caller gets what it raised
                         deliver(call.future, error)
                 if scores := _next_batch(self._scores, self._prefill_tokens, lambda job: job.ids):
-                    self._attempt(lambda: self._score(scores), scores)
-                if free := self._decoder.free:
-                    new = _next_batch(self._generations, self._prefill_tokens, lambda job: job.prompt, free)
-                    if new:
-                        self._attempt(lambda: self._decoder.admit(new), new)
+                    self._attempt(partial(self._score, scores), scores)
+                free = self._decoder.free
+                if new := _next_batch(self._generations, self._prefill_tokens, lambda job: job.prompt, free):
+                    self._attempt(partial(self._decoder.admit, new), new)
                 if not self._attempt(self._decoder.step, self._decoder.generations):
                     self._decoder.clear()
         closed = EngineError("the engine was closed")
@@ -262,7 +262,7 @@ J = TypeVar("J", Generation, _Score)
 
 
 def _next_batch(queue: deque[J], tokens: int, ids: Callable[[J], Sequence[int]], limit: int = 256) -> list[J]:
-    """Takes the oldest requests that nobody cancelled, as many as fit into so many tokens with padding; at least one."""
+    """Takes the oldest requests that nobody cancelled: as many as fit into so many tokens with padding, or else one."""
     batch: list[J] = []
     width = 0
     while queue and len(batch) < limit:

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 SENTENCES = [
     "Natalia sold 48 clips in April, and then she sold half as many clips in May.",
-    "Let's use python code to find any potential error:\n```python\nprint(48 / 2)\n```\n[Code Output]\n\n```\n24.0\n```\n",
+    "Let's use python code to find any potential error:\n```python\nprint(48 / 2)\n```\n",
+    "[Code Output]\n\n```\n24.0\n```\n",
     "<analyze>\nLet's analyze the Paragraph 1 step by step: 48 + 24 = 72 is right.\n</analyze>\n",
     "<output>\n**Judgement**: $\\boxed{Yes}$\n</output>\n<output>\n**Judgement**: $\\boxed{No}$\n</output>\n",
     "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?",
@@ -28,7 +29,7 @@ SPLIT = (
 
 
 def save_tiny_tokenizer(folder: Path) -> int:
-    """A byte-level BPE with DeepSeek's special tokens, User and Assistant not flagged as special (as there). Returns its size."""
+    """A byte-level BPE with DeepSeek's control tokens, some not flagged as special, as there; returns its size."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,0 +1,287 @@
+"""An engine on servers with the OpenAI completions API: `vllm serve`, SGLang and others that take token ids as a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import openai
+
+from genprm.engines.base import Completion, ContextOverflowError, EngineError, Sampling
+from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
+from genprm.engines.routing import Router, Server
+from genprm.engines.stops import completion
+from genprm.engines.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_OVERFLOW = re.compile(
+    r"context.?length|maximum model length|max_model_len|longer than the (model|maximum)", re.IGNORECASE
+)
+_TOP_LOGPROBS = 20
+"""What vLLM gives at most unless it was started with a larger --max-logprobs."""
+
+_PLAIN = {
+    # A server may take its defaults from the model's generation_config.json: nothing is left to them.
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "add_special_tokens": False,
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+}
+"""Fields beyond OpenAI's own, which vLLM knows and others may ignore."""
+
+
+class OpenAIEngine:
+    """One or several servers of the same model behind the `Engine` protocol. Open it with `open`.
+
+    A chain stays on the server that holds its prefix; new ones go where the fewest requests are. A server that fails is
+    left alone for a while, its requests go to the others; where none is left, they wait and try again, up to a limit.
+
+    Args:
+        clients: a client for each server.
+        tokenizer: the model's tokenizer.
+        model_name: the name under which every server knows the model.
+        max_model_len: tokens of prompt and completion together.
+        max_num_seqs: sequences that each server decodes at once.
+        attempts: rounds over all servers before a request fails.
+        seed: seed of requests without one.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[openai.AsyncOpenAI],
+        tokenizer: Tokenizer,
+        *,
+        model_name: str,
+        max_model_len: int,
+        max_num_seqs: int = 256,
+        attempts: int = 6,
+        seed: int = 0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.max_model_len = max_model_len
+        self.capacity = max_num_seqs * len(clients)
+        self._attempts = attempts
+        self._rng = random.Random(seed)
+        self._clients = {Server(str(client.base_url)): client for client in clients}
+        self.router = Router(list(self._clients))
+        """Which server gets what."""
+        self._in_flight = InFlight()
+
+    @classmethod
+    async def open(
+        cls,
+        base_urls: Sequence[str],
+        *,
+        model: str | None = None,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        seed: int = 0,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout_s: float = 600.0,
+        retries: int = 2,
+        attempts: int = 6,
+    ) -> OpenAIEngine:
+        """Connects to servers and asks them what they serve.
+
+        Args:
+            base_urls: such as `http://127.0.0.1:8000/v1`; all must serve the same model.
+            model: its name or path there; by default the only one served.
+            tokenizer: folder or model id of the tokenizer; by default what the server says the model is.
+            revision: revision of the tokenizer on the Hub.
+            seed: seed of requests without one.
+            max_model_len: by default what the servers say.
+            max_num_seqs: sequences that each server decodes at once (`--max-num-seqs` of vLLM).
+            api_key_env: environment variable that holds the API key; unset, none is sent.
+            timeout_s: how long an answer may take.
+            retries: how often a request is sent again to the same server, with back-off, before another one is asked.
+            attempts: rounds over all servers, with back-off between them, before a request fails.
+
+        Raises:
+            EngineError: no server answers, they do not serve the model, or the tokenizer does not load.
+        """
+        if not base_urls:
+            raise EngineError("the openai engine needs at least one base URL, such as http://127.0.0.1:8000/v1")
+        if repeated := {url for url in base_urls if list(base_urls).count(url) > 1}:
+            raise EngineError(f"base URLs are repeated: {sorted(repeated)!r}")
+        key = os.environ.get(api_key_env) or "EMPTY"
+        timeout = openai.Timeout(timeout_s, connect=10.0)
+        clients = [openai.AsyncOpenAI(base_url=u, api_key=key, timeout=timeout, max_retries=retries) for u in base_urls]
+        try:
+            found = await asyncio.gather(*(_discover(client, model) for client in clients), return_exceptions=True)
+            served = [answer for answer in found if isinstance(answer, _Served)]
+            for url, problem in zip(base_urls, found, strict=True):
+                if isinstance(problem, openai.APIStatusError | EngineError):
+                    raise EngineError(f"{url}: {problem}") from problem
+                if isinstance(problem, openai.APIConnectionError):
+                    if not served:
+                        raise EngineError(f"no server answers at {url!r}: is it running?") from problem
+                    logger.warning("no server answers at %s: going on with the others", url)
+                elif isinstance(problem, BaseException):
+                    raise problem
+            if len(names := {answer.name for answer in served}) > 1:
+                raise EngineError(f"the servers call their models differently: {sorted(names)!r}")
+            lengths = [answer.max_model_len for answer in served if answer.max_model_len]
+            if max_model_len is None and not lengths:
+                raise EngineError(f"{base_urls[0]} does not say how long the model's context is: set max_model_len")
+            name = served[0].name
+            source = tokenizer or served[0].root or name
+            try:
+                text = await asyncio.to_thread(Tokenizer.from_pretrained, source, revision)
+            except EngineError as error:
+                raise EngineError(f"{error} (set the tokenizer: a folder, or the model's id on the Hub)") from error
+        except BaseException:
+            await asyncio.gather(*(client.close() for client in clients))
+            raise
+        engine = cls(
+            clients,
+            text,
+            model_name=name,
+            max_model_len=min(lengths) if max_model_len is None else max_model_len,
+            max_num_seqs=max_num_seqs,
+            attempts=attempts,
+            seed=seed,
+        )
+        for server, answer in zip(engine.router.servers, found, strict=True):
+            if not isinstance(answer, _Served):
+                engine.router.put_aside(server)
+        return engine
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        """Continues a prompt: see `Engine`."""
+        sampling = fit_sampling(prompt_ids, sampling, self.tokenizer.vocab_size, self.max_model_len)
+        answer = await self._request(
+            chain,
+            prompt_ids,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=self._rng.getrandbits(31) if sampling.seed is None else sampling.seed,
+            # An empty list is refused by some servers.
+            stop=list(sampling.stop) or None,
+            stop_token_ids=sorted(self.tokenizer.eos_ids),
+            include_stop_str_in_output=True,
+        )
+        choice = answer["choices"][0]
+        ids: list[int] | None = choice.get("token_ids")
+        ended = choice.get("finish_reason") == "stop"
+        if ids is None:
+            # The server keeps its ids for itself: its text, with the stop string it may have cut off, is tokenised.
+            text, met = choice["text"], choice.get("stop_reason", choice.get("matched_stop"))
+            ids = self.tokenizer.encode(text + met if met in sampling.stop and not text.endswith(met) else text)
+        details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+        return completion(
+            self.tokenizer, ids, sampling.stop, ended=ended, cached_tokens=details.get("cached_tokens") or 0
+        )
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        """Scores next tokens: see `Engine`.
+
+        Raises:
+            EngineError: also when the server does not know `logprob_token_ids` and a choice is not among the likeliest
+                tokens that it gives instead.
+        """
+        check_ids(prompt_ids, self.tokenizer.vocab_size, self.max_model_len)
+        check_choices(choices, self.tokenizer.vocab_size)
+        exact = {"logprobs": 0, "logprob_token_ids": sorted(set(choices))}
+        scores: list[float | None] = []
+        for fields in (exact, {"logprobs": _TOP_LOGPROBS}):
+            answer = await self._request(chain, prompt_ids, max_tokens=1, temperature=1.0, top_p=1.0, **fields)
+            top: dict[str, float] = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+            # Servers that do not write ids write the token's text, which names it unless it is part of a character.
+            names = ((f"token_id:{choice}", self.tokenizer.decode([choice])) for choice in choices)
+            scores = [top.get(by_id, None if "\ufffd" in text else top.get(text)) for by_id, text in names]
+            if None not in scores:
+                break
+        if missing := [choice for choice, score in zip(choices, scores, strict=True) if score is None]:
+            raise EngineError(
+                f"the server gives no probability of {self.tokenizer.decode(missing[:1])!r} (token {missing[0]}): it does "
+                f"not know logprob_token_ids, and the token is not among the {_TOP_LOGPROBS} likeliest. Use vLLM 0.32 or "
+                "newer as the server, or the vllm engine"
+            )
+        return [float(score) for score in scores if score is not None]
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Scores the tokens of a prompt: see `Engine`."""
+        check_ids(ids, self.tokenizer.vocab_size, self.max_model_len)
+        answer = await self._request(None, ids, max_tokens=1, temperature=1.0, top_p=1.0, prompt_logprobs=0)
+        rows: list[dict[str, dict[str, float]] | None] | None = answer["choices"][0].get("prompt_logprobs")
+        if rows is not None:
+            return [float((row or {})[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
+        answer = await self._request(None, ids, max_tokens=1, temperature=1.0, top_p=1.0, echo=True, logprobs=1)
+        echoed: list[float | None] = answer["choices"][0]["logprobs"]["token_logprobs"][1 : len(ids)]
+        if len(echoed) != len(ids) - 1 or None in echoed:
+            raise EngineError("the server does not score prompts: use a vLLM server, or the vllm engine")
+        return [score for score in echoed if score is not None]
+
+    async def close(self) -> None:
+        """Closes the connections: see `Engine`. The servers go on."""
+        if not self._in_flight.closed:
+            await self._in_flight.close()
+            await asyncio.gather(*(client.close() for client in self._clients.values()))
+
+    async def _request(self, chain: str | None, prompt_ids: Sequence[int], **fields: Any) -> Any:
+        """Sends one request to whichever server answers it; returns the decoded JSON."""
+        return await self._in_flight.run(self._anywhere(chain, list(prompt_ids), _PLAIN | fields))
+
+    async def _anywhere(self, chain: str | None, prompt_ids: list[int], fields: dict[str, Any]) -> Any:
+        failure: Exception | None = None
+        for attempt in range(self._attempts):
+            if attempt:
+                await asyncio.sleep(min(2.0 ** (attempt - 1), 30.0) * self._rng.uniform(0.75, 1.25))
+            tried: list[Server] = []
+            while (server := self.router.pick(chain, tried)) is not None:
+                tried.append(server)
+                server.in_flight += 1
+                try:
+                    raw = await self._clients[server].completions.with_raw_response.create(
+                        model=self.model_name, prompt=prompt_ids, extra_body=fields
+                    )
+                    return raw.http_response.json()
+                except (openai.APIConnectionError, openai.InternalServerError) as error:  # time-outs are among them
+                    logger.warning("%s failed: %s", server.base_url, error)
+                    self.router.put_aside(server)
+                    failure = error
+                except openai.RateLimitError as error:  # busy, not broken
+                    failure = error
+                except openai.APIStatusError as error:
+                    if _OVERFLOW.search(error.message):
+                        raise ContextOverflowError(error.message) from error
+                    raise EngineError(f"{server.base_url} refuses a request: {error.message}") from error
+                finally:
+                    server.in_flight -= 1
+        raise EngineError(f"no server answered in {self._attempts} attempts; the last failure: {failure}") from failure
+
+
+class _Served:
+    """What a server says of the model that it serves."""
+
+    def __init__(self, card: Any) -> None:
+        self.name: str = card.id
+        self.root: str | None = getattr(card, "root", None)
+        self.max_model_len: int | None = getattr(card, "max_model_len", None)
+
+
+async def _discover(client: openai.AsyncOpenAI, model: str | None) -> _Served:
+    served = [_Served(card) for card in (await client.models.list()).data]
+    fitting = [s for s in served if model in (None, s.name, s.root)]
+    # LoRA adapters are listed behind the model itself: without a name, only one model leaves no doubt.
+    if not fitting or (model is None and len(fitting) > 1):
+        wanted = "give the model's name: there are" if model is None else f"the model {model!r} is not served here, but"
+        raise EngineError(f"{wanted} {sorted(s.name for s in served)!r}")
+    return fitting[0]

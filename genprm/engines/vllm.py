@@ -1,0 +1,189 @@
+"""The engine for real work: vLLM in this process, with its prefix cache."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from genprm.engines.base import Completion, EngineError, Sampling
+from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
+from genprm.engines.stops import completion
+from genprm.engines.tokenizer import Tokenizer
+
+CPU_BLOCK_SIZE = 32
+"""The smallest that vLLM's CPU attention takes: only whole blocks of a prefix are found again."""
+
+CPU_CACHE_BYTES = 2 * 1024**3
+"""Keys and values on a CPU, where vLLM would otherwise take most of the memory of the machine."""
+
+
+class VllmEngine:
+    """A vLLM `AsyncLLM` behind the `Engine` protocol. Open it with `load`.
+
+    Args:
+        llm: a running `vllm.v1.engine.async_llm.AsyncLLM`.
+        tokenizer: the model's tokenizer.
+        model_name: what the model is called in results.
+    """
+
+    def __init__(self, llm: Any, tokenizer: Tokenizer, *, model_name: str) -> None:
+        config = llm.vllm_config
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.max_model_len: int = config.model_config.max_model_len
+        self.capacity: int = config.scheduler_config.max_num_seqs
+        self.llm = llm
+        """The `AsyncLLM`."""
+        self._vocab_size: int = config.model_config.get_vocab_size()
+        self._in_flight = InFlight()
+        self._request_ids = itertools.count()
+
+    @classmethod
+    async def load(
+        cls,
+        model: str,
+        *,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        seed: int = 0,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        **options: Any,
+    ) -> VllmEngine:
+        """Starts vLLM with a model from a local folder or the Hub.
+
+        Args:
+            model: folder or model id.
+            tokenizer: folder or id of the tokenizer, where it is not the model's.
+            revision: revision of the model on the Hub.
+            dtype: type of the weights, such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in.
+            seed: seed of requests without one.
+            tensor_parallel_size: GPUs that share the model.
+            gpu_memory_utilization: part of each GPU's memory that vLLM may take.
+            max_model_len: tokens of prompt and completion together; by default what the model was made for.
+            max_num_seqs: sequences decoded at once; by default vLLM's choice for the device.
+            **options: any other field of `vllm.AsyncEngineArgs`.
+
+        Raises:
+            EngineError: vLLM is not installed or does not start.
+        """
+        # vLLM logs pages at every start; its warnings are enough unless somebody asks for more.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        try:
+            from vllm import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise EngineError(f"vLLM cannot be imported ({error}): pip install 'genprm[vllm]'") from error
+
+        if current_platform.is_cpu():
+            dtype = "float32" if dtype == "auto" else dtype
+            options = {"block_size": CPU_BLOCK_SIZE, "enforce_eager": True} | options
+            if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES} | options
+        fields: dict[str, Any] = {
+            "model": model,
+            "tokenizer": tokenizer,
+            "revision": revision,
+            "tokenizer_revision": None if tokenizer else revision,
+            "dtype": dtype,
+            "seed": seed,
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "enable_prefix_caching": True,
+            # Neither temperature nor top-p/top-k may touch the scores that verdicts are read from.
+            "logprobs_mode": "raw_logprobs",
+            "disable_log_stats": True,
+            "enable_log_requests": False,
+        }
+        text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or model, None if tokenizer else revision)
+        try:
+            # AsyncLLM ties itself to the running event loop, so it is made here and not in a thread.
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(fields | options)))
+        except Exception as error:  # pydantic's, torch's, a worker's: whatever ends a start
+            raise EngineError(f"vLLM does not start with {model!r}: {error}") from error
+        return cls(llm, text, model_name=model)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        """Continues a prompt: see `Engine`."""
+        sampling = fit_sampling(prompt_ids, sampling, self._vocab_size, self.max_model_len)
+        output = await self._request(
+            prompt_ids,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            stop_token_ids=sorted(self.tokenizer.eos_ids),
+            include_stop_str_in_output=True,
+            detokenize=bool(sampling.stop),
+        )
+        written = output.outputs[0]
+        return completion(
+            self.tokenizer,
+            list(written.token_ids),
+            sampling.stop,
+            ended=written.finish_reason == "stop",
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        """Scores next tokens: see `Engine`."""
+        check_ids(prompt_ids, self._vocab_size, self.max_model_len)
+        check_choices(choices, self._vocab_size)
+        output = await self._request(
+            prompt_ids, max_tokens=1, temperature=1.0, logprob_token_ids=sorted(set(choices)), detokenize=False
+        )
+        scores = output.outputs[0].logprobs[0]
+        return [float(scores[choice].logprob) for choice in choices]
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Scores the tokens of a prompt: see `Engine`."""
+        check_ids(ids, self._vocab_size, self.max_model_len)
+        output = await self._request(ids, max_tokens=1, temperature=1.0, prompt_logprobs=0, detokenize=False)
+        rows = output.prompt_logprobs[1:]
+        return [float(row[token].logprob) for token, row in zip(ids[1:], rows, strict=True)]
+
+    async def close(self) -> None:
+        """Ends vLLM's processes: see `Engine`."""
+        if not self._in_flight.closed:
+            await self._in_flight.close()
+            await asyncio.to_thread(self.llm.shutdown)
+
+    async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
+        """Sends one request; returns vLLM's final `RequestOutput`."""
+        return await self._in_flight.run(self._final(prompt_ids, params))
+
+    async def _final(self, prompt_ids: Sequence[int], params: dict[str, Any]) -> Any:
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        output: Any = None
+        try:
+            sampling_params = SamplingParams(
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_special_tokens=False,
+                spaces_between_special_tokens=False,
+                **params,
+            )
+            prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
+            # Cancelling this task aborts the request.
+            async for output in self.llm.generate(prompt, sampling_params, f"genprm-{next(self._request_ids)}"):
+                pass
+        except Exception as error:
+            raise EngineError(f"vLLM could not answer: {error!r}") from error
+        if output is None:
+            raise EngineError("vLLM gave no answer")
+        return output
