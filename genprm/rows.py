@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from genprm.inputs import BadRow, InputRow
+from genprm.keep import Keep
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Verdict
-
-
-class Keep(StrEnum):
-    """How much of a judgement a row keeps."""
-
-    FULL = "full"
-    """Everything: problem, steps, every chain's text, code and output. About 16 kB a chain of 4,000 tokens."""
-    SCORES = "scores"
-    """Scores, verdicts and token counts: about 100 bytes a step."""
 
 
 class _Model(BaseModel):

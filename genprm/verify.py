@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from genprm.engines.base import ContextOverflowError
 from genprm.inputs import BadRow, InputRow
+from genprm.keep import Keep
 from genprm.prms.base import PRM
-from genprm.rows import Keep, VerifyRow, failure_row, verify_row
+from genprm.rows import VerifyRow, failure_row, verify_row
 from genprm.runs import RunFolder
 
 logger = logging.getLogger(__name__)

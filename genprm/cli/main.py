@@ -1,0 +1,56 @@
+"""`genprm`: the commands."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata, util
+from typing import Annotated
+
+import typer
+
+from genprm.cli import doctor, verify, view
+from genprm.cli.boundary import set_debug
+
+app = typer.Typer(
+    name="genprm",
+    help="Judges every step of a solution with a generative process reward model that checks its work with code.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"genprm {metadata.version('genprm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="GENPRM_DEBUG", help="Show tracebacks and logs instead of short messages.")
+    ] = False,
+) -> None:
+    """Takes the options that stand before the command."""
+    del version
+    set_debug(debug)
+
+
+app.command("verify", epilog=verify.EPILOG)(verify.verify)
+app.command("view")(view.view)
+app.command("doctor")(doctor.doctor)
+if util.find_spec("genprm.cli.sandbox") is not None:
+    app.add_typer(import_module("genprm.cli.sandbox").app, name="sandbox")
+
+
+def main() -> None:
+    """Entry point of the `genprm` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Options that several commands share, spelled once; and recipes, YAML files that set them."""
+
+from __future__ import annotations
+
+import difflib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from genprm.keep import Keep
+
+_NOT_IN_RECIPES = {"config", "help", "clean"}
+
+
+class EngineName(StrEnum):
+    """Where tokens come from."""
+
+    AUTO = "auto"
+    """`openai` with --base-url; else vLLM where it is installed and there is a GPU; else transformers."""
+    VLLM = "vllm"
+    OPENAI = "openai"
+    TRANSFORMERS = "transformers"
+
+
+class SandboxName(StrEnum):
+    """What runs the code."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+
+
+def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the values of a recipe the defaults of the command: flag > file > default.
+
+    Raises:
+        typer.BadParameter: the file cannot be read, or has a key that is no option, or a value of the wrong shape.
+    """
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        found: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{str(path)!r} is not YAML: {error}") from error
+    if found is None:
+        return path
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{str(path)!r} must hold keys and values, not {found!r}")
+    parameters = {
+        parameter.name: parameter for parameter in context.command.params if parameter.name not in _NOT_IN_RECIPES
+    }
+    defaults: dict[str, object] = {}
+    for key, value in cast("dict[object, object]", found).items():
+        name = str(key).replace("-", "_")
+        if name not in parameters:
+            near = difflib.get_close_matches(name, [str(known) for known in parameters], n=1, cutoff=0.0)
+            raise typer.BadParameter(f"{str(path)!r} has the unknown key {key!r}. The nearest one is {near[0]!r}.")
+        several = parameters[name].nargs == -1 or getattr(parameters[name], "multiple", False)
+        if isinstance(value, dict) or (isinstance(value, list) and not several):
+            raise typer.BadParameter(f"{str(path)!r}: {key!r} cannot be {value!r}")
+        defaults[name] = [value] if several and value is not None and not isinstance(value, list) else value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+Model = Annotated[
+    str,
+    typer.Option(help="`nano` (the built-in model), a Hugging Face name such as GenPRM/GenPRM-7B, or a folder."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from Hugging Face.")]
+Dtype = Annotated[str, typer.Option(help="Number type of the weights: auto, bfloat16, float16 or float32.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(help="`auto`: openai with --base-url, else vllm where it is installed on a GPU, else transformers."),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A server with the OpenAI completions API, like http://127.0.0.1:8000/v1. Repeat it for several servers.",
+        show_default="none",
+    ),
+]
+Sandbox = Annotated[
+    SandboxName,
+    typer.Option(help="What runs the code. `auto`: Docker where an engine answers, else bubblewrap."),
+]
+WithCode = Annotated[
+    bool,
+    typer.Option("--with-code/--no-code", help="Let the model write Python that checks a step, and run it."),
+]
+Votes = Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="0 is greedy.", show_default="0 with one vote, 0.6 with several"),
+]
+Threshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is judged wrong.")]
+Seed = Annotated[int, typer.Option(min=0, help="Makes sampling repeatable.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read at most so many rows.", show_default="all")]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(min=1, help="Solutions in flight at once.", show_default="what keeps the engine full"),
+]
+KeepOption = Annotated[
+    Keep, typer.Option(help="What rows keep: `full` (texts, code, output) or `scores` (about 100 bytes a step).")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the run. The same command goes on where it stopped.", show_default="runs/NAME-DIGEST"),
+]
+Clean = Annotated[bool, typer.Option("--clean", help="Delete the run that is in the folder, and start over.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="A YAML recipe with these options as keys. What stands on the command line wins.",
+        callback=load_recipe,
+        is_eager=True,
+        show_default="none",
+    ),
+]

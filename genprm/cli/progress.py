@@ -1,0 +1,74 @@
+"""Progress of a long run: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from genprm.verify import Progress
+
+LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def shown(console: Console, every_s: float = LINE_EVERY_S) -> Generator[Callable[[Progress], None]]:
+    """Gives a function to call after every row."""
+    started = time.monotonic()
+    if console.is_terminal:
+        with Bar(
+            SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=console, transient=True
+        ) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def draw(progress: Progress) -> None:
+                text = describe(progress, time.monotonic() - started)
+                bar.update(task, completed=progress.done, total=progress.total, description=text)
+
+            yield draw
+        return
+    last = started
+
+    def write(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every_s:
+            last = now
+            console.print(describe(progress, now - started), soft_wrap=True)
+
+    yield write
+
+
+def describe(progress: Progress, elapsed_s: float) -> str:
+    """Where a run stands, how fast it goes and when it will be done, in one line.
+
+    Args:
+        progress: the counts.
+        elapsed_s: since this run began; rows that an earlier run finished do not count in the rate.
+    """
+    parts = [f"{progress.done}/{progress.total} rows" if progress.total is not None else f"{progress.done} rows"]
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    worked = progress.judged + progress.failed
+    if worked and elapsed_s > 0:
+        rate = worked / elapsed_s
+        parts.append(f"{rate:.1f} rows/s" if rate >= 1 else f"{60 * rate:.1f} rows/min")
+        if progress.generated:
+            parts.append(f"{progress.generated / elapsed_s:,.0f} tokens/s")
+        if progress.total is not None:
+            parts.append(f"{duration((progress.total - progress.done) / rate)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3:05`, `2:03:05`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

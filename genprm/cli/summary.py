@@ -1,0 +1,103 @@
+"""What a run came to, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from genprm.cli.progress import duration
+from genprm.metrics import Metrics
+from genprm.rows import FailureRow, VerifyRow
+
+ROWS_SHOWN = 20
+"""Runs up to this size are shown row by row."""
+_FAILURES_SHOWN = 5
+
+
+def print_rows(console: Console, rows: Iterable[VerifyRow]) -> None:
+    """One line a solution: its scores, where the first error was found, and whether its label agrees."""
+    rows = list(rows)
+    labelled = any(row.label is not None for row in rows)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("solution", "score of each step", "first error", *(["label"] if labelled else [])):
+        table.add_column(name, header_style="dim", overflow="fold")
+    for row in rows:
+        cells = [Text(row.id or row.key), _scores(row), _where(row.first_error)]
+        if labelled:
+            cells.append(_label(row))
+        table.add_row(*cells)
+    console.print(table)
+    console.print()
+
+
+def print_summary(console: Console, metrics: Metrics) -> None:
+    """The counts of a run."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_row("solutions judged", f"{metrics.rows:,}", "")
+    table.add_row("  no wrong step", f"{metrics.judged_right:,}", "")
+    first = ", ".join(f"step {index}: {count:,}" for index, count in list(metrics.first_errors.items())[:8])
+    table.add_row("  a wrong step", f"{metrics.judged_wrong:,}", f"[dim]first at {first}[/]" if first else "")
+    if metrics.undecided:
+        table.add_row("  undecided", f"[yellow]{metrics.undecided:,}[/]", "[dim]a step has no score[/]")
+    if metrics.failed:
+        table.add_row("failed", f"[red]{metrics.failed:,}[/]", "[dim]tried again by the next run[/]")
+    if metrics.labels:
+        labels = metrics.labels
+        detail = (
+            f"[dim]first error found {_percent(labels.error_accuracy)} of {labels.errors:,}, "
+            f"no error confirmed {_percent(labels.correct_accuracy)} of {labels.correct:,}[/]"
+        )
+        table.add_row("F1 against labels", _percent(labels.f1), detail)
+    if metrics.code:
+        statuses = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in metrics.code.items())
+        table.add_row("snippets", f"{sum(metrics.code.values()):,}", f"[dim]{statuses}[/]")
+    tokens = metrics.tokens
+    cached = f", {_percent(tokens['cached'] / tokens['prompt'])} from cache" if tokens["cached"] else ""
+    prompt = f"[dim]{tokens['prompt']:,} prompt tokens{cached}[/]"
+    table.add_row("generated tokens", f"{tokens['generated']:,}", prompt)
+    if session := metrics.session:
+        rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens a second[/]"
+        table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
+    console.print(table)
+
+
+def print_failures(console: Console, failures: Iterable[FailureRow], path: str) -> None:
+    """The first few failures, and where the others are."""
+    failures = iter(failures)
+    for failure in (found for _, found in zip(range(_FAILURES_SHOWN), failures, strict=False)):
+        console.print(f"[red]failed[/] {escape(f'{failure.file}, line {failure.line}: {failure.reason}')}")
+    if next(failures, None) is not None:
+        console.print(f"[dim]... the others are in {escape(path)}[/]")
+
+
+def _scores(row: VerifyRow) -> Text:
+    text = Text()
+    for score in row.scores:
+        style = "yellow" if score is None else "red" if score < row.threshold else "green"
+        text.append("  –   " if score is None else f"{score:.2f}  ", style=style)
+    return text
+
+
+def _where(first_error: int | None) -> Text:
+    if first_error is None:
+        return Text("undecided", style="yellow")
+    return Text("none", style="green") if first_error < 0 else Text(f"step {first_error}", style="red")
+
+
+def _label(row: VerifyRow) -> Text:
+    if row.label is None:
+        return Text("")
+    agrees = row.label == row.first_error
+    text = Text("none" if row.label < 0 else f"step {row.label}")
+    return text.append("  ✓" if agrees else "  ✗", style="green" if agrees else "red")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

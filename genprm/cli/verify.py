@@ -1,0 +1,218 @@
+"""`genprm verify`: judge every step of many solutions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genprm.cli import options
+from genprm.cli.boundary import FAILED, friendly, run_async, stderr, stdout
+from genprm.keep import Keep
+from genprm.types import DEFAULT_THRESHOLD
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from genprm.prms.base import PRM
+    from genprm.runs import RunFolder
+    from genprm.verify import Progress
+
+FREE = ("limit", "concurrency", "sandbox", "base_url")
+"""Options that do not change results: they may differ when a run goes on."""
+
+EPILOG = """Examples:\n
+  genprm verify solutions.jsonl --with-code --out runs/a\n
+  genprm verify solutions.jsonl --model GenPRM/GenPRM-7B --votes 8\n
+  genprm verify solutions.jsonl --model GenPRM/GenPRM-7B --base-url http://127.0.0.1:8000/v1\n
+Exit codes: 0 all rows were judged, 1 some failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How solutions are judged: the options of `verify` that concern the model."""
+
+    model: str
+    revision: str | None
+    dtype: str
+    engine: str
+    base_url: tuple[str, ...]
+    sandbox: str
+    with_code: bool
+    votes: int
+    temperature: float
+    threshold: float
+
+
+def verify(
+    context: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="JSONL files or JSON arrays of solutions (ProcessBench as it is); - is standard input.",
+            show_default=False,
+        ),
+    ],
+    with_code: options.WithCode = True,
+    model: options.Model = "nano",
+    engine: options.Engine = options.EngineName.AUTO,
+    base_url: options.BaseUrl = None,
+    votes: options.Votes = 1,
+    temperature: options.Temperature = None,
+    seed: options.Seed = 0,
+    threshold: options.Threshold = DEFAULT_THRESHOLD,
+    sandbox: options.Sandbox = options.SandboxName.AUTO,
+    concurrency: options.Concurrency = None,
+    limit: options.Limit = None,
+    keep: options.KeepOption = Keep.FULL,
+    out: options.Out = None,
+    clean: options.Clean = False,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+) -> None:
+    """Judges every step of the solutions in FILE..., and writes a folder with all of it and a page to read it in.
+
+    A row is a JSON object with `problem` (or `question`), and `steps` (a list of texts) or `solution` (a text, which is
+    split into steps). Optional: `id`, `answer`, and `label` (0-based index of the first wrong step, -1 for none).
+    """
+    del context, config
+    if temperature is None:
+        # Votes that are all greedy are one vote.
+        temperature = 0.0 if votes == 1 else 0.6
+    judging = Judging(
+        model, revision, dtype, engine, tuple(base_url or ()), sandbox, with_code, votes, temperature, threshold
+    )
+    with friendly():
+        code = run_async(_verify(judging, files, seed, concurrency, limit, keep, out, clean))
+    raise typer.Exit(code)
+
+
+async def _verify(
+    judging: Judging,
+    files: list[str],
+    seed: int,
+    concurrency: int | None,
+    limit: int | None,
+    keep: Keep,
+    out: Path | None,
+    clean: bool,
+) -> int:
+    from genprm.cli.progress import shown
+    from genprm.inputs import count_rows, read_rows
+    from genprm.runs import digest, open_run
+    from genprm.verify import Progress, VerifyError, default_concurrency, verify
+
+    config: dict[str, JsonValue] = {
+        "files": list(files),
+        "model": judging.model,
+        "revision": judging.revision,
+        "dtype": judging.dtype,
+        "engine": "openai" if judging.base_url else judging.engine,
+        "base_url": list(judging.base_url),
+        "sandbox": judging.sandbox,
+        "with_code": judging.with_code,
+        "votes": judging.votes,
+        "temperature": judging.temperature,
+        "threshold": judging.threshold,
+        "seed": seed,
+        "limit": limit,
+        "concurrency": concurrency,
+        "keep": keep.value,
+    }
+    total = count_rows(files)
+    if total is not None and limit is not None:
+        total = min(total, limit)
+    if out is None:
+        stem = "stdin" if files[0] == "-" else Path(files[0]).stem
+        out = Path("runs") / f"{stem}-{digest('verify', config, FREE)[:8]}"
+    with open_run(out, command="verify", config=config, free=FREE, clean=clean) as run:
+        if run.done:
+            stderr.print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
+        progress = Progress(total)
+        started = time.perf_counter()
+        stopped: BaseException | None = None
+        try:
+            async with _opened(judging, run) as prm:
+                started = time.perf_counter()
+                with shown(stderr) as on_progress:
+                    await verify(
+                        read_rows(files, limit=limit),
+                        prm,
+                        run,
+                        concurrency=concurrency or default_concurrency(prm.capacity, judging.votes),
+                        seed=seed,
+                        keep=keep,
+                        progress=progress,
+                        on_progress=on_progress,
+                    )
+        except (asyncio.CancelledError, VerifyError) as error:
+            stopped = error
+        _finish(run, progress, time.perf_counter() - started, stopped is not None)
+        if stopped is not None:
+            stderr.print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
+            raise stopped
+    return FAILED if progress.failed else 0
+
+
+@asynccontextmanager
+async def _opened(judging: Judging, run: RunFolder) -> AsyncGenerator[PRM]:
+    """Loads the model and opens the sandbox, and notes in the run's folder what they came to."""
+    from genprm.prms import load_prm
+
+    prm = await load_prm(judging.model)
+    try:
+        yield prm
+    finally:
+        await prm.close()
+
+
+def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:
+    """Writes metrics and page, and prints what the run came to."""
+    from genprm.cli import summary
+    from genprm.metrics import SessionMetrics, Tally
+    from genprm.report import write_page
+    from genprm.rows import FailureRow, VerifyRow
+    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.verify import finished_rows
+
+    tally = Tally()
+    few: list[VerifyRow] = []
+    for row in finished_rows(run, progress):
+        tally.add(row)
+        if tally.rows <= summary.ROWS_SHOWN:
+            few.append(row)
+    session = SessionMetrics(
+        rows=progress.judged,
+        failed=progress.failed,
+        seconds=round(seconds, 3),
+        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
+    )
+    metrics = tally.metrics(failed=progress.failed, session=session, interrupted=interrupted)
+    write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
+    if interrupted:
+        return
+    page = run.path / REPORT
+    left_out = write_page(
+        page,
+        info=run.info,
+        metrics=metrics,
+        rows=finished_rows(run, progress),
+        failures=read_rows_of(run.path, FailureRow, FAILURES),
+    )
+    if tally.rows <= summary.ROWS_SHOWN:
+        summary.print_rows(stdout, few)
+    summary.print_summary(stdout, metrics)
+    summary.print_failures(stderr, read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
+    if others := len(run.done) - tally.rows:
+        stderr.print(f"{others:,} rows in the folder are not in this input; they are kept, but not counted.")
+    if left_out:
+        stderr.print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+    stdout.print(f"page: {page}", soft_wrap=True)

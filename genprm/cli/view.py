@@ -1,0 +1,55 @@
+"""`genprm view`: the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genprm.cli.boundary import friendly, stderr, stdout
+
+
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the page.", show_default="report.html in the folder")
+    ] = None,
+    max_mb: Annotated[
+        float, typer.Option(min=0.0, help="Room for rows in the page, in MiB; the list always has all of them.")
+    ] = 64.0,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Writes a page to read a run in: one HTML file that needs no network. Also while the run is under way."""
+    with friendly():
+        page = _write(run, out, max_mb)
+    stdout.print(str(page), soft_wrap=True)
+    if open_:
+        typer.launch(page.resolve().as_uri())
+
+
+def _write(run: Path, out: Path | None, max_mb: float) -> Path:
+    from genprm.metrics import Metrics, Tally
+    from genprm.report import write_page
+    from genprm.rows import FailureRow, VerifyRow
+    from genprm.runs import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
+
+    info = read_info(run)
+    if info.command != "verify":
+        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs of 'verify' have a page")
+    failures = list(read_rows_of(run, FailureRow, FAILURES))
+    tally = Tally()
+    for row in read_rows_of(run, VerifyRow):
+        tally.add(row)
+    metrics = tally.metrics(failed=len(failures))
+    stored = run / METRICS
+    if stored.exists():
+        before = Metrics.model_validate_json(stored.read_bytes())
+        metrics = metrics.model_copy(update={"session": before.session, "interrupted": before.interrupted})
+    page = out or run / REPORT
+    left_out = write_page(
+        page, info=info, metrics=metrics, rows=read_rows_of(run, VerifyRow), failures=failures, max_mb=max_mb
+    )
+    if left_out:
+        stderr.print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
+    return page

@@ -1,0 +1,5 @@
+"""The page of a run."""
+
+from genprm.report.page import write_page
+
+__all__ = ["write_page"]

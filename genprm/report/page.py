@@ -1,0 +1,118 @@
+"""Writes the page of a run: one HTML file that needs no network and no server.
+
+The page's script builds everything from JSON that stands in the page, as text nodes alone, and a content security
+policy lets no other script run: nothing that a model wrote can act in the reader's browser. A row's JSON is parsed when
+the reader opens it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import JsonValue
+
+from genprm.metrics import Metrics
+from genprm.rows import FailureRow, VerifyRow
+from genprm.runs import RunInfo
+
+MAX_MB = 64
+"""Room for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""
+_EXCERPT = 140
+
+
+def write_page(
+    path: Path,
+    *,
+    info: RunInfo,
+    metrics: Metrics,
+    rows: Iterable[VerifyRow],
+    failures: Iterable[FailureRow] = (),
+    max_mb: float = MAX_MB,
+) -> int:
+    """Writes the page of a run.
+
+    Args:
+        path: the file; replaced as a whole.
+        info: what `run.json` holds.
+        metrics: what `metrics.json` holds.
+        rows: read once, one at a time.
+        failures: inputs without a judgement.
+        max_mb: rows are put into the page until they take this much; the list has all of them.
+
+    Returns:
+        How many rows are in the list only.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as page:
+        left_out = _write(page, info, metrics, rows, failures, int(max_mb * 2**20))
+    temporary.replace(path)
+    return left_out
+
+
+def _write(
+    page: TextIO,
+    info: RunInfo,
+    metrics: Metrics,
+    rows: Iterable[VerifyRow],
+    failures: Iterable[FailureRow],
+    room: int,
+) -> int:
+    style, script, body = _asset("page.css"), _asset("page.js"), _asset("page.html")
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    page.write('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n')
+    page.write(f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n')
+    page.write('<meta name="viewport" content="width=device-width, initial-scale=1">\n')
+    page.write(f"<title>genprm {html.escape(info.command)}</title>\n<style>{style}</style>\n</head>\n{body}")
+    index: list[JsonValue] = []
+    left_out = 0
+    for number, row in enumerate(rows):
+        text = _embedded(row.model_dump_json())
+        room -= len(text)
+        if room >= 0:
+            page.write(f'<script type="application/json" id="row-{number}">{text}</script>\n')
+        else:
+            left_out += 1
+        index.append(_entry(row))
+    data = {
+        "info": info.model_dump(mode="json"),
+        "metrics": metrics.model_dump(mode="json"),
+        "failures": [failure.model_dump(mode="json") for failure in failures],
+        "index": index,
+    }
+    page.write(f'<script type="application/json" id="data">{_embedded(json.dumps(data))}</script>\n')
+    page.write(f"<script>{script}</script>\n</body>\n</html>\n")
+    return left_out
+
+
+def _entry(row: VerifyRow) -> JsonValue:
+    """What the list shows of a row."""
+    return {
+        "id": row.id or row.key,
+        "key": row.key,
+        "first_error": row.first_error,
+        "label": row.label,
+        "scores": [None if score is None else round(score, 3) for score in row.scores],
+        "excerpt": (row.problem or "")[:_EXCERPT],
+    }
+
+
+def _embedded(text: str) -> str:
+    r"""JSON that may stand inside a script element: no `<`, so neither `</script>` nor `<!--` can occur."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return resources.files("genprm.report").joinpath(name).read_text(encoding="utf-8")
