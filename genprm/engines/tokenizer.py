@@ -138,14 +138,32 @@ class Tokenizer:
             suffix: text that follows the rendered chat and is tokenised together with it, such as a forced opening.
         """
         guarded: list[str] = []
+        safe = [dict(message) | {"content": self._guard(message["content"], guarded)} for message in messages]
+        return self._encode_guarded(
+            self.render_chat(safe, add_generation_prompt) + self._guard(suffix, guarded), guarded
+        )
+
+    def encode_parts(self, *parts: tuple[str, bool]) -> list[int]:
+        """Token ids of text put together from trusted and untrusted parts, tokenised as one text.
+
+        Args:
+            parts: each a text, and whether it may hold control tokens.
+        """
+        guarded: list[str] = []
+        text = "".join(part if trusted else self._guard(part, guarded) for part, trusted in parts)
+        return self._encode_guarded(text, guarded)
+
+    def _guard(self, text: str, guarded: list[str]) -> str:
+        """The text with every control token in it moved to `guarded`, and a placeholder in its place."""
 
         def guard(match: re.Match[str]) -> str:
             guarded.append(match.group())
             return f"{_OPEN}{len(guarded) - 1}{_CLOSE}"
 
-        safe = [dict(message) | {"content": self._control.sub(guard, message["content"])} for message in messages]
-        rendered = self.render_chat(safe, add_generation_prompt) + self._control.sub(guard, suffix)
+        return self._control.sub(guard, text)
+
+    def _encode_guarded(self, text: str, guarded: list[str]) -> list[int]:
         ids: list[int] = []
-        for index, piece in enumerate(_GUARDED.split(rendered)):
+        for index, piece in enumerate(_GUARDED.split(text)):
             ids += self.encode(guarded[int(piece)]) if index % 2 else self.encode(piece, special=True)
         return ids
