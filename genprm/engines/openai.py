@@ -1,4 +1,4 @@
-"""An engine on servers with the OpenAI completions API: `vllm serve`, SGLang and others that take token ids as a prompt."""
+"""An engine on servers with the OpenAI completions API: `vllm serve`, SGLang and others that take token ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TOP_LOGPROBS = 20
 
 _PLAIN = {
     # A server may take its defaults from the model's generation_config.json: nothing is left to them.
-    "top_k": 0,
+    "top_k": -1,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
     "skip_special_tokens": False,
@@ -168,7 +168,7 @@ class OpenAIEngine:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            top_k=sampling.top_k,
+            top_k=sampling.top_k or -1,
             seed=self._rng.getrandbits(31) if sampling.seed is None else sampling.seed,
             # An empty list is refused by some servers.
             stop=list(sampling.stop) or None,
@@ -210,9 +210,9 @@ class OpenAIEngine:
                 break
         if missing := [choice for choice, score in zip(choices, scores, strict=True) if score is None]:
             raise EngineError(
-                f"the server gives no probability of {self.tokenizer.decode(missing[:1])!r} (token {missing[0]}): it does "
-                f"not know logprob_token_ids, and the token is not among the {_TOP_LOGPROBS} likeliest. Use vLLM 0.32 or "
-                "newer as the server, or the vllm engine"
+                f"the server gives no probability of {self.tokenizer.decode(missing[:1])!r} (token {missing[0]}): it "
+                f"does not know logprob_token_ids, and the token is not among the {_TOP_LOGPROBS} likeliest. "
+                "Use vLLM 0.32 or newer as the server, or the vllm engine"
             )
         return [float(score) for score in scores if score is not None]
 

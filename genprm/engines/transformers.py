@@ -199,6 +199,11 @@ class TransformersEngine:
         await asyncio.to_thread(self._thread.join)
         self.model = None
 
+    @property
+    def pending(self) -> int:
+        """Requests waiting or being worked on."""
+        return len(self._generations) + len(self._scores) + len(self._calls) + len(self._decoder.generations)
+
     async def _submit(self, queue: deque[Any], job: object, future: Future[T]) -> T:
         with self._wake:
             if self._closed:

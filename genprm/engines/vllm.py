@@ -62,7 +62,7 @@ class VllmEngine:
             model: folder or model id.
             tokenizer: folder or id of the tokenizer, where it is not the model's.
             revision: revision of the model on the Hub.
-            dtype: type of the weights, such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in.
+            dtype: type of the weights, such as `bfloat16`; `auto` is float32 on a CPU, else what the model says.
             seed: seed of requests without one.
             tensor_parallel_size: GPUs that share the model.
             gpu_memory_utilization: part of each GPU's memory that vLLM may take.
@@ -180,8 +180,8 @@ class VllmEngine:
             )
             prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
             # Cancelling this task aborts the request.
-            async for output in self.llm.generate(prompt, sampling_params, f"genprm-{next(self._request_ids)}"):
-                pass
+            async for final in self.llm.generate(prompt, sampling_params, f"genprm-{next(self._request_ids)}"):
+                output = final
         except Exception as error:
             raise EngineError(f"vLLM could not answer: {error!r}") from error
         if output is None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from genprm.engines import Engine, EngineError, Sampling, load_engine
 
 SENTENCES = [
     "Natalia sold 48 clips in April, and then she sold half as many clips in May.",
@@ -71,8 +86,99 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model = transformers.Qwen2ForCausalLM(config)
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    # What it writes should be readable: bytes that are no printable character get a logit of 0, others far from it.
+    pieces = [tokenizer.decode([token]) for token in range(vocab_size)]
+    with torch.no_grad():
+        for token, piece in enumerate(pieces):
+            if not (piece.isascii() and (piece.isprintable() or piece.isspace())):
+                model.lm_head.weight[token] = 0.0
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
     )
     model.save_pretrained(folder)
     return folder
+
+
+VLLM_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def need_vllm() -> None:
+    """Skips without vLLM; in CI that is a failure."""
+    if importlib.util.find_spec("vllm") is None:
+        (pytest.fail if os.environ.get("GENPRM_CI") == "1" else pytest.skip)("vLLM is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real vLLM server with the tiny model."""
+    need_vllm()
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
+    command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--block-size", "32"]
+    command += ["--enforce-eager", "--max-num-seqs", "16", "--enable-prompt-tokens-details"]
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | VLLM_ENV)
+    try:
+        deadline = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextlib.asynccontextmanager
+async def opened(engine: Engine) -> AsyncIterator[Engine]:
+    """Closes an engine at the end, with a call in flight: that one and later ones must fail with an `EngineError`."""
+    try:
+        yield engine
+    finally:
+        prompt = engine.tokenizer.encode("Natalia sold")
+        pending = asyncio.create_task(engine.generate(prompt, Sampling(400, temperature=1.0, seed=1)))
+        await asyncio.sleep(0.02)
+        await engine.close()
+        await engine.close()
+        for call in (pending, engine.generate(prompt, Sampling(1))):
+            with pytest.raises(EngineError, match="closed"):
+                await asyncio.wait_for(call, 20)
+
+
+@pytest_asyncio.fixture(
+    scope="session",
+    loop_scope="session",
+    params=[
+        "transformers",
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("openai", marks=pytest.mark.vllm),
+    ],
+)
+async def engine(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
+    """Each of the three engines on the tiny model."""
+    if request.param == "openai":
+        url = request.getfixturevalue("server_url")
+        opening = load_engine("openai", None, base_urls=[url], max_num_seqs=16)
+    elif request.param == "vllm":
+        need_vllm()
+        os.environ.update(VLLM_ENV)
+        opening = load_engine("vllm", str(tiny_model), max_num_seqs=16)
+    else:
+        opening = load_engine("transformers", str(tiny_model), max_num_seqs=16)
+    with warnings.catch_warnings():
+        # What vLLM and the libraries under it warn of while they start is not ours to mend.
+        warnings.simplefilter("ignore")
+        ready = await opening
+    async with opened(ready):
+        yield ready
