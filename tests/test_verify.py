@@ -9,61 +9,19 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from judges import ArithmeticJudge, row
 
-from genprm.engines.base import ContextOverflowError, EngineError
+from genprm.engines.base import ContextOverflowError
 from genprm.inputs import BadRow, InputRow, read_rows
 from genprm.keep import Keep
 from genprm.metrics import Tally
 from genprm.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs import RunError, open_run, read_rows_of
-from genprm.types import Chain, ChainFinish, CodeRun, Judgement, Tokens, combine_chains, logit
+from genprm.types import Judgement
 from genprm.verify import MAX_FAILURES_IN_A_ROW, VerifyError, default_concurrency, finished_rows, verify
-
-
-@dataclass
-class ArithmeticJudge:
-    """Says No to a step that reads `a = b` with a different from b. A step that reads `raise` fails."""
-
-    name: str = "arithmetic"
-    capacity: int = 4
-    delay_s: float = 0.0
-    in_flight: int = 0
-    most_in_flight: int = 0
-    judged: list[str] = field(default_factory=list)
-    error: Exception = field(default_factory=lambda: EngineError("the server is gone"))
-
-    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(self.delay_s)
-            if "raise" in steps:
-                raise self.error
-        finally:
-            self.in_flight -= 1
-        self.judged.append(problem)
-        return Judgement(tuple(combine_chains([self._chain(step)]) for step in steps), tokens=Tokens(10, 5, 2))
-
-    def _chain(self, step: str) -> Chain:
-        left, _, right = step.partition(" = ")
-        if not right:
-            return Chain(step, (), None, None, None, ChainFinish.NO_VERDICT)
-        score = 0.9 if left == right else 0.0
-        run = CodeRun("print(1)", "ok", "1\n", None, 0.001)
-        return Chain(f"I compare {step}", (run,), score, logit(score), None, ChainFinish.VERDICT)
-
-    async def close(self) -> None:
-        pass
-
-
-def row(number: int, *steps: str, label: int | None = None) -> InputRow:
-    return InputRow(
-        f"{number:04x}", "in.jsonl", number, f"problem {number}", steps or ("1 = 1",), str(number), None, label
-    )
 
 
 def opened(path: Path):
@@ -272,7 +230,7 @@ from genprm.inputs import read_rows
 from genprm.runs import open_run
 from genprm.verify import verify
 sys.path.insert(0, {tests!r})
-from test_verify import ArithmeticJudge
+from judges import ArithmeticJudge
 
 async def main():
     with open_run(Path({folder!r}), command="verify", config={{"model": "arithmetic"}}) as run:

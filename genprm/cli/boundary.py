@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import sys
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -24,8 +26,21 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit code: SIGTERM."""
 
-stdout = Console(highlight=False, soft_wrap=False)
-stderr = Console(stderr=True, highlight=False)
+
+@cache
+def stdout() -> Console:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@cache
+def stderr() -> Console:
+    """Where progress and messages go."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 class UsageError(Exception):
@@ -52,19 +67,19 @@ def friendly() -> Generator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        stderr.print("Stopped.")
+        stderr().print("Stopped.")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if logging.getLogger("genprm").level == logging.DEBUG:
             raise
         kind = _kind(error)
         if kind is None:
-            stderr.print(f"[bold red]Error:[/] {type(error).__name__}: ", end="")
-            stderr.print(str(error), markup=False)
-            stderr.print("This is unexpected. `genprm --debug ...` shows where it comes from.")
+            stderr().print(f"[bold red]Error:[/] {type(error).__name__}: ", end="")
+            stderr().print(str(error), markup=False)
+            stderr().print("This is unexpected. `genprm --debug ...` shows where it comes from.")
             raise typer.Exit(FAILED) from None
-        stderr.print("[bold red]Error:[/] ", end="")
-        stderr.print(str(error), markup=False)
+        stderr().print("[bold red]Error:[/] ", end="")
+        stderr().print(str(error), markup=False)
         raise typer.Exit(kind) from None
 
 
@@ -75,6 +90,8 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: on Ctrl-C.
         typer.Exit: with code 143, on SIGTERM.
     """
+    import asyncio
+
     terminated = False
 
     async def guarded() -> T:

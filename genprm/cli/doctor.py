@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from importlib import metadata, resources
 from typing import Annotated, Literal, NamedTuple
 
 import typer
-from rich.markup import escape
 
 from genprm.cli.boundary import FAILED, friendly, stdout
 
@@ -40,20 +36,22 @@ def doctor(
 
     Exit code 0 when something can judge and something can run code, 1 when not.
     """
+    from rich.markup import escape
+
     with friendly():
         findings = [*_python(), *_engines(), *_model(), *_sandboxes(), *_servers(base_url or [])]
     part = ""
     for finding in findings:
         if finding.part != part:
             part = finding.part
-            stdout.print(f"[bold]{part}[/]")
-        stdout.print(f"  {_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", soft_wrap=True)
+            stdout().print(f"[bold]{part}[/]")
+        stdout().print(f"  {_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", soft_wrap=True)
     broken = [part for part in dict.fromkeys(f.part for f in findings) if not _works(part, findings)]
-    stdout.print()
+    stdout().print()
     if broken:
-        stdout.print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
+        stdout().print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
         raise typer.Exit(FAILED)
-    stdout.print("[green]Ready.[/] Try: genprm verify examples/solutions.jsonl")
+    stdout().print("[green]Ready.[/] Try: genprm verify examples/solutions.jsonl")
 
 
 def _works(part: str, findings: list[Finding]) -> bool:
@@ -63,6 +61,8 @@ def _works(part: str, findings: list[Finding]) -> bool:
 
 
 def _python() -> Iterator[Finding]:
+    from importlib import metadata
+
     version = platform.python_version()
     supported = sys.version_info >= (3, 11)
     yield Finding("Python", "Python", "ok" if supported else "fail", version if supported else f"{version} is too old")
@@ -72,6 +72,9 @@ def _python() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
+    import importlib.util
+    from importlib import metadata
+
     part = "Engines"
     try:
         import torch
@@ -91,6 +94,8 @@ def _engines() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
+    from importlib import resources
+
     folder = resources.files("genprm").joinpath("nano")
     missing = [name for name in _NANO_FILES if not folder.joinpath(name).is_file()]
     if missing:
@@ -108,6 +113,7 @@ def _sandboxes() -> Iterator[Finding]:
 
 
 def _servers(urls: list[str]) -> Iterator[Finding]:
+    import json
     import urllib.error
     import urllib.request
 
@@ -128,6 +134,8 @@ def _servers(urls: list[str]) -> Iterator[Finding]:
 
 
 def _version(*names: str) -> str:
+    from importlib import metadata
+
     for name in names:
         try:
             return metadata.version(name)

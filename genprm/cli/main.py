@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module, metadata, util
+from importlib import import_module, util
 from typing import Annotated
 
 import typer
@@ -15,13 +15,15 @@ app = typer.Typer(
     help="Judges every step of a solution with a generative process reward model that checks its work with code.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         typer.echo(f"genprm {metadata.version('genprm')}")
         raise typer.Exit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -105,6 +104,8 @@ async def _verify(
     out: Path | None,
     clean: bool,
 ) -> int:
+    import asyncio
+
     from genprm.cli.progress import shown
     from genprm.inputs import count_rows, read_rows
     from genprm.runs import digest, open_run
@@ -135,14 +136,14 @@ async def _verify(
         out = Path("runs") / f"{stem}-{digest('verify', config, FREE)[:8]}"
     with open_run(out, command="verify", config=config, free=FREE, clean=clean) as run:
         if run.done:
-            stderr.print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
+            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
         progress = Progress(total)
         started = time.perf_counter()
         stopped: BaseException | None = None
         try:
             async with _opened(judging, run) as prm:
                 started = time.perf_counter()
-                with shown(stderr) as on_progress:
+                with shown(stderr()) as on_progress:
                     await verify(
                         read_rows(files, limit=limit),
                         prm,
@@ -157,7 +158,7 @@ async def _verify(
             stopped = error
         _finish(run, progress, time.perf_counter() - started, stopped is not None)
         if stopped is not None:
-            stderr.print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
+            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
             raise stopped
     return FAILED if progress.failed else 0
 
@@ -208,11 +209,11 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: boo
         failures=read_rows_of(run.path, FailureRow, FAILURES),
     )
     if tally.rows <= summary.ROWS_SHOWN:
-        summary.print_rows(stdout, few)
-    summary.print_summary(stdout, metrics)
-    summary.print_failures(stderr, read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
+        summary.print_rows(stdout(), few)
+    summary.print_summary(stdout(), metrics)
+    summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
     if others := len(run.done) - tally.rows:
-        stderr.print(f"{others:,} rows in the folder are not in this input; they are kept, but not counted.")
+        stderr().print(f"{others:,} rows in the folder are not in this input; they are kept, but not counted.")
     if left_out:
-        stderr.print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
-    stdout.print(f"page: {page}", soft_wrap=True)
+        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+    stdout().print(f"page: {page}", soft_wrap=True)

@@ -23,7 +23,7 @@ def view(
     """Writes a page to read a run in: one HTML file that needs no network. Also while the run is under way."""
     with friendly():
         page = _write(run, out, max_mb)
-    stdout.print(str(page), soft_wrap=True)
+    stdout().print(str(page), soft_wrap=True)
     if open_:
         typer.launch(page.resolve().as_uri())
 
@@ -51,5 +51,5 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
         page, info=info, metrics=metrics, rows=read_rows_of(run, VerifyRow), failures=failures, max_mb=max_mb
     )
     if left_out:
-        stderr.print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
+        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
     return page

@@ -1,0 +1,108 @@
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+from judges import ArithmeticJudge, row
+
+from genprm.metrics import Tally
+from genprm.report import write_page
+from genprm.rows import FailureRow, VerifyRow, verify_row
+from genprm.runs import RunInfo
+
+HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> & \u2028"
+INFO = RunInfo(command="verify", digest="0", config={"files": [HOSTILE], "threshold": 0.5}, free=[], started="now")
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, and the text of scripts by their id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self.policy = ""
+        self.outside: list[tuple[str, str | None]] = []
+        self._script: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        found = dict(attrs)
+        if tag == "meta" and found.get("http-equiv"):
+            self.policy = found["content"] or ""
+        self.outside += [(name, value) for name, value in attrs if name in ("src", "href") or name.startswith("on")]
+        self._script = found.get("id", tag) if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self._script = None
+
+    def handle_data(self, data):
+        if self._script is not None:
+            self.scripts[self._script] = self.scripts.get(self._script, "") + data
+
+
+async def rows_of(*texts: str) -> list[VerifyRow]:
+    judge = ArithmeticJudge()
+    return [
+        verify_row(row(number, text, label=-1), await judge.judge("p", [text]), seconds=1.0)
+        for number, text in enumerate(texts)
+    ]
+
+
+def written(path, rows, **options) -> tuple[Page, int]:
+    tally = Tally()
+    for each in rows:
+        tally.add(each)
+    failures = [FailureRow(key=None, file="in.jsonl", line=3, kind="input", reason=HOSTILE)]
+    left_out = write_page(path, info=INFO, metrics=tally.metrics(failed=1), rows=rows, failures=failures, **options)
+    return Page(path.read_text(encoding="utf-8")), left_out
+
+
+async def test_what_a_model_wrote_stays_text(tmp_path):
+    rows = await rows_of(HOSTILE, "1 = 1")
+    page, _ = written(tmp_path / "page.html", rows)
+    assert page.tags.count("script") == 4  # two rows, the data, the program
+    assert "img" not in page.tags
+    assert page.outside == []
+    assert VerifyRow.model_validate_json(page.scripts["row-0"]) == rows[0]
+    data = json.loads(page.scripts["data"])
+    assert data["failures"][0]["reason"] == HOSTILE
+    assert [entry["first_error"] for entry in data["index"]] == [None, -1]
+
+
+async def test_only_the_pages_own_script_may_run(tmp_path):
+    page, _ = written(tmp_path / "page.html", await rows_of("1 = 1"))
+    assert "default-src 'none'" in page.policy
+    for name, tag in (("script-src", "script"), ("style-src", "style")):
+        allowed = re.search(rf"{name} 'sha256-([^']+)'", page.policy)
+        assert allowed is not None
+        assert base64.b64decode(allowed[1]) == hashlib.sha256(page.scripts[tag].encode()).digest()
+    # Nothing in the program turns text into markup.
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(", page.scripts["script"])
+
+
+async def test_rows_that_do_not_fit_stay_in_the_list(tmp_path):
+    rows = await rows_of(*["1 = 1"] * 10)
+    page, left_out = written(tmp_path / "page.html", rows, max_mb=3 * len(rows[0].model_dump_json()) / 2**20 * 1.1)
+    assert left_out == 7
+    assert sum(name.startswith("row-") for name in page.scripts) == 3
+    assert len(json.loads(page.scripts["data"])["index"]) == 10
+
+
+async def test_the_old_page_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    rows = await rows_of("1 = 1")
+
+    def broken():
+        yield rows[0]
+        raise OSError("gone")
+
+    try:
+        write_page(path, info=INFO, metrics=Tally().metrics(failed=0), rows=broken())
+    except OSError:
+        assert path.read_text() == "old"
+    else:
+        raise AssertionError
