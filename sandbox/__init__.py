@@ -1,0 +1,15 @@
+"""Runs Python that nobody trusts, for example the checking code of a generative process reward model.
+
+    async with open_sandbox("auto", limits=Limits(wall_s=5)) as box:
+        async with box.session() as session:
+            result = await session.run("print(sum(range(10)))")
+
+What is contained, and what is not, stands in docs/threat-model.md, a test behind each sentence.
+"""
+
+from .box import Sandbox, Session
+from .limits import Limits
+from .opening import open_sandbox
+from .results import Result, SandboxError, Status
+
+__all__ = ["Limits", "Result", "Sandbox", "SandboxError", "Session", "Status", "open_sandbox"]

@@ -1,0 +1,280 @@
+"""The sandbox: lanes that come and go with the work, and the sessions on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from .guest.frames import MAX_CODE
+from .lane import Channel, Lane, LaneBroken
+from .limits import Limits
+from .results import Result, SandboxError, Status
+
+RUNS_BEFORE_RENEWAL = 20_000
+"""A guest gets no new sessions after so many snippets, and ends with its last session."""
+_IDLE_S = 120.0
+"""A lane without sessions for so long is given back; the last one stays."""
+_HOUSEKEEPING_S = 15.0
+
+
+class Backend(Protocol):
+    """A way to start guests."""
+
+    name: str
+    note: str
+
+    async def launch(self) -> Channel:
+        """Start a guest. Raises LaneBroken."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what all guests shared."""
+        ...
+
+
+class Session:
+    """One fresh namespace for one chain. Names live from snippet to snippet; files, threads and processes do not.
+
+    A snippet that ends with `ok` or `exception` leaves its effects. Any other ending takes them away: the next snippet
+    finds the state from before. `sandbox.Sandbox.session` makes these.
+    """
+
+    def __init__(self, box: Sandbox, key: int) -> None:
+        self._box = box
+        self._key = key
+        self._lane: Lane | None = None
+        self._kept: list[tuple[str, Status]] = []
+        self._turn = asyncio.Lock()
+        self._closed = False
+
+    async def run(self, code: str) -> Result:
+        """Run Python code as the next snippet of this session.
+
+        Args:
+            code: at most one MiB of UTF-8.
+
+        Returns:
+            What it did. Code that fails, hangs or kills its process is a result, not an error.
+
+        Raises:
+            SandboxError: the sandbox broke, and did so again at the second try.
+        """
+        if self._closed:
+            raise SandboxError("this session is closed")
+        if len(code) > MAX_CODE or len(code.encode("utf-8", "surrogatepass")) > MAX_CODE:
+            return Result(Status.INVALID_CODE, "", f"longer than {MAX_CODE} bytes", 0.0, 0)
+        async with self._turn:
+            result = await self._attempt(code)
+            if result.status in (Status.OK, Status.EXCEPTION):
+                self._kept.append((code, result.status))
+            return result
+
+    async def close(self) -> None:
+        """End the session; its state is gone."""
+        if not self._closed:
+            self._closed = True
+            if self._lane is not None:
+                await self._lane.forget(self._key)
+
+    async def _attempt(self, code: str) -> Result:
+        reasons: list[str] = []
+        while len(reasons) < 2:
+            try:
+                lane = await self._box.lane_for(self._lane)
+                if lane is not self._lane:
+                    await self._move(lane)
+                result = await lane.run(self._key, code, resumes=bool(self._kept))
+            except LaneBroken as broken:
+                self._lane = None
+                reasons.append(str(broken))
+                continue
+            if result is not None:
+                return result
+            # The guest gave the state up for want of memory.
+            await lane.forget(self._key)
+            self._lane = None
+            reasons.append("the guest had no room for this session's state")
+        raise SandboxError(f"the sandbox broke twice: {'; then '.join(reasons)}")
+
+    async def _move(self, lane: Lane) -> None:
+        """Bring this session's state to a lane: run again what has shaped it."""
+        for index, (code, status) in enumerate(self._kept):
+            result = await lane.run(self._key, code, resumes=index > 0)
+            if result is None:
+                raise LaneBroken("the guest had no room for this session's state")
+            if result.status is not status:
+                await lane.forget(self._key)
+                raise SandboxError(
+                    f"a session's state was lost with its guest and could not be made again: snippet {index} ended "
+                    f"with {result.status.value!r}, not {status.value!r} as before"
+                )
+        self._lane = lane
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Sandbox:
+    """Runs Python that nobody trusts. `open_sandbox` makes these; use it with `async with`, or `start` and `close`."""
+
+    def __init__(self, choose: Callable[[], Awaitable[Backend]], limits: Limits, lanes: int) -> None:
+        self.limits = limits
+        self.lanes = lanes
+        """Guests at most: how many snippets run at the same time."""
+        self._choose = choose
+        self._backend: Backend | None = None
+        self._lanes: list[Lane] = []
+        self._starting: set[asyncio.Task[Lane]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._keys = itertools.count()
+        self._housekeeper: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use: `docker` or `bubblewrap`."""
+        return self._chosen.name
+
+    @property
+    def note(self) -> str:
+        """Why this backend, in a sentence for people."""
+        return self._chosen.note
+
+    @property
+    def _chosen(self) -> Backend:
+        if self._backend is None:
+            raise SandboxError("this sandbox is not started: use it with `async with`")
+        return self._backend
+
+    @property
+    def isolation(self) -> str:
+        """What keeps sessions apart: `users` or `namespaces`."""
+        return self._lanes[0].hello.isolation if self._lanes else "not started"
+
+    async def start(self) -> Self:
+        """Choose the backend and wait until its first lane is ready. May run as a task while a model loads.
+
+        Raises:
+            SandboxError: no backend can be used, with what to do about it.
+        """
+        if self._closed:
+            raise SandboxError("this sandbox is closed")
+        if self._backend is None:
+            self._backend = await self._choose()
+            try:
+                await self._grow()
+            except LaneBroken as broken:
+                await self.close()
+                raise SandboxError(f"the {self._backend.name} sandbox does not start: {broken}") from None
+            except BaseException:
+                await self.close()
+                raise
+            self._housekeeper = asyncio.create_task(self._keep_house())
+        return self
+
+    def session(self) -> Session:
+        """A new session. Costs nothing before its first snippet; any number may be open."""
+        return Session(self, next(self._keys))
+
+    async def stats(self) -> list[dict[str, int]]:
+        """Counts of what there is in each guest: processes, descriptors, memory in KiB."""
+        return [await lane.stats() for lane in self._lanes if not lane.broken]
+
+    async def grow(self, lanes: int | None = None) -> None:
+        """Start lanes now, up to `lanes` (all by default), rather than when they are needed."""
+        while len(self._lanes) + len(self._starting) < min(self.lanes, lanes or self.lanes):
+            self._begin_growing()
+        await asyncio.gather(*self._starting)
+
+    async def close(self) -> None:
+        """End everything and wait until it is gone."""
+        self._closed = True
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeper
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True)
+        self._lanes.clear()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        if self._backend is not None:
+            await self._backend.close()
+
+    async def lane_for(self, current: Lane | None) -> Lane:
+        """The lane that a session stays on, or the least loaded one for a session that has none."""
+        if self._backend is None or self._closed:
+            raise SandboxError("this sandbox is not open: use it inside `async with`")
+        if current is not None and not current.broken:
+            return current
+        self._drop_broken()
+        usable = [lane for lane in self._lanes if lane.runs < RUNS_BEFORE_RENEWAL]
+        if not usable:
+            if not self._starting:
+                self._begin_growing()
+            done, _ = await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        best = min(usable, key=lambda lane: (lane.load, len(lane.sessions)))
+        if best.load and len(usable) + len(self._starting) < self.lanes:
+            self._begin_growing()
+        return best
+
+    async def _grow(self) -> Lane:
+        assert self._backend is not None
+        lane = await Lane.start(await self._backend.launch(), self.limits)
+        if self._closed:
+            await lane.close()
+            raise LaneBroken("the sandbox was closed")
+        self._lanes.append(lane)
+        return lane
+
+    def _begin_growing(self) -> None:
+        task = asyncio.create_task(self._grow())
+        self._starting.add(task)
+
+        def done(finished: asyncio.Task[Lane]) -> None:
+            self._starting.discard(finished)
+            if not finished.cancelled():
+                finished.exception()  # whoever needs a lane and gets none sees it
+
+        task.add_done_callback(done)
+
+    def _drop_broken(self) -> None:
+        for lane in [lane for lane in self._lanes if lane.broken]:
+            self._end(lane)
+
+    def _end(self, lane: Lane) -> None:
+        self._lanes.remove(lane)
+        task = asyncio.create_task(lane.close())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _keep_house(self) -> None:
+        """Give back worn and idle lanes."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self._drop_broken()
+            for lane in list(self._lanes):
+                worn = lane.runs >= RUNS_BEFORE_RENEWAL
+                idle = len(self._lanes) > 1 and time.monotonic() - lane.idle_since > _IDLE_S
+                if not lane.sessions and not lane.load and (worn or idle):
+                    self._end(lane)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

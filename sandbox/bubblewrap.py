@@ -1,0 +1,140 @@
+"""Guests in bubblewrap: no daemon, no image; this machine's interpreter, seen read-only and nothing else.
+
+Root keeps for the supervisor what a container's root has (SETUID, SETGID, KILL), so sessions get users of their own.
+An ordinary user has one user to give, so sessions get namespaces of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+
+from .channels import COMPLAINT_BYTES, StreamChannel
+from .guest_config import ENVIRONMENT, guest_config
+from .lane import LaneBroken
+from .layout import ROOT, find_layout
+from .limits import Limits
+from .results import SandboxError
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_END_S = 10.0
+
+
+class BubblewrapBackend:
+    """Starts guests under `bwrap`."""
+
+    name = "bubblewrap"
+
+    def __init__(self, limits: Limits, note: str) -> None:
+        self.note = note
+        self._limits = limits
+
+    async def launch(self) -> BubblewrapChannel:
+        """Start a guest."""
+        command = await asyncio.to_thread(bwrap_command, self._limits)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={},
+                start_new_session=True,  # Ctrl-C on the terminal is for the host alone
+            )
+        except OSError as error:
+            raise LaneBroken(f"bwrap does not start: {error}") from None
+        return BubblewrapChannel(process)
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+class BubblewrapChannel(StreamChannel):
+    """A guest's standard streams."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        super().__init__(process.stdout, process.stdin)
+        self._process = process
+        self._log = b""
+        self._logger = asyncio.create_task(self._read_log(process.stderr))
+
+    @property
+    def pid(self) -> int:
+        """The process of bwrap itself."""
+        return self._process.pid
+
+    async def close(self) -> None:
+        """End of input ends the guest; if it does not, its namespace dies with bwrap."""
+        self._writer.close()
+        with contextlib.suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                self._process.kill()
+        async with asyncio.timeout(_END_S):
+            await self._process.wait()
+            await self._logger
+
+    def complaint(self) -> str:
+        """The end of the guest's log."""
+        return self._log.decode("utf-8", "replace").strip()
+
+    async def _read_log(self, stream: asyncio.StreamReader) -> None:
+        while data := await stream.read(4096):
+            self._log = (self._log + data)[-COMPLAINT_BYTES:]
+
+
+def bwrap_command(limits: Limits) -> list[str]:
+    """The whole command line.
+
+    Raises:
+        SandboxError: bwrap or a package is missing.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise SandboxError("bubblewrap is not installed: install the package `bubblewrap` of your distribution")
+    layout = find_layout()
+    root = os.getuid() == 0
+    command = [bwrap, "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
+    command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    if root:
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_ADMIN"):
+            command += ["--cap-add", capability]  # SYS_ADMIN mounts the scratch and is dropped before anything else
+    else:
+        command += ["--unshare-user"]
+    # Folders on the way have to be passable for sessions, whose users differ.
+    for folder in ("/opt", ROOT, f"{ROOT}/python", f"{ROOT}/python/bin", f"{ROOT}/lib", f"{ROOT}/site", "/dev"):
+        command += ["--perms", "0755", "--dir", folder]
+    for outside, inside in layout.binds:
+        command += ["--ro-bind", outside, inside]
+    for folder in layout.hidden:
+        command += ["--tmpfs", folder, "--remount-ro", folder]
+    for device in _DEVICES:
+        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    # Where sessions cannot go, the supervisor sees processes.
+    command += ["--perms", "0700", "--dir", "/supervisor", "--proc", "/supervisor/proc"]
+    command += ["--perms", "0711", "--size", str(16 << 20), "--tmpfs", "/tmp"]
+    command += ["--remount-ro", "/", "--chdir", "/"]
+    for name, value in (*ENVIRONMENT, *layout.environment):
+        command += ["--setenv", name, value]
+    config = guest_config(limits, proc="/supervisor/proc", readable=(ROOT, "/lib64", "/lib"))
+    return [*command, "--", layout.interpreter, "-s", "-P", "-m", "guest", config]
+
+
+def why_not() -> str | None:
+    """Why bubblewrap cannot be used here, or None when it can."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        return "bubblewrap is not installed (install your distribution's package `bubblewrap`)"
+    probe = [bwrap, "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    if os.getuid() != 0:
+        probe.insert(1, "--unshare-user")
+    try:
+        answer = subprocess.run(probe, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap does not run: {error}"
+    if answer.returncode:
+        return f"bubblewrap cannot make namespaces here: {answer.stderr.strip() or answer.returncode}"
+    return None

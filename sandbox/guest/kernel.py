@@ -1,0 +1,175 @@
+"""System calls that the standard library does not wrap."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import random
+
+# PyDLL keeps the interpreter's lock, which a process that is about to be cloned must hold.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_MACHINE = platform.machine()
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}[_MACHINE]
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}[_MACHINE]
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+
+CLONE_PARENT = 0x8000
+CLONE_NEWNS = 0x20000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+_SIGCHLD = 17
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
+
+CAP_SYS_ADMIN = 21
+_LAST_CAP = 63
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(number), *arguments))
+
+
+def clone_sibling(namespaces: int = 0) -> int:
+    """Fork, but the child's parent is the caller's parent, who thus sees its wait status itself.
+
+    As with fork, 0 comes back in the child. Python's own state is set right on both sides, and the global random
+    generator keeps its state, which Python's fork hook would reseed.
+    """
+    zero = ctypes.c_long(0)
+    state = random.getstate()
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _libc.syscall(ctypes.c_long(_SYS_CLONE), ctypes.c_long(CLONE_PARENT | namespaces | _SIGCHLD), *(zero,) * 4)
+    number = ctypes.get_errno()
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        random.setstate(state)
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, os.strerror(number))
+    return pid
+
+
+def _prctl(option: int, value: int) -> None:
+    zero = ctypes.c_long(0)
+    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_long(value), zero, zero, zero))
+
+
+def become_subreaper() -> None:
+    """Orphans of any descendant become children of this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """SIGKILL when the parent dies."""
+    _prctl(_PR_SET_PDEATHSIG, 9)
+
+
+def hide_memory() -> None:
+    """No other process of the same user may read this one's memory, descriptors or environment."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def no_new_privileges() -> None:
+    """Executing a file never again gives more rights. Needed for an unprivileged seccomp filter."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_capabilities(keep: frozenset[int] = frozenset()) -> None:
+    """Give up all capabilities but these, for good."""
+    for capability in range(_LAST_CAP + 1):
+        if capability not in keep:
+            try:
+                _prctl(_PR_CAPBSET_DROP, capability)
+            except OSError:
+                break  # EINVAL: past the kernel's last capability; EPERM: no CAP_SETPCAP, then only capset is left.
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    low = sum(1 << c for c in keep if c < 32)
+    high = sum(1 << (c - 32) for c in keep if c >= 32)
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    _syscall(_SYS_CAPSET, ctypes.byref(header), ctypes.byref(data))
+
+
+def capabilities(proc: str) -> frozenset[int]:
+    """Effective capabilities of this process."""
+    with open(f"{proc}/self/status", encoding="ascii") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
+    return frozenset(bit for bit in range(_LAST_CAP + 1) if mask >> bit & 1)
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter (an array of `struct sock_filter`). Children inherit it; nobody can take it off."""
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    argument = Program(len(program) // 8, program)
+    zero = ctypes.c_long(0)
+    mode = ctypes.c_long(_SECCOMP_MODE_FILTER)
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), mode, ctypes.byref(argument), zero, zero))
+
+
+def mount_tmpfs(target: str, options: str, flags: int = MS_NOSUID | MS_NODEV | MS_NOEXEC) -> None:
+    """Mount a fresh tmpfs."""
+    _check(_libc.mount(b"tmpfs", target.encode(), b"tmpfs", ctypes.c_ulong(flags), options.encode()))
+
+
+def make_mounts_private() -> None:
+    """Mounts made from here on stay in this namespace."""
+    _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
+
+
+_READ = 1 | 4 | 8  # execute, read file, read directory
+_FILES = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}
+"""File-system rights that a Landlock of each version knows."""
+
+
+def landlock_version() -> int:
+    """Version of Landlock in this kernel, 0 where there is none."""
+    zero = ctypes.c_long(0)
+    return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), zero, zero, ctypes.c_long(1)))
+
+
+def landlock(version: int, readable: list[str], device_files: list[str], scratch: str) -> None:
+    """From here on only these trees can be read and only the scratch folder written. Needs no privilege.
+
+    Where Landlock is missing the other layers stand alone: it hides /proc and what file modes leave readable.
+    """
+    handled = _FILES[min(version, 4)]
+    ruleset = _syscall(_LANDLOCK_CREATE, ctypes.byref(ctypes.c_uint64(handled)), ctypes.c_long(8), ctypes.c_long(0))
+    file_rights = handled & (1 | 2 | 4 | 0x4000)
+    rules = [(path, _READ) for path in readable if os.path.exists(path)]
+    rules += [(path, 2 | 4) for path in device_files]
+    rules.append((scratch, handled & ~(1 | 0x40 | 0x200 | 0x800)))  # no execution, devices, sockets
+    try:
+        for path, rights in rules:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                wanted = rights if os.path.isdir(path) else rights & file_rights
+                rule = wanted.to_bytes(8, "little") + descriptor.to_bytes(4, "little")
+                zero = ctypes.c_long(0)
+                _syscall(_LANDLOCK_ADD, ctypes.c_long(ruleset), ctypes.c_long(1), ctypes.c_char_p(rule), zero)
+            finally:
+                os.close(descriptor)
+        _syscall(_LANDLOCK_RESTRICT, ctypes.c_long(ruleset), ctypes.c_long(0))
+    finally:
+        os.close(ruleset)

@@ -1,0 +1,139 @@
+"""What the supervisor knows of processes: which there are, how they ended, and how to be rid of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+_ALIVE_AFTER_KILL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended."""
+
+    status: int
+    """Wait status."""
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process held by a descriptor, so that a signal never reaches a later process of the same number."""
+
+    pid: int
+    descriptor: int
+
+    @classmethod
+    def hold(cls, pid: int) -> Process:
+        """Take hold of a live process."""
+        return cls(pid, os.pidfd_open(pid))
+
+    def signal(self, number: int) -> None:
+        """Send a signal; the process being gone is fine."""
+        try:
+            signal.pidfd_send_signal(self.descriptor, number)
+        except ProcessLookupError:
+            pass
+
+    def release(self) -> None:
+        """Let go of it."""
+        os.close(self.descriptor)
+
+
+def children(proc: str, pid: int) -> list[int]:
+    """Children of all threads of a process, oldest first."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"{proc}/{pid}/task"):
+            with open(f"{proc}/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def descendants(proc: str, pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    found: list[int] = []
+    front = children(proc, pid)
+    while front:
+        found += front
+        front = [grandchild for child in front for grandchild in children(proc, child)]
+    return found
+
+
+def of_user(proc: str, uid: int) -> list[int]:
+    """All live processes of a user."""
+    return [pid for pid in everyone(proc) if real_user(proc, pid) == uid]
+
+
+def everyone(proc: str) -> list[int]:
+    """Numbers of all processes, zombies too."""
+    return [int(name) for name in os.listdir(proc) if name.isdecimal()]
+
+
+def real_user(proc: str, pid: int) -> int | None:
+    """Real uid of a live process."""
+    try:
+        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("State:") and line.split()[1] in "ZX":
+                    return None
+                if line.startswith("Uid:"):
+                    return int(line.split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def is_zombie(proc: str, pid: int) -> bool:
+    """Whether it is dead already."""
+    try:
+        with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def resident_kb(proc: str, pid: int) -> int:
+    """Resident memory of a process, pages shared with the zygote among them."""
+    try:
+        with open(f"{proc}/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") >> 10)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def kill(pids: list[int]) -> None:
+    """SIGSTOP all, then SIGKILL all: a process that forks cannot outrun it."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+
+def deadline() -> float:
+    """Until when something that was killed has to be gone."""
+    return time.monotonic() + _ALIVE_AFTER_KILL_S
+
+
+def oom_kills() -> int:
+    """How often the kernel has killed for lack of memory in this control group; 0 where it does not say."""
+    for path, key in (
+        ("/sys/fs/cgroup/memory.events", "oom_kill"),
+        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
+    ):
+        try:
+            with open(path, encoding="ascii") as file:
+                for line in file:
+                    name, _, value = line.partition(" ")
+                    if name == key:
+                        return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -1,0 +1,203 @@
+"""One session: the process that runs a chain's snippets. Nothing it says is trusted but what the kernel confirms.
+
+Its descriptors: 0 and 2 are /dev/null, 1 is its output, 3 brings commands, 4 takes reports, 5 keeps a copy of 1.
+Before each snippet but the first it clones itself; the clone runs the snippet, and the original waits as the state
+to go back to. The supervisor kills one of the two.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from . import kernel
+
+OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT = 1, 3, 4, 5
+LENGTH = struct.Struct(">I")
+MAX_ERROR = 4096
+MAX_REPORT = 1 << 16
+
+_OPEN_FILES = 64
+_PROCESSES = 8
+_FILE_BYTES = 8 << 20
+_DIGITS = 100_000
+"""Honest number theory prints integers longer than Python's 4,300 digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a session is confined by."""
+
+    uid: int | None
+    """Its own user, or None where namespaces keep sessions apart."""
+    memory_mb: int
+    cpu_s: float
+    scratch: str
+    proc: str
+    filter: bytes
+    landlock: int
+    readable: tuple[str, ...]
+
+
+def start(confinement: Confinement, commands: int, reports: int, output: int, memory_base: int) -> NoReturn:
+    """Become a session. Whatever goes wrong ends the process: it must never return to the zygote's loop."""
+    try:
+        _arrange_descriptors(commands, reports, output)
+        _confine(confinement, memory_base)
+        _report({"ready": os.getpid()})
+        _serve()
+    except BaseException as error:
+        _report({"broken": f"{type(error).__name__}: {error}"})
+    finally:
+        os._exit(70)
+
+
+def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
+    # Through high numbers first: the wanted ones may be among those given.
+    import fcntl
+
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (output, commands, reports)]
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 2)
+    for source, target in zip((*high, high[0]), (OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT), strict=True):
+        os.dup2(source, target)
+    os.closerange(SAVED_OUTPUT + 1, 4096)
+
+
+def _confine(confinement: Confinement, memory_base: int) -> None:
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(
+            number
+        ) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    os.chdir(confinement.scratch)
+    os.umask(0o077)
+    os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch
+    # Under a new user /proc/self belongs to root, so this comes before.
+    try:
+        with open(f"{confinement.proc}/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        pass  # An aid for the kernel's choice, not a wall.
+    cpu_s = int(-(-confinement.cpu_s // 1))
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_base + (confinement.memory_mb << 20)),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_NPROC, _PROCESSES),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_FSIZE, _FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 64),
+        (resource.RLIMIT_STACK, 8 << 20),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    if confinement.landlock:
+        devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
+        kernel.no_new_privileges()
+        kernel.landlock(confinement.landlock, list(confinement.readable), devices, confinement.scratch)
+    if confinement.uid is not None:
+        os.setgroups([])
+        os.setresgid(confinement.uid, confinement.uid, confinement.uid)
+        os.setresuid(confinement.uid, confinement.uid, confinement.uid)
+    kernel.drop_capabilities()
+    kernel.hide_memory()
+    kernel.no_new_privileges()
+    kernel.install_filter(confinement.filter)
+    sys.set_int_max_str_digits(_DIGITS)
+    random.seed(0)
+
+
+def _serve() -> NoReturn:
+    namespace: dict[str, object] = {"__name__": "__main__", "__builtins__": __builtins__}
+    while True:
+        (size,) = LENGTH.unpack(_read(LENGTH.size))
+        command = json.loads(_read(size))
+        nonce = command["nonce"]
+        if command["checkpoint"]:
+            if kernel.clone_sibling():
+                continue
+            _report({"runner": os.getpid(), "nonce": nonce})
+        outcome, error = _run(command["code"], namespace)
+        _report({"outcome": outcome, "error": error, "nonce": nonce})
+
+
+def _run(code: str, namespace: dict[str, object]) -> tuple[str, str | None]:
+    os.dup2(SAVED_OUTPUT, OUTPUT)
+    # A line at a time, so that what was printed before a hang is not lost with the process.
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(OUTPUT, "w", closefd=False), 1 << 16),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+    sys.stdout = sys.__stdout__ = stream
+    try:
+        try:
+            compiled = compile(code, "<string>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            return "invalid_code", _describe(error)
+        try:
+            exec(compiled, namespace)
+        except SystemExit as error:
+            return "exit", f"sys.exit({error.code!r:.200})" if type(error.code) in (
+                int,
+                str,
+                type(None),
+            ) else "sys.exit"
+        except MemoryError as error:
+            return "memory", _describe(error)
+        except BaseException as error:
+            return "exception", _describe(error)
+        return "ok", None
+    finally:
+        for flushed in (sys.stdout, stream):
+            try:
+                flushed.flush()
+            except BaseException:
+                pass
+
+
+def _describe(error: BaseException) -> str:
+    name = type.__getattribute__(type(error), "__name__")
+    try:
+        message = str(error)
+        description = f"{name}: {message}"
+    except BaseException as failure:
+        description = f"{name}: <str() of this exception raised {type.__getattribute__(type(failure), '__name__')}>"
+    if len(description) > MAX_ERROR:
+        description = f"{description[:MAX_ERROR]}... ({len(description) - MAX_ERROR} more characters)"
+    return description
+
+
+def _read(size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = os.read(COMMANDS, size)
+        if not part:
+            os._exit(0)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _report(message: dict[str, object]) -> None:
+    data = json.dumps(message).encode("ascii")
+    data = LENGTH.pack(len(data)) + data
+    while data:
+        data = data[os.write(REPORTS, data) :]

@@ -1,0 +1,179 @@
+"""One guest and the conversation with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from .guest import frames
+from .limits import Limits
+from .results import Result, Status
+
+_GRACE_S = 20.0
+"""What a supervisor may take beyond a snippet's wall limit: cloning, killing, a machine under load."""
+START_S = 60.0
+"""A guest that is not ready by then has failed to start."""
+
+
+class LaneBroken(Exception):
+    """This guest cannot be used any more; says nothing about what it ran."""
+
+
+class Channel(Protocol):
+    """The byte streams of a guest, and its life."""
+
+    async def read(self, size: int) -> bytes:
+        """Exactly `size` bytes of what the supervisor sends. Raises LaneBroken at its end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send to the supervisor. Raises LaneBroken when it is gone."""
+        ...
+
+    async def close(self) -> None:
+        """End the guest and wait until nothing of it is left. May be called twice."""
+        ...
+
+    def complaint(self) -> str:
+        """The last thing that the guest wrote to its log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a guest says when it is ready."""
+
+    isolation: str
+    """`users` or `namespaces`: what keeps sessions apart."""
+    landlock: int
+    """Version of Landlock that confines sessions, 0 for none."""
+    python: str
+
+
+class Lane:
+    """A running guest. Answers one request at a time; waiting callers are served in order."""
+
+    def __init__(self, channel: Channel, hello: Hello, limits: Limits) -> None:
+        self.hello = hello
+        self.sessions: set[int] = set()
+        """Sessions whose state lives here."""
+        self.load = 0
+        """Callers being served or waiting."""
+        self.runs = 0
+        self.broken = False
+        self.idle_since = time.monotonic()
+        self._channel = channel
+        self._limits = limits
+        self._lock = asyncio.Lock()
+        self._requests = 0
+
+    @classmethod
+    async def start(cls, channel: Channel, limits: Limits) -> Lane:
+        """Wait until the guest behind a channel is ready.
+
+        Raises:
+            LaneBroken: it did not start.
+        """
+        try:
+            async with asyncio.timeout(START_S):
+                message = await _receive(channel, frames.reply_limit(limits.output_kb))
+            if message.get("hello") != 1:
+                raise LaneBroken(f"the guest said {message!r:.200}")
+            hello = Hello(frames.text(message, "isolation"), frames.integer(message, "landlock"),
+                          frames.text(message, "python"))  # fmt: skip
+        except (frames.FrameError, LaneBroken, TimeoutError) as error:
+            complaint = channel.complaint()
+            await channel.close()
+            raise LaneBroken(f"the guest did not start: {complaint or error or type(error).__name__}") from None
+        except BaseException:
+            await channel.close()
+            raise
+        return cls(channel, hello, limits)
+
+    async def run(self, session: int, code: str, *, resumes: bool) -> Result | None:
+        """Run a snippet in a session; None when the guest no longer has the state that the snippet builds on.
+
+        Raises:
+            LaneBroken: the guest died, hangs, or does not keep to the protocol.
+        """
+        self.sessions.add(session)
+        self.runs += 1
+        message = await self._ask({"op": "run", "session": session, "code": code, "resumes": resumes})
+        try:
+            if message.get("lost") is True:
+                return None
+            error = message.get("error")
+            return Result(
+                status=Status(frames.text(message, "status")),
+                stdout=frames.text(message, "stdout"),
+                error=None if error is None else frames.text(message, "error"),
+                duration_s=frames.number(message, "duration_s"),
+                truncated=frames.integer(message, "truncated"),
+            )
+        except ValueError as error:
+            self.broken = True
+            raise LaneBroken(f"the guest answered {error}") from None
+
+    async def stats(self) -> dict[str, int]:
+        """Counts of what there is in the guest: processes, descriptors, memory."""
+        message = await self._ask({"op": "stats"})
+        return {key: frames.integer(message, key) for key in message if key != "id"}
+
+    async def forget(self, session: int) -> None:
+        """End a session. A guest that is gone has no sessions."""
+        self.sessions.discard(session)
+        self.idle_since = time.monotonic()
+        if self.broken:
+            return
+        self._requests += 1
+        try:
+            async with self._lock:
+                await self._channel.write(frames.encode({"op": "close", "session": session, "id": self._requests}))
+        except LaneBroken:
+            self.broken = True
+
+    async def close(self) -> None:
+        """End the guest."""
+        self.broken = True
+        await self._channel.close()
+
+    async def _ask(self, request: dict[str, object]) -> dict[str, object]:
+        self.load += 1
+        # The exchange is finished even if the caller gives up half-way: answers must not fall out of step.
+        exchange = asyncio.ensure_future(self._exchange(request))
+        exchange.add_done_callback(self._done)
+        return await asyncio.shield(exchange)
+
+    def _done(self, exchange: asyncio.Future[dict[str, object]]) -> None:
+        self.load -= 1
+        self.idle_since = time.monotonic()
+        if not exchange.cancelled():
+            exchange.exception()  # seen, also when the caller has gone
+
+    async def _exchange(self, request: dict[str, object]) -> dict[str, object]:
+        async with self._lock:
+            if self.broken:
+                raise LaneBroken("the guest is gone")
+            self._requests += 1
+            number = self._requests
+            try:
+                async with asyncio.timeout(self._limits.wall_s + _GRACE_S):
+                    await self._channel.write(frames.encode({**request, "id": number}))
+                    message = await _receive(self._channel, frames.reply_limit(self._limits.output_kb))
+                if frames.integer(message, "id") != number:
+                    raise frames.FrameError(f"the answer is to {message['id']!r}, not to {number}")
+            except (frames.FrameError, LaneBroken, TimeoutError) as error:
+                self.broken = True
+                why = self._channel.complaint() or str(error) or "it hangs"
+                raise LaneBroken(f"the guest broke: {why}") from None
+            except BaseException:
+                self.broken = True
+                raise
+            return message
+
+
+async def _receive(channel: Channel, limit: int) -> dict[str, object]:
+    header = await channel.read(frames.HEADER.size)
+    return frames.decode(await channel.read(frames.length(header, limit)))

@@ -1,0 +1,75 @@
+"""Choosing a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Literal
+
+from . import bubblewrap
+from .box import Backend, Sandbox
+from .bubblewrap import BubblewrapBackend
+from .limits import Limits
+from .results import SandboxError
+
+BackendName = Literal["auto", "docker", "bubblewrap"]
+
+
+def open_sandbox(
+    backend: BackendName = "auto",
+    *,
+    limits: Limits | None = None,
+    lanes: int | None = None,
+    runtime: str | None = None,
+) -> Sandbox:
+    """A sandbox, to be used with `async with`.
+
+    Args:
+        backend: `docker`, `bubblewrap`, or `auto`: Docker when an engine answers and the image is there or can be
+            built, else bubblewrap. `Sandbox.note` says why.
+        limits: of every snippet; `Limits()` by default.
+        lanes: snippets that run at the same time at most; the number of cores by default. They start as needed.
+        runtime: a container runtime that the engine knows, `runsc` for gVisor. Only with Docker.
+
+    Raises:
+        ValueError: an argument is out of range. Entering the sandbox raises SandboxError when no backend can be used.
+    """
+    if backend not in ("auto", "docker", "bubblewrap"):
+        raise ValueError(f"backend must be 'auto', 'docker' or 'bubblewrap', not {backend!r}")
+    cores = len(os.sched_getaffinity(0))
+    lanes = cores if lanes is None else lanes
+    if not 1 <= lanes <= 1024:
+        raise ValueError(f"lanes must be between 1 and 1024, not {lanes!r}")
+    if runtime is not None and backend == "bubblewrap":
+        raise ValueError(f"runtime {runtime!r} is for Docker: bubblewrap has no runtimes")
+    limits = limits or Limits()
+
+    async def choose() -> Backend:
+        return await _choose(backend, limits, runtime)
+
+    return Sandbox(choose, limits, lanes)
+
+
+async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> Backend:
+    # Imported late: the Docker SDK takes a while, and not everybody needs it.
+    from . import docker
+
+    obstacle = ""
+    if backend != "bubblewrap":
+        try:
+            return await asyncio.to_thread(docker.open_backend, limits, runtime)
+        except SandboxError as error:
+            obstacle = str(error)
+            # Who asked for Docker, or for a runtime that only Docker has, does not get less.
+            if backend == "docker" or runtime is not None:
+                raise
+    reason = await asyncio.to_thread(bubblewrap.why_not)
+    if reason is None:
+        note = f"bubblewrap, because {obstacle}" if obstacle else "bubblewrap, as asked for"
+        return BubblewrapBackend(limits, note)
+    if backend == "bubblewrap":
+        raise SandboxError(reason)
+    raise SandboxError(
+        f"no sandbox can be used here. Docker: {obstacle}. Bubblewrap: {reason}. Install and start Docker, or install "
+        "bubblewrap; running untrusted code without either is not offered"
+    )
