@@ -1,4 +1,220 @@
-def open_backend(limits, runtime):
-    from .results import SandboxError
+"""Guests in hardened Docker containers."""
 
-    raise SandboxError("not yet")
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import docker
+import docker.errors
+import requests.exceptions
+from docker.types import LogConfig, Ulimit
+
+from .channels import COMPLAINT_BYTES, StreamChannel
+from .guest.policy import docker_profile
+from .guest_config import ENVIRONMENT, guest_config, idle_memory_mb
+from .image import ensure_image
+from .lane import LaneBroken
+from .limits import Limits
+from .results import SandboxError
+
+OWNER_LABEL = "genprm.sandbox.owner"
+_BASE_MB = 512
+"""Supervisor, zygote and scratch."""
+_PROCESSES = 640
+"""One a session at rest, a handful for the one that runs, and the guest's own."""
+_CORES = 2
+"""A lane runs one snippet; a clone may be made ready beside it."""
+_ENGINE_BACK_S = 60.0
+"""How long to wait for an engine that was there before and is being restarted."""
+_MULTIPLEX = struct.Struct(">BxxxI")
+_READABLE = ("/usr", "/lib", "/lib64", "/opt/sandbox", "/etc/ld.so.cache")
+
+
+class DockerBackend:
+    """Starts guests as containers of one engine."""
+
+    name = "docker"
+
+    def __init__(self, client: docker.DockerClient, image: str, limits: Limits, runtime: str | None, note: str) -> None:
+        self.note = note
+        self.image = image
+        self._client = client
+        self._limits = limits
+        self._runtime = runtime
+
+    async def launch(self) -> DockerChannel:
+        """Start a container and attach to it; waits for an engine that is just restarting."""
+        end = time.monotonic() + _ENGINE_BACK_S
+        while True:
+            try:
+                identity, link = await asyncio.to_thread(self._start)
+                break
+            except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+                if time.monotonic() > end or not _engine_is_away(error):
+                    raise LaneBroken(f"the engine starts no container: {error}") from None
+            await asyncio.sleep(0.5)
+        reader, writer = await asyncio.open_connection(sock=link)
+        return DockerChannel(self._client, identity, reader, writer)
+
+    async def close(self) -> None:
+        """Let go of the engine."""
+        await asyncio.to_thread(self._client.close)
+
+    def _start(self) -> tuple[str, socket.socket]:
+        api = self._client.api
+        memory = (_BASE_MB + idle_memory_mb(self._limits) + 2 * self._limits.memory_mb) << 20
+        host = api.create_host_config(
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            cap_add=["SETUID", "SETGID", "KILL"],
+            security_opt=["no-new-privileges", f"seccomp={json.dumps(docker_profile())}"],
+            pids_limit=_PROCESSES,
+            mem_limit=memory,
+            memswap_limit=memory,
+            nano_cpus=min(_CORES, os.cpu_count() or 1) * 10**9,
+            ipc_mode="none",
+            init=True,
+            oom_score_adj=500,
+            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m,nr_inodes=2k,mode=711"},
+            ulimits=[Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
+            log_config=LogConfig(type="none"),
+            auto_remove=True,
+            runtime=self._runtime,
+        )
+        config = guest_config(self._limits, proc="/proc", readable=_READABLE)
+        identity: str = api.create_container(
+            self.image,
+            ["python3", "-s", "-P", "-m", "guest", config],
+            user="0:0",
+            hostname="sandbox",
+            working_dir="/",
+            stdin_open=True,  # and StdinOnce: the input ends when this process does, however it ends
+            environment={**dict(ENVIRONMENT), "PYTHONPATH": "/opt/sandbox"},
+            labels={OWNER_LABEL: owner()},
+            host_config=host,
+        )["Id"]
+        try:
+            # Attached before the start, so nothing is missed.
+            attached = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+            link = socket.socket(fileno=os.dup(attached.fileno()))
+            attached.close()
+            api.start(identity)
+        except BaseException:
+            _remove(self._client, identity)
+            raise
+        return identity, link
+
+
+class DockerChannel(StreamChannel):
+    """A container's standard streams over the engine's attach connection, which multiplexes them."""
+
+    def __init__(
+        self, client: docker.DockerClient, identity: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        super().__init__(reader, writer)
+        self.identity = identity
+        self._client = client
+        self._pending = bytearray()
+        self._log = b""
+
+    async def read(self, size: int) -> bytes:
+        """Exactly `size` bytes of the standard output; the standard error goes to the log."""
+        while len(self._pending) < size:
+            stream, length = _MULTIPLEX.unpack(await super().read(_MULTIPLEX.size))
+            data = await super().read(length)
+            if stream == 1:
+                self._pending += data
+            else:
+                self._log = (self._log + data)[-COMPLAINT_BYTES:]
+        wanted = bytes(self._pending[:size])
+        del self._pending[:size]
+        return wanted
+
+    async def close(self) -> None:
+        """Kill and remove the container."""
+        self._writer.close()
+        await asyncio.to_thread(_remove, self._client, self.identity)
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def complaint(self) -> str:
+        """The end of the guest's log."""
+        return self._log.decode("utf-8", "replace").strip()
+
+
+def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
+    """Connect to the engine, clear away what dead processes left there, and see to the image.
+
+    Raises:
+        SandboxError: no engine answers, it does not know the runtime, or there is no image and none can be built.
+    """
+    try:
+        client = docker.from_env(timeout=120)
+    except docker.errors.DockerException as error:
+        raise SandboxError(f"no Docker engine answers ({_reason(error)}); start one, or set DOCKER_HOST") from None
+    try:
+        if client.api.base_url.startswith("https") or "ssh" in client.api.base_url or "npipe" in client.api.base_url:
+            raise SandboxError("the sandbox speaks to an engine over a Unix socket or plain TCP only, not TLS or SSH")
+        runtimes = sorted(client.info().get("Runtimes", {}))
+        if runtime is not None and runtime not in runtimes:
+            raise SandboxError(f"the Docker engine knows no runtime {runtime!r}; it has {', '.join(runtimes)}")
+        sweep(client)
+        image = ensure_image(client)
+        version = client.version().get("Version", "?")
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        client.close()
+        raise SandboxError(f"the Docker engine does not serve ({_reason(error)})") from None
+    except BaseException:
+        client.close()
+        raise
+    note = f"Docker engine {version}, image {image}" + (f", runtime {runtime}" if runtime else "")
+    return DockerBackend(client, image, limits, runtime, note)
+
+
+def owner() -> str:
+    """This process, so that nobody takes another for it: number, start, boot, and namespace of process numbers."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{os.getpid()} {_start_time(os.getpid())} {boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def sweep(client: docker.DockerClient) -> int:
+    """Remove containers whose owner has died on this machine; how many there were."""
+    removed = 0
+    here = owner().split(" ")[2:]
+    for container in client.api.containers(all=True, filters={"label": OWNER_LABEL}):
+        pid, start, *place = container["Labels"][OWNER_LABEL].split(" ")
+        if place == here and _start_time(int(pid)) != start:
+            _remove(client, container["Id"])
+            removed += 1
+    return removed
+
+
+def _start_time(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _remove(client: docker.DockerClient, identity: str) -> None:
+    # Gone already, being removed, or the engine itself gone: then auto-removal or the next sweep does it.
+    with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException, OSError):
+        client.api.remove_container(identity, force=True, v=True)
+
+
+def _engine_is_away(error: Exception) -> bool:
+    return not isinstance(error, docker.errors.APIError) or error.is_server_error()
+
+
+def _reason(error: Exception) -> str:
+    while error.__context__ is not None and isinstance(error.__context__, Exception):
+        error = error.__context__
+    return str(error) or type(error).__name__
