@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 
 from .channels import COMPLAINT_BYTES, StreamChannel
@@ -56,9 +57,13 @@ class BubblewrapChannel(StreamChannel):
     """A guest's standard streams."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         super().__init__(process.stdout, process.stdin)
         self._process = process
+        self._descriptor = os.pidfd_open(process.pid)
+        self._ended = False
         self._log = b""
         self._logger = asyncio.create_task(self._read_log(process.stderr))
 
@@ -70,9 +75,12 @@ class BubblewrapChannel(StreamChannel):
     async def close(self) -> None:
         """End of input ends the guest; if it does not, its namespace dies with bwrap."""
         self._writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            if self._process.returncode is None:
-                self._process.kill()
+        if not self._ended:
+            self._ended = True
+            # Not by asyncio's own `kill`: it may reap the process behind its watcher's back.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+            os.close(self._descriptor)
         async with asyncio.timeout(_END_S):
             await self._process.wait()
             await self._logger

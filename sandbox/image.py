@@ -59,7 +59,7 @@ def ensure_image(client: docker.DockerClient) -> str:
             forcerm=True,
         )
     except docker.errors.BuildError as error:
-        log = "".join(str(line.get("stream", "")) for line in error.build_log if isinstance(line, dict))
+        log = "".join(str(line.get("stream", "")) for line in error.build_log)
         raise SandboxError(f"the sandbox image cannot be built from {base[0]!r}: {error}\n{log[-2000:]}") from None
     except docker.errors.APIError as error:
         raise SandboxError(f"the sandbox image cannot be built from {base[0]!r}: {error}") from None

@@ -5,5 +5,4 @@ import sys
 
 from .supervisor import Config, main
 
-settings = json.loads(sys.argv[1])
-main(Config(**{**settings, "readable": tuple(settings["readable"])}))
+main(Config(**json.loads(sys.argv[1])))

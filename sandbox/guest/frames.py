@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 
 HEADER = struct.Struct(">I")
 MAX_REQUEST = 8 << 20
@@ -25,7 +26,7 @@ def reply_limit(output_kb: int) -> int:
     return 6 * (output_kb << 10) + (1 << 16)
 
 
-def encode(message: dict[str, object]) -> bytes:
+def encode(message: Mapping[str, object]) -> bytes:
     """One frame. Lone surrogates travel as JSON escapes."""
     payload = json.dumps(message, allow_nan=False, separators=(",", ":")).encode("ascii")
     return HEADER.pack(len(payload)) + payload

@@ -1,8 +1,8 @@
 """Keeps one session in namespaces of its own, where sessions cannot have users of their own.
 
-An ordinary user can map a single user into bubblewrap. There each session gets user, process, IPC, network and mount
-namespaces instead, and this process is the first in them: it reaps, tells the supervisor how processes ended, and wipes the
-session's scratch. It runs no snippet. When it dies the kernel kills everything in its namespaces.
+An ordinary user can map a single user into bubblewrap. There each session gets user, process, IPC, network and
+mount namespaces instead, and this process is the first in them: it reaps, tells the supervisor how processes ended,
+and wipes the session's scratch. It runs no snippet. When it dies the kernel kills everything in its namespaces.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import sys
 from typing import NoReturn
 
-from . import kernel, session
+from . import kernel, processes, session
 
 NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWNET
 EXIT = struct.Struct(">iid")
@@ -45,12 +45,14 @@ def _enter(confinement: session.Confinement) -> None:
     # The outer user was noted before: in a fresh namespace everybody is the overflow user.
     proc = confinement.proc
     outer_uid, outer_gid = _OUTER
+    kernel.hide_memory(False)
     with open(f"{proc}/self/setgroups", "w", encoding="ascii") as file:
         file.write("deny")
     with open(f"{proc}/self/uid_map", "w", encoding="ascii") as file:
         file.write(f"{_INNER} {outer_uid} 1")
     with open(f"{proc}/self/gid_map", "w", encoding="ascii") as file:
         file.write(f"{_INNER} {outer_gid} 1")
+    kernel.hide_memory()
     kernel.make_mounts_private()
     kernel.mount_tmpfs(confinement.scratch, "size=16m,nr_inodes=1k,mode=700")
     # The supervisor's view of all processes is covered; whoever is in here needs none.
@@ -65,7 +67,7 @@ def _look_after(link: int, scratch: str) -> None:
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, processes.wake)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     while True:
         ready, _, _ = select.select([link, readable], [], [])

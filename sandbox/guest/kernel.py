@@ -84,9 +84,12 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, 9)
 
 
-def hide_memory() -> None:
-    """No other process of the same user may read this one's memory, descriptors or environment."""
-    _prctl(_PR_SET_DUMPABLE, 0)
+def hide_memory(hidden: bool = True) -> None:
+    """No other process of the same user may read this one's memory, descriptors or environment.
+
+    Its files in /proc then belong to root, so whoever has to write to one does that first.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0 if hidden else 1)
 
 
 def no_new_privileges() -> None:

@@ -231,7 +231,8 @@ class Session:
         worker.forget_strays()
 
     def _clear_namespace(self) -> None:
-        assert self._keeper is not None and self._keeper_end is not None
+        assert self._keeper is not None
+        assert self._keeper_end is not None
         keep = self._head.pid if self._head else None
         end = processes.deadline()
         while pids := [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from dataclasses import dataclass
 
 _ALIVE_AFTER_KILL_S = 2.0
+
+
+def wake(number: int, frame: object) -> None:
+    """A signal handler: the signal has written to the wake-up descriptor, that is all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,8 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal; the process being gone is fine."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, number)
-        except ProcessLookupError:
-            pass
 
     def release(self) -> None:
         """Let go of it."""
@@ -111,10 +114,8 @@ def kill(pids: list[int]) -> None:
     """SIGSTOP all, then SIGKILL all: a process that forks cannot outrun it."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def deadline() -> float:

@@ -7,6 +7,8 @@ to go back to. The supervisor kills one of the two.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
@@ -62,15 +64,13 @@ def start(confinement: Confinement, commands: int, reports: int, output: int, me
 
 def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
     # Through high numbers first: the wanted ones may be among those given.
-    import fcntl
-
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (output, commands, reports)]
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 2)
     for source, target in zip((*high, high[0]), (OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT), strict=True):
         os.dup2(source, target)
-    os.closerange(SAVED_OUTPUT + 1, 4096)
+    os.closerange(SAVED_OUTPUT + 1, 1 << 20)
 
 
 def _confine(confinement: Confinement, memory_base: int) -> None:
@@ -167,10 +167,8 @@ def _run(code: str, namespace: dict[str, object]) -> tuple[str, str | None]:
         return "ok", None
     finally:
         for flushed in (sys.stdout, stream):
-            try:
+            with contextlib.suppress(BaseException):
                 flushed.flush()
-            except BaseException:
-                pass
 
 
 def _describe(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,6 +28,8 @@ from .zygote import Settings, serve
 _SPARES = 2
 _SPARE_S = 30.0
 """A machine that needs longer to clone a process is not fit to serve."""
+_MOST_SESSIONS = 512
+"""The oldest is given up above this: processes and descriptors are limited too."""
 _HARD_OUTPUT = 16
 """A snippet that writes this many times what is kept is killed: the rest would only burn its time."""
 _LEAST_HARD_OUTPUT = 8 << 20
@@ -43,7 +46,7 @@ class Config:
     lane_mb: int
     """Memory that idle sessions may hold together; above it the largest are given up (the host replays them)."""
     proc: str
-    readable: tuple[str, ...]
+    readable: list[str]
 
 
 class HostGone(Exception):
@@ -59,7 +62,9 @@ class Supervisor:
         self._sessions: dict[int, Session] = {}
         self._spares: deque[Session] = deque()
         own_users, landlock = _prepare(config.proc)
-        self._settings = Settings(config.memory_mb, config.cpu_s, config.proc, own_users, landlock, config.readable)
+        self._settings = Settings(
+            config.memory_mb, config.cpu_s, config.proc, own_users, landlock, tuple(config.readable)
+        )
         self._woken = _wake_on_child_exit()
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._zygote = os.fork()
@@ -187,6 +192,8 @@ class Supervisor:
 
     def _give_up_largest(self, keep: Session) -> None:
         """Sessions at rest must leave room for the one that runs."""
+        if len(self._sessions) > _MOST_SESSIONS:
+            self._close(next(key for key, session in self._sessions.items() if session is not keep))
         held = {key: session.held_kb for key, session in self._sessions.items()}
         budget = self._config.lane_mb << 10
         while sum(held.values()) > budget:
@@ -255,6 +262,8 @@ class Supervisor:
 
 def _prepare(proc: str) -> tuple[bool, int]:
     """Take what rights this process has, use up those that are needed only now, and keep the rest."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kernel.become_subreaper()
     kernel.hide_memory()
     setuid, setgid, kill = 7, 6, 5
@@ -279,7 +288,7 @@ def _wake_on_child_exit() -> int:
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, processes.wake)
     return readable
 
 

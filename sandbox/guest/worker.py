@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -118,10 +119,8 @@ class Worker:
 
     def reap(self) -> None:
         """Note which children have ended."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.woken, 4096)
-        except BlockingIOError:
-            pass
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)

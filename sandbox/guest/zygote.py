@@ -76,16 +76,17 @@ def _loop(link: socket.socket, settings: Settings) -> None:
             readable=settings.readable,
         )
         base = _address_space(settings.proc)
+        commands, reports, output = descriptors[:3]
         if settings.own_users:
             pid = kernel.clone_sibling()
             if pid == 0:
                 link.close()
-                session.start(confinement, *descriptors[:3], base)
+                session.start(confinement, commands, reports, output, base)
         else:
             pid = kernel.clone_sibling(keeper.NAMESPACES)
             if pid == 0:
                 link.close()
-                keeper.start(confinement, *descriptors, base)
+                keeper.start(confinement, commands, reports, output, descriptors[3], base)
         for descriptor in descriptors:
             os.close(descriptor)
         link.sendall(b"%d\n" % pid)
