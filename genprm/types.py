@@ -1,6 +1,7 @@
 """The values that every part of genprm speaks: what was judged, by which chains, and how it came out.
 
-Nothing here does work or imports a heavy package. A missing verdict is `None` with its reason, never a number in disguise.
+Nothing here does work or imports a heavy package. A missing verdict is `None` with its reason, never a number in
+disguise.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ class ChainFinish(StrEnum):
     """The code rounds or the token budget ran out; the verdict was asked for after the analysis alone."""
     NO_VERDICT = "no_verdict"
     """Not even the forced question gave a verdict; the step has no score in this chain."""
-    CONTEXT = "context"
-    """The conversation no longer fits the model's context; this step and those after it have no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One chain's judgement of one step: the text it wrote (executed output included) and the score read at its verdict."""
+    """One chain's judgement of one step: its text, executed output included, and the score read at its verdict."""
 
     text: str
     code: tuple[CodeRun, ...]

@@ -26,10 +26,11 @@ class PRM(Protocol):
         Args:
             problem: the question, as text.
             steps: the solution's steps in order, at least one, none of them blank.
-            seed: makes sampling repeatable; two calls with the same arguments give the same judgement where the engine does.
+            seed: makes sampling repeatable: the same call gives the same judgement wherever the engine repeats itself.
 
         Raises:
             PRMError: `steps` is empty or holds a blank step.
+            ContextOverflowError: the solution with its judgements does not fit the model's context.
             EngineError: the engine could not answer, after its own retries.
             SandboxError: the sandbox itself broke, after its own retry.
         """

@@ -1,0 +1,48 @@
+"""genprm: generative process reward models that check every step of a reasoning chain with sandboxed code.
+
+    import genprm
+
+    judgement = genprm.judge_sync("What is 48/2 + 48?", ["48/2 = 24.", "24 + 48 = 73."])
+    judgement.first_error    # 1
+
+`load_prm` gives a judge to keep: `prm = await genprm.load_prm("nano")`, then `await prm.judge(problem, steps)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdict
+
+if TYPE_CHECKING:
+    from genprm.api import judge, judge_sync
+    from genprm.prms import PRM, PRMError, load_prm
+
+__all__ = [
+    "PRM",
+    "Chain",
+    "CodeRun",
+    "Judgement",
+    "PRMError",
+    "StepJudgement",
+    "Tokens",
+    "Verdict",
+    "__version__",
+    "judge",
+    "judge_sync",
+    "load_prm",
+]
+
+__version__ = "0.1.0"
+
+_LAZY = {"PRM": "genprm.prms", "PRMError": "genprm.prms", "load_prm": "genprm.prms", "judge": "genprm.api"}
+_LAZY["judge_sync"] = "genprm.api"
+
+
+def __getattr__(name: str) -> object:
+    # Importing genprm is quick: what needs more than the standard library is imported when it is asked for.
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
