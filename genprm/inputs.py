@@ -5,6 +5,7 @@ A row that is no solution comes out as a `BadRow` with its file, line and reason
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import sys
@@ -100,10 +101,8 @@ def count_rows(files: Sequence[str | Path]) -> int | None:
     total = 0
     for file in files:
         with _open(file) as stream:
-            if _is_array(stream):
-                total += len(_load_array(str(file), stream))
-            else:
-                total += sum(1 for line in stream if not line.isspace())
+            for _, item in _items(str(file), stream):
+                total += len(item) if isinstance(item, list) else 1
     return total
 
 
@@ -112,13 +111,12 @@ def read_records(files: Iterable[str | Path]) -> Iterator[Record]:
     for file in files:
         name = "<stdin>" if str(file) == STDIN else str(file)
         with _open(file) as stream:
-            if _is_array(stream):
-                for number, value in enumerate(_load_array(name, stream), start=1):
-                    yield Record(name, number, value)
-                continue
-            for number, line in enumerate(stream, start=1):
-                if not line.isspace():
-                    yield _parse_line(name, number, line)
+            for number, item in _items(name, stream):
+                if isinstance(item, bytes):
+                    yield _parse_line(name, number, item)
+                else:
+                    for element, value in enumerate(item, start=1):
+                        yield Record(name, element, value)
 
 
 def parse_row(record: Record) -> InputRow | BadRow:
@@ -195,17 +193,20 @@ def _parse_line(file: str, number: int, line: bytes) -> Record:
         return Record(file, number, None, error=f"not JSON ({error}): {start!r}")
 
 
-def _load_array(name: str, stream: BinaryIO) -> list[object]:
-    try:
-        return json.loads(stream.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} starts with '[' but is no JSON array: {error}") from error
-
-
-def _is_array(stream: BinaryIO) -> bool:
-    # Every stream here is a BufferedReader: peek looks ahead and consumes nothing, on a pipe too.
-    head = cast("bytes", stream.peek(64))  # type: ignore[attr-defined]
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+def _items(name: str, stream: BinaryIO) -> Iterator[tuple[int, bytes | list[object]]]:
+    """The lines that are not blank, with their numbers; or, where the first begins with `[`, the one array."""
+    first = True
+    for number, line in enumerate(stream, start=1):
+        if line.isspace():
+            continue
+        if first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            try:
+                yield number, json.loads((line + stream.read()).decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{name} starts with '[' but is no JSON array: {error}") from error
+            return
+        first = False
+        yield number, line
 
 
 @contextmanager

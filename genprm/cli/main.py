@@ -22,9 +22,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib import metadata
+        from genprm.provenance import package_version
 
-        typer.echo(f"genprm {metadata.version('genprm')}")
+        typer.echo(f"genprm {package_version('genprm') or '(not installed)'}")
         raise typer.Exit
 
 

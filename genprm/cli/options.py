@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import difflib
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
+from genprm.cli.boundary import UsageError
 from genprm.keep import Keep
 
 _NOT_IN_RECIPES = {"config", "help", "clean"}
 
 
-class EngineName(StrEnum):
-    """Where tokens come from."""
-
-    AUTO = "auto"
-    """`openai` with --base-url; else vLLM where it is installed and there is a GPU; else transformers."""
-    VLLM = "vllm"
-    OPENAI = "openai"
-    TRANSFORMERS = "transformers"
+EngineName = Literal["auto", "vllm", "openai", "transformers"]
+SandboxName = Literal["auto", "docker", "bubblewrap"]
+ModeName = Literal["direct", "analyze", "code", "execute"]
 
 
-class SandboxName(StrEnum):
-    """What runs the code."""
+def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
+    """The mode that `--mode` and `--with-code/--no-code` ask for together.
 
-    AUTO = "auto"
-    DOCKER = "docker"
-    BUBBLEWRAP = "bubblewrap"
+    Raises:
+        UsageError: they contradict each other.
+    """
+    if mode is None:
+        return "analyze" if with_code is False else "execute"
+    if with_code is not None and with_code != (mode == "execute"):
+        flag = "--with-code" if with_code else "--no-code"
+        raise UsageError(f"--mode {mode} contradicts {flag}: give one of the two")
+    return mode
 
 
 def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -91,8 +92,20 @@ Sandbox = Annotated[
     typer.Option(help="What runs the code. `auto`: Docker where an engine answers, else bubblewrap."),
 ]
 WithCode = Annotated[
-    bool,
-    typer.Option("--with-code/--no-code", help="Let the model write Python that checks a step, and run it."),
+    bool | None,
+    typer.Option(
+        "--with-code/--no-code",
+        help="Let the model write Python that checks a step, and run it.",
+        show_default="with-code",
+    ),
+]
+Mode = Annotated[
+    ModeName | None,
+    typer.Option(
+        help="In detail: `execute` runs code, `code` lets it be written but not run, `analyze` goes without, "
+        "`direct` asks for the verdict alone.",
+        show_default="execute with code, analyze without",
+    ),
 ]
 Votes = Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")]
 Temperature = Annotated[

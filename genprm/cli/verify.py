@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,13 +40,20 @@ class Judging:
     model: str
     revision: str | None
     dtype: str
-    engine: str
+    engine: options.EngineName
     base_url: tuple[str, ...]
-    sandbox: str
-    with_code: bool
+    sandbox: options.SandboxName
+    mode: options.ModeName
     votes: int
     temperature: float
     threshold: float
+
+    @property
+    def folder(self) -> str:
+        """Where the weights are: a folder, or a name on Hugging Face."""
+        from importlib import resources
+
+        return str(resources.files("genprm").joinpath("nano")) if self.model == "nano" else self.model
 
 
 def verify(
@@ -59,15 +66,16 @@ def verify(
             show_default=False,
         ),
     ],
-    with_code: options.WithCode = True,
+    with_code: options.WithCode = None,
+    mode: options.Mode = None,
     model: options.Model = "nano",
-    engine: options.Engine = options.EngineName.AUTO,
+    engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
     votes: options.Votes = 1,
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
-    sandbox: options.Sandbox = options.SandboxName.AUTO,
+    sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
     keep: options.KeepOption = Keep.FULL,
@@ -86,10 +94,19 @@ def verify(
     if temperature is None:
         # Votes that are all greedy are one vote.
         temperature = 0.0 if votes == 1 else 0.6
-    judging = Judging(
-        model, revision, dtype, engine, tuple(base_url or ()), sandbox, with_code, votes, temperature, threshold
-    )
     with friendly():
+        judging = Judging(
+            model=model,
+            revision=revision,
+            dtype=dtype,
+            engine=engine,
+            base_url=tuple(base_url or ()),
+            sandbox=sandbox,
+            mode=options.resolve_mode(mode, with_code),
+            votes=votes,
+            temperature=temperature,
+            threshold=threshold,
+        )
         code = run_async(_verify(judging, files, seed, concurrency, limit, keep, out, clean))
     raise typer.Exit(code)
 
@@ -119,7 +136,7 @@ async def _verify(
         "engine": "openai" if judging.base_url else judging.engine,
         "base_url": list(judging.base_url),
         "sandbox": judging.sandbox,
-        "with_code": judging.with_code,
+        "mode": judging.mode,
         "votes": judging.votes,
         "temperature": judging.temperature,
         "threshold": judging.threshold,
@@ -165,14 +182,46 @@ async def _verify(
 
 @asynccontextmanager
 async def _opened(judging: Judging, run: RunFolder) -> AsyncGenerator[PRM]:
-    """Loads the model and opens the sandbox, and notes in the run's folder what they came to."""
-    from genprm.prms import load_prm
+    """Loads the model while the sandbox starts, and notes in the run's folder what they came to."""
+    import asyncio
 
-    prm = await load_prm(judging.model)
-    try:
+    from genprm.prms import load_prm
+    from genprm.provenance import weights_of
+    from sandbox import open_sandbox
+
+    async with AsyncExitStack() as stack:
+        box = open_sandbox(judging.sandbox) if judging.mode == "execute" else None
+        starting = None
+        if box is not None:
+            stack.push_async_callback(box.close)
+            starting = asyncio.create_task(box.start())
+        try:
+            prm = await load_prm(
+                judging.model,
+                engine=judging.engine,
+                base_urls=judging.base_url,
+                revision=judging.revision,
+                dtype=judging.dtype,
+                sandbox=box,
+                mode=judging.mode,
+                votes=judging.votes,
+                temperature=judging.temperature,
+                threshold=judging.threshold,
+            )
+        except BaseException:
+            if starting is not None:
+                starting.cancel()
+            raise
+        stack.push_async_callback(prm.close)
+        facts: dict[str, JsonValue] = {"model": prm.name, "capacity": prm.capacity}
+        facts["weights"] = None if judging.base_url else weights_of(judging.folder, judging.revision)
+        if box is not None and starting is not None:
+            await starting
+            facts["sandbox"] = box.backend
+            if judging.sandbox == "auto":
+                stderr().print(f"Sandbox: {box.note}", soft_wrap=True, markup=False)
+        run.note(facts, fixed=("model", "weights"))
         yield prm
-    finally:
-        await prm.close()
 
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:

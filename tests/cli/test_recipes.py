@@ -12,14 +12,14 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 @app.command()
 def show(
     files: Annotated[list[str], typer.Argument()],
-    with_code: options.WithCode = True,
+    with_code: options.WithCode = None,
     votes: options.Votes = 1,
     base_url: options.BaseUrl = None,
-    sandbox: options.Sandbox = options.SandboxName.AUTO,
+    sandbox: options.Sandbox = "auto",
     limit: options.Limit = None,
     config: options.Config = None,
 ) -> None:
-    typer.echo(repr((files, with_code, votes, base_url, sandbox.value, limit)))
+    typer.echo(repr((files, with_code, votes, base_url, sandbox, limit)))
 
 
 def run(tmp_path, recipe: str, *arguments: str):
@@ -37,7 +37,7 @@ def test_flag_then_file_then_default(tmp_path):
 
 
 def test_an_empty_recipe_changes_nothing(tmp_path):
-    assert run(tmp_path, "", "a").output == "(['a'], True, 1, None, 'auto', None)\n"
+    assert run(tmp_path, "", "a").output == "(['a'], None, 1, None, 'auto', None)\n"
 
 
 @pytest.mark.parametrize(
