@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,15 +45,8 @@ class Judging:
     sandbox: options.SandboxName
     mode: options.ModeName
     votes: int
-    temperature: float
+    temperature: float | None
     threshold: float
-
-    @property
-    def folder(self) -> str:
-        """Where the weights are: a folder, or a name on Hugging Face."""
-        from importlib import resources
-
-        return str(resources.files("genprm").joinpath("nano")) if self.model == "nano" else self.model
 
 
 def verify(
@@ -91,9 +84,6 @@ def verify(
     split into steps). Optional: `id`, `answer`, and `label` (0-based index of the first wrong step, -1 for none).
     """
     del context, config
-    if temperature is None:
-        # Votes that are all greedy are one vote.
-        temperature = 0.0 if votes == 1 else 0.6
     with friendly():
         judging = Judging(
             model=model,
@@ -158,7 +148,7 @@ async def _verify(
         started = time.perf_counter()
         stopped: BaseException | None = None
         try:
-            async with _opened(judging, run) as prm:
+            async with _opened(judging, seed, run) as prm:
                 started = time.perf_counter()
                 with shown(stderr()) as on_progress:
                     await verify(
@@ -181,47 +171,44 @@ async def _verify(
 
 
 @asynccontextmanager
-async def _opened(judging: Judging, run: RunFolder) -> AsyncGenerator[PRM]:
-    """Loads the model while the sandbox starts, and notes in the run's folder what they came to."""
-    import asyncio
-
-    from genprm.prms import load_prm
+async def _opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator[PRM]:
+    """Loads the model, starts the sandbox, and notes in the run's folder what they came to."""
+    from genprm.prms.genprm import GenPRM
+    from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
     from genprm.provenance import weights_of
-    from sandbox import open_sandbox
 
-    async with AsyncExitStack() as stack:
-        box = open_sandbox(judging.sandbox) if judging.mode == "execute" else None
-        starting = None
-        if box is not None:
-            stack.push_async_callback(box.close)
-            starting = asyncio.create_task(box.start())
-        try:
-            prm = await load_prm(
-                judging.model,
-                engine=judging.engine,
-                base_urls=judging.base_url,
-                revision=judging.revision,
-                dtype=judging.dtype,
-                sandbox=box,
-                mode=judging.mode,
-                votes=judging.votes,
-                temperature=judging.temperature,
-                threshold=judging.threshold,
-            )
-        except BaseException:
-            if starting is not None:
-                starting.cancel()
-            raise
-        stack.push_async_callback(prm.close)
-        facts: dict[str, JsonValue] = {"model": prm.name, "capacity": prm.capacity}
-        facts["weights"] = None if judging.base_url else weights_of(judging.folder, judging.revision)
-        if box is not None and starting is not None:
-            await starting
-            facts["sandbox"] = box.backend
-            if judging.sandbox == "auto":
-                stderr().print(f"Sandbox: {box.note}", soft_wrap=True, markup=False)
-        run.note(facts, fixed=("model", "weights"))
+    prm = await load_prm(
+        judging.model,
+        engine=judging.engine,
+        base_urls=judging.base_url,
+        revision=judging.revision,
+        dtype=judging.dtype,
+        sandbox=judging.sandbox,
+        mode=judging.mode,
+        votes=judging.votes,
+        temperature=judging.temperature,
+        threshold=judging.threshold,
+        seed=seed,
+    )
+    try:
+        where = BUILT_IN_PATH if judging.model == BUILT_IN else judging.model
+        facts: dict[str, JsonValue] = {
+            "model": prm.name,
+            # What a server has loaded is its own affair.
+            "weights": None if judging.base_url else weights_of(where, judging.revision),
+            "capacity": prm.capacity,
+        }
+        if isinstance(prm, GenPRM):
+            facts |= {"profile": asdict(prm.profile), "sampling": asdict(prm.sampling)}
+            facts["engine"] = type(prm.engine).__module__.rpartition(".")[2]
+            if prm.sandbox is not None:
+                facts["sandbox"] = prm.sandbox.backend
+                if judging.sandbox == "auto":
+                    stderr().print(f"Sandbox: {prm.sandbox.note}", soft_wrap=True, markup=False)
+        run.note(facts, fixed=("model", "weights", "profile", "sampling", "engine"))
         yield prm
+    finally:
+        await prm.close()
 
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:

@@ -22,7 +22,7 @@ def judge(monkeypatch):
     judge = ArithmeticJudge()
 
     @asynccontextmanager
-    async def opened(judging, run):
+    async def opened(judging, seed, run):
         yield judge
 
     monkeypatch.setattr(verify, "_opened", opened)
@@ -73,7 +73,6 @@ def test_the_same_command_goes_on_and_a_changed_one_is_refused(solutions, judge)
     result = genprm("verify", "solutions.jsonl", "--out", "run", "--votes", "4", "--threshold", "0.4", "--no-code")
     assert result.exit_code == 2
     assert "mode: 'execute' -> 'analyze'" in result.stderr
-    assert "temperature: 0.0 -> 0.6" in result.stderr
     assert "threshold: 0.5 -> 0.4" in result.stderr
     assert "votes: 1 -> 4" in result.stderr
     assert "model" not in result.stderr
@@ -139,7 +138,7 @@ def test_wrong_usage_is_one_message_and_code_2(solutions, judge, arguments, mess
 
 def test_a_bug_is_reported_without_a_traceback_unless_asked_for(solutions, monkeypatch):
     @asynccontextmanager
-    async def opened(judging, run):
+    async def opened(judging, seed, run):
         raise ZeroDivisionError("a [bug]")
         yield
 
