@@ -1,0 +1,93 @@
+"""An engine that replies from a script and keeps every prompt: for tests that compare what is sent byte for byte."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as RawTokenizer
+from transformers import PreTrainedTokenizerFast
+
+from genprm.engines.base import Completion, Finish, Sampling
+from genprm.engines.stops import completion
+from genprm.engines.tokenizer import Tokenizer
+
+BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'user' %}{{ '" + USER + "' + m['content'] }}"
+    "{% else %}{{ '" + ASSISTANT + "' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
+)
+
+
+def byte_tokenizer(words: Sequence[str] = ("Yes", "No", " Yes", " No")) -> Tokenizer:
+    """A token for each byte, one for each of `words`, and the control tokens of the DeepSeek distillations."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = RawTokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_tokens([AddedToken(word, normalized=False) for word in words])
+    raw.add_special_tokens([BOS, EOS])
+    # As in the released tokenizers, the role markers are added tokens that are not flagged special.
+    raw.add_tokens([AddedToken(USER, normalized=False), AddedToken(ASSISTANT, normalized=False)])
+    hf = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=BOS, eos_token=EOS)
+    hf.chat_template = TEMPLATE
+    return Tokenizer(hf, name="bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: what was asked, as text."""
+
+    prompt: str
+    sampling: Sampling | None
+    """None for a question about choices."""
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers each generation with the next reply; an engine's own rules (stop strings, limits, ids) hold."""
+
+    replies: deque[str]
+    """What the model goes on to write, whatever the stop strings: it is cut at the first one. `<eos>` ends a turn."""
+    choices: deque[tuple[float, ...]] = field(default_factory=deque)
+    """Log-probabilities for the questions about choices, in order; the last one is repeated."""
+    tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
+    model_name: str = "scripted"
+    max_model_len: int = 1 << 20
+    capacity: int = 4
+    calls: list[Call] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, *replies: str, choices: Sequence[tuple[float, ...]] = ((-0.1, -2.4),)) -> ScriptedEngine:
+        return cls(deque(replies), deque(choices))
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of the generations, in order."""
+        return [call.prompt for call in self.calls if call.sampling is not None]
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        self.calls.append(Call(self.tokenizer.decode(prompt_ids), sampling))
+        reply = self.replies.popleft()
+        ended = reply.endswith("<eos>")
+        ids = self.tokenizer.encode(reply.removesuffix("<eos>"))
+        cut = len(ids) > sampling.max_tokens
+        done = completion(self.tokenizer, ids[: sampling.max_tokens], sampling.stop, ended=ended and not cut)
+        assert done.finish is not Finish.LENGTH or cut, f"the reply {reply!r} neither stops nor ends"
+        return done
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        self.calls.append(Call(self.tokenizer.decode(prompt_ids), None))
+        return list(self.choices.popleft() if len(self.choices) > 1 else self.choices[0])
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
