@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import PurePosixPath
 
 from .channels import COMPLAINT_BYTES, StreamChannel
 from .guest_config import ENVIRONMENT, guest_config
@@ -113,7 +114,8 @@ def bwrap_command(limits: Limits) -> list[str]:
     else:
         command += ["--unshare-user"]
     # Folders on the way have to be passable for sessions, whose users differ.
-    for folder in ("/opt", ROOT, f"{ROOT}/python", f"{ROOT}/python/bin", f"{ROOT}/lib", f"{ROOT}/site", "/dev"):
+    folders = {str(parent) for _, inside in layout.binds for parent in PurePosixPath(inside).parents}
+    for folder in sorted({*folders, "/dev"} - {"/"}):
         command += ["--perms", "0755", "--dir", folder]
     for outside, inside in layout.binds:
         command += ["--ro-bind", outside, inside]

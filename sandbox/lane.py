@@ -13,7 +13,7 @@ from .results import Result, Status
 
 _GRACE_S = 20.0
 """What a supervisor may take beyond a snippet's wall limit: cloning, killing, a machine under load."""
-START_S = 60.0
+START_S = 120.0
 """A guest that is not ready by then has failed to start."""
 
 

@@ -6,6 +6,7 @@ at stake, a clone of it later. When the snippet ends well the runner becomes the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -60,6 +61,8 @@ class Session:
         self._buffer = bytearray()
         self._keeper_buffer = bytearray()
         self._wiped: int | None = None
+        self._vanished: int | None = None
+        """Inner number of a runner that ended too soon to be held."""
         self._pending = memoryview(b"")
         self._nonce = ""
         self._used = False
@@ -114,6 +117,7 @@ class Session:
         self._pending = memoryview(frames.encode(command))
         self._oom_kills = processes.oom_kills()
         self._buffer.clear()
+        self._vanished = None
         drain(self.output, None)
         if self._used:
             self._head.signal(signal.SIGCONT)
@@ -156,9 +160,12 @@ class Session:
             self._read_keeper()
         if (verdict := self.read_report()) is not None:
             return verdict
-        running = self._runner or self._head
-        assert running is not None
-        ended = self._exit_of(running)
+        if self._vanished is not None:  # ended, and was reaped by the keeper, before it could be taken hold of
+            ended = self._ends.get(self._vanished)
+        else:
+            running = self._runner or self._head
+            assert running is not None
+            ended = self._exit_of(running)
         return None if ended is None else self._judge(ended)
 
     def freeze(self) -> None:
@@ -268,14 +275,13 @@ class Session:
         else:
             assert self._keeper is not None
             mine = [pid for pid in processes.children(worker.proc, self._keeper.pid) if pid != self._head.pid]
-            if not mine:
-                raise SessionBroken("ended before it began")
-            outer = mine[0]
-        try:
-            self._runner = Process.hold(outer)
-        except ProcessLookupError:
-            raise SessionBroken("ended before it began") from None
-        self._inner[outer] = inner
+            outer = mine[0] if mine else 0
+        with contextlib.suppress(ProcessLookupError):
+            if outer:
+                self._runner = Process.hold(outer)
+                self._inner[outer] = inner
+                return
+        self._vanished = inner
 
     def _exit_of(self, process: Process) -> Exit | None:
         if self._worker.own_users:

@@ -26,10 +26,13 @@ from .worker import Worker
 from .zygote import Settings, serve
 
 _SPARES = 2
+_WARM_S = 110.0
+"""The first one waits for every library to be loaded: half a second on an idle machine."""
 _SPARE_S = 30.0
 """A machine that needs longer to clone a process is not fit to serve."""
 _MOST_SESSIONS = 512
 """The oldest is given up above this: processes and descriptors are limited too."""
+_DYING_S = 1.0
 _HARD_OUTPUT = 16
 """A snippet that writes this many times what is kept is killed: the rest would only burn its time."""
 _LEAST_HARD_OUTPUT = 8 << 20
@@ -80,7 +83,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until the host is gone."""
         self._refill()
-        self._spares[0].wait_ready(time.monotonic() + _SPARE_S)
+        self._spares[0].wait_ready(time.monotonic() + _WARM_S)
         self._send(
             {
                 "hello": 1,
@@ -206,10 +209,18 @@ class Supervisor:
     def _stats(self) -> dict[str, object]:
         proc = self._config.proc
         self._worker.reap()
-        pids = processes.everyone(proc)
+        end = time.monotonic() + _DYING_S
+        while True:  # what has been killed may take a moment to be gone
+            pids = processes.everyone(proc)
+            strays = self._strays(pids)
+            self._worker.reap()
+            zombies = sum(processes.is_zombie(proc, pid) for pid in pids)
+            if not (strays or zombies) or time.monotonic() > end:
+                break
+            time.sleep(0.005)
         return {
             "processes": len(pids),
-            "zombies": sum(processes.is_zombie(proc, pid) for pid in pids),
+            "zombies": zombies,
             "sessions": len(self._sessions),
             "spares": len(self._spares),
             "descriptors": len(os.listdir(f"{proc}/self/fd")),
@@ -217,7 +228,7 @@ class Supervisor:
             "zygote_kb": processes.resident_kb(proc, self._zygote),
             "held_kb": sum(session.held_kb for session in self._sessions.values()),
             "scratch_entries": self._worker.scratch_entries(),
-            "strays": self._strays(pids),
+            "strays": strays,
         }
 
     def _strays(self, pids: list[int]) -> int:

@@ -1,0 +1,134 @@
+"""Running the attacks, and the canary after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from ..box import Sandbox
+from ..limits import Limits
+from ..results import Result, SandboxError, Status
+from .model import ESCAPED, Attack
+
+ATTACK_LIMITS = Limits(wall_s=1.0, cpu_s=2.0, memory_mb=256, output_kb=16)
+"""Attacks are judged under these."""
+_LATENCY_FACTOR = 3.0
+_LATENCY_FLOOR_S = 0.05
+_CANARIES = 5
+"""Below this a canary's latency says more about the machine than about the attack."""
+
+# The first canary leaves a secret, which a later session must not find.
+_CANARY = """
+import builtins, decimal, fractions, math, os, random, sys, time, types
+import mpmath, numpy, sympy
+canary = "canary" "-secret" "-of-another-session"
+problems = []
+def expect(name, value, wanted):
+    if value != wanted:
+        problems.append((name, value, wanted))
+expect("names", sorted(n for n in globals() if n not in (
+    "builtins", "decimal", "fractions", "math", "os", "random", "sys", "time", "types", "mpmath", "numpy", "sympy",
+    "canary", "problems", "expect")), ["__builtins__", "__name__"])
+expect("files", os.listdir("."), [])
+expect("print", type(builtins.print), types.BuiltinFunctionType)
+expect("random", random.Random(5).random(), 0.6229016948897019)
+expect("seeded", random.random(), 0.8444218515250481)
+expect("precision", (decimal.getcontext().prec, mpmath.mp.dps), (28, 15))
+expect("settings", (sys.getrecursionlimit(), os.environ["TZ"], os.environ.get("LD_PRELOAD"), hash("a")), (
+    1000, "UTC", None, HASH))
+x = sympy.Symbol("x")
+expect("sympy", (str(sympy.factor(x**2 - 5*x + 6)), sympy.factorint(360), sympy.Integer(2) + 3), (
+    "(x - 3)*(x - 2)", {2: 3, 3: 2, 5: 1}, 5))
+expect("numpy", float(numpy.linalg.det(numpy.array([[2.0, 1.0], [1.0, 3.0]])).__round__(9)), 5.0)
+expect("fractions", str(sum(fractions.Fraction(1, n) for n in range(1, 11))), "7381/2520")
+expect("small integers", [n + 1 for n in (-2, 0, 7, 100)], [-1, 1, 8, 101])
+print(problems or "clean")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attack achieved."""
+
+    attack: Attack
+    result: Result | None
+    """Of its last snippet; None when the sandbox broke."""
+    failures: tuple[str, ...]
+    """Why it is not contained; empty when it is."""
+    canary_s: float
+
+    @property
+    def contained(self) -> bool:
+        """Whether the sandbox held."""
+        return not self.failures
+
+
+async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[Outcome]:
+    """Run attacks one after the other on an open sandbox of one lane, under `ATTACK_LIMITS`.
+
+    Raises:
+        SandboxError: the sandbox does not even serve the canary before the first attack.
+    """
+    canary = await _make_canary(box)
+    usual_s = sorted([await _time_canary(box, canary) for _ in range(5)])[2]
+    before = (await box.stats())[0]
+    for attack in attacks:
+        failures: list[str] = []
+        result = None
+        try:
+            async with box.session() as session:
+                for code in attack.code:
+                    result = await session.run(code)
+                    if ESCAPED in result.stdout or ESCAPED in (result.error or ""):
+                        failures.append(f"it got through: {result.stdout.strip()[:200]}")
+        except SandboxError as error:
+            failures.append(f"the sandbox broke: {error}")
+        if result is not None and result.status not in attack.allowed:
+            failures.append(f"ended as {result.status.value} ({result.error}), not {_words(attack.allowed)}")
+        if result is not None and result.duration_s > attack.longest_s:
+            failures.append(f"ran for {result.duration_s:.2f} s, longer than {attack.longest_s:g} s")
+        took, problems = await _look_after(box, canary, usual_s, before)
+        yield Outcome(attack, result, tuple(failures + problems), took)
+
+
+async def _look_after(box: Sandbox, canary: str, usual_s: float, before: dict[str, int]) -> tuple[float, list[str]]:
+    """What the attack has left, seen from a fresh session and from the supervisor."""
+    problems: list[str] = []
+    took = 0.0
+    allowed_s = max(_LATENCY_FACTOR * usual_s, _LATENCY_FLOOR_S)
+    try:
+        for _ in range(_CANARIES):  # a machine with other work may be slow once
+            took = await _time_canary(box, canary)
+            if took <= allowed_s:
+                break
+        else:
+            problems.append(f"canary took {took * 1000:.0f} ms, usually {usual_s * 1000:.0f} ms")
+        lanes = await box.stats()
+        if len(lanes) != 1:
+            problems.append(f"{len(lanes)} lanes instead of one")
+        for name, value in lanes[0].items():
+            if name in ("processes", "strays", "sessions", "scratch_entries", "descriptors") and value > before[name]:
+                problems.append(f"{name}: {value}, before {before[name]}")
+    except SandboxError as error:
+        problems.append(f"canary: {error}")
+    return took, problems
+
+
+async def _make_canary(box: Sandbox) -> str:
+    async with box.session() as session:
+        result = await session.run("print(hash('a'))")
+    return _CANARY.replace("HASH", result.stdout.strip())
+
+
+async def _time_canary(box: Sandbox, canary: str) -> float:
+    started = time.perf_counter()
+    async with box.session() as session:
+        result = await session.run(canary)
+    if result.status is not Status.OK or result.stdout != "clean\n":
+        raise SandboxError(f"canary: {result.status.value} {result.error} {result.stdout[:500]}")
+    return time.perf_counter() - started
+
+
+def _words(statuses: frozenset[Status]) -> str:
+    return " or ".join(sorted(status.value for status in statuses))
