@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -20,6 +24,15 @@ _CONTROL_FORM = re.compile(r"<\S+>|\[\S+\]")
 # Private code points that stand around the number of a guarded piece of text while a chat template is rendered.
 _OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
 _GUARDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedIds:
+    """Token ids of a text that was put together from parts."""
+
+    ids: list[int]
+    ends: list[int]
+    """For each part, how many ids reach to its end: the last of them holds the part's last character."""
 
 
 class Tokenizer:
@@ -39,7 +52,8 @@ class Tokenizer:
         self.name = name
         self._hf = hf
         state: dict[str, Any] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-        self._special = tokenizers.Tokenizer.from_str(json.dumps(state))
+        # Nothing is added to texts anyway, and byte-level post-processors would cut the spaces off what tokens cover.
+        self._special = tokenizers.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
         # `encode_special_tokens` of the library splits only tokens flagged special; DeepSeek's <｜User｜> is not. Runs
         # of white space are added tokens in some vocabularies and are ordinary text: they stay.
         # Phrases that a vocabulary holds whole are ordinary text as well: only what has a control token's form is not.
@@ -152,6 +166,33 @@ class Tokenizer:
         guarded: list[str] = []
         text = "".join(part if trusted else self._guard(part, guarded) for part, trusted in parts)
         return self._encode_guarded(text, guarded)
+
+    def encode_marked(self, *parts: tuple[str, bool]) -> MarkedIds:
+        """`encode_parts`, together with where each part ends."""
+        guarded: list[str] = []
+        text, limits = "", list[int]()
+        for part, trusted in parts:
+            text += part if trusted else self._guard(part, guarded)
+            limits.append(len(text))
+        ids: list[int] = []
+        starts: list[int] = []  # of each token, where its text begins
+        position = 0
+        for index, piece in enumerate(_GUARDED.split(text)):
+            if index % 2:
+                ids += (literal := self.encode(guarded[int(piece)]))
+                starts += [position] * len(literal)
+                position += len(_OPEN) + len(piece) + len(_CLOSE)
+            else:
+                encoded = self._special.encode(piece, add_special_tokens=False)
+                ids += encoded.ids
+                starts += [position + start for start, _ in encoded.offsets]
+                position += len(piece)
+        return MarkedIds(ids, [bisect_left(starts, limit) for limit in limits])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of vocabulary and rules: equal for tokenizers that give every text the same ids."""
+        return hashlib.blake2b(self._special.to_str().encode(), digest_size=16).hexdigest()
 
     def _guard(self, text: str, guarded: list[str]) -> str:
         """The text with every control token in it moved to `guarded`, and a placeholder in its place."""

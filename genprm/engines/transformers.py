@@ -123,7 +123,7 @@ class TransformersEngine:
         device: str | None = None,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
-        auto_class: str = "AutoModelForCausalLM",
+        auto_class: str | type[transformers.PreTrainedModel] = "AutoModelForCausalLM",
         **options: Any,
     ) -> TransformersEngine:
         """Loads a model from a local folder or the Hub.
@@ -136,7 +136,8 @@ class TransformersEngine:
             device: such as `cuda:1`; by default an accelerator if there is one.
             attn_implementation: how transformers computes attention.
             trust_remote_code: whether code that comes with the model may run.
-            auto_class: class of transformers that loads the model. Only a causal language model can generate and score.
+            auto_class: class that loads the model, or its name in transformers. Only a causal language model can
+                generate and score.
             **options: `max_num_seqs`, `max_model_len`, `prefill_tokens`, `seed`: see the class.
 
         Raises:
@@ -148,7 +149,8 @@ class TransformersEngine:
             wanted: Any = dtype if dtype != "auto" or where.type != "cpu" else "float32"
             text = Tokenizer.from_pretrained(tokenizer or model, None if tokenizer else revision)
             try:
-                network = getattr(transformers, auto_class).from_pretrained(
+                loader = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
+                network = loader.from_pretrained(
                     model,
                     revision=revision,
                     dtype=wanted,

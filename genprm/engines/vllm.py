@@ -36,7 +36,7 @@ class VllmEngine:
         self.max_model_len: int = config.model_config.max_model_len
         self.capacity: int = config.scheduler_config.max_num_seqs
         self.llm = llm
-        """The `AsyncLLM`."""
+        """The `AsyncLLM`; None once closed."""
         self._vocab_size: int = config.model_config.get_vocab_size()
         self._in_flight = InFlight()
         self._request_ids = itertools.count()
@@ -160,6 +160,7 @@ class VllmEngine:
         if not self._in_flight.closed:
             await self._in_flight.close()
             await asyncio.to_thread(self.llm.shutdown)
+            self.llm = None
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
         """Sends one request; returns vLLM's final `RequestOutput`."""
@@ -167,7 +168,7 @@ class VllmEngine:
 
     async def _final(self, prompt_ids: Sequence[int], params: dict[str, Any]) -> Any:
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         output: Any = None
@@ -178,7 +179,7 @@ class VllmEngine:
                 spaces_between_special_tokens=False,
                 **params,
             )
-            prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
+            prompt = tokens_input(list(prompt_ids))
             # Cancelling this task aborts the request.
             async for final in self.llm.generate(prompt, sampling_params, f"genprm-{next(self._request_ids)}"):
                 output = final
