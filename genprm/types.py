@@ -31,6 +31,10 @@ class ChainFinish(StrEnum):
     """The code rounds or the token budget ran out; the verdict was asked for after the analysis alone."""
     NO_VERDICT = "no_verdict"
     """Not even the forced question gave a verdict; the step has no score in this chain."""
+    IMPLIED = "implied"
+    """The chain found an earlier step wrong and did not go on; this one counts as wrong with it."""
+    TESTS = "tests"
+    """No model's judgement: the tests that came with the problem were run against the solution's code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,12 @@ class StepJudgement:
     """`Yes` when `score >= threshold`."""
     chains: tuple[Chain, ...]
     reason: str | None = None
-    """Why there is no score, where there is none."""
+    """Why there is no score, or where it comes from when no chain judged this step itself."""
+
+    @property
+    def missing(self) -> int:
+        """Chains without a verdict."""
+        return sum(chain.score is None for chain in self.chains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,11 @@ class Judgement:
     steps: tuple[StepJudgement, ...]
     threshold: float = DEFAULT_THRESHOLD
     tokens: Tokens = Tokens()
+    solution: StepJudgement | None = None
+    """The judgement of the solution as a whole, from judges that give one."""
+    named: int | None = None
+    """The first wrong step (or -1) that most chains name, from judges that name it outright; then it is
+    `first_error`, whatever the scores."""
 
     @property
     def scores(self) -> list[float | None]:
@@ -108,16 +122,40 @@ class Judgement:
 
     @property
     def first_error(self) -> int | None:
-        """0-based index of the first step below the threshold, -1 when there is none.
+        """0-based index of the first wrong step, -1 when there is none, None when nobody knows.
 
-        None when a step without a score comes before any wrong one: then nobody knows.
+        See `find_first_error`.
         """
-        for index, step in enumerate(self.steps):
-            if step.score is None:
-                return None
-            if step.score < self.threshold:
-                return index
-        return -1
+        if self.named is not None:
+            return self.named
+        whole = None if self.solution is None else self.solution.score
+        return find_first_error(self.scores, self.threshold, whole)
+
+
+def find_first_error(
+    scores: Sequence[float | None], threshold: float = DEFAULT_THRESHOLD, solution: float | None = None
+) -> int | None:
+    """The 0-based index of the first step that scores below the threshold, -1 when there is none.
+
+    Args:
+        scores: one a step; None where there is no verdict.
+        threshold: the score from which a step is right.
+        solution: the score of the solution as a whole, from judges that give one. Where no step is judged wrong, it
+            decides about the steps without a verdict.
+
+    Returns:
+        None when nobody knows: a step without a verdict comes before any wrong one, or the solution is judged wrong
+        and none of its steps is.
+    """
+    unknown = False
+    for index, score in enumerate(scores):
+        if score is None:
+            unknown = True
+        elif score < threshold:
+            return None if unknown else index
+    if solution is None:
+        return None if unknown else -1
+    return -1 if solution >= threshold else None
 
 
 def combine_chains(chains: Sequence[Chain], threshold: float = DEFAULT_THRESHOLD) -> StepJudgement:

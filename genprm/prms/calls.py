@@ -1,0 +1,44 @@
+"""What the judges that write chains share: the check of their input, and the seeds of their calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from genprm.prms.base import PRMError
+
+
+def check_steps(steps: Sequence[str]) -> None:
+    """Makes sure that there is something to judge.
+
+    Raises:
+        PRMError: there are no steps, or one is blank.
+    """
+    if not steps:
+        raise PRMError("there are no steps to judge")
+    for index, step in enumerate(steps):
+        if not step.strip():
+            raise PRMError(f"step {index} is blank: {step!r}")
+
+
+def check_votes(votes: int, temperature: float) -> None:
+    """Makes sure that votes can differ.
+
+    Raises:
+        PRMError: there are no votes, or they would all be the same chain.
+    """
+    if votes < 1:
+        raise PRMError(f"votes must be at least 1, not {votes!r}")
+    if votes > 1 and temperature == 0:
+        raise PRMError(f"{votes} votes at temperature 0 are {votes} times the same chain: pass a temperature, 0.6 say")
+
+
+def call_seed(*where: int) -> int:
+    """The seed of one engine call, 31 bits that depend on every number which says what the call is for."""
+    name = "/".join(map(str, where))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") >> 1
+
+
+def chain_name(*parts: object) -> str:
+    """A name for a conversation: calls of one go to the server that holds its prefix."""
+    return hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).hexdigest()
