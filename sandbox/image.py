@@ -66,6 +66,14 @@ def ensure_image(client: docker.DockerClient) -> str:
     return tag
 
 
+def why_no_image(client: docker.DockerClient) -> str | None:
+    """Why the image might not get built, or None when its base is here."""
+    if _local_base(client) is not None:
+        return None
+    name = os.environ.get(BASE_VARIABLE, DEFAULT_BASE)
+    return f"not built yet, and its base {name!r} would have to be pulled; without a registry run scripts/build-sandbox-base"
+
+
 def _local_base(client: docker.DockerClient) -> tuple[str, str] | None:
     """Name and id of the base to build on, if it is on this machine."""
     named = os.environ.get(BASE_VARIABLE)

@@ -189,12 +189,11 @@ ESCAPE = (
            """, allowed=OK),
     attack("network", "resolves names and connects to the metadata service",
            """
-           import socket, urllib.request
+           import socket
            for attempt in (lambda: socket.create_connection(("169.254.169.254", 80), 0.1),
                            lambda: socket.create_connection(("127.0.0.1", 80), 0.1),
                            lambda: socket.gethostbyname("example.com"),
-                           lambda: socket.getaddrinfo("example.com", 80),
-                           lambda: urllib.request.urlopen("http://example.com", timeout=0.1)):
+                           lambda: socket.getaddrinfo("example.com", 80)):
                try:
                    attempt()
                    print("ESCAPED")

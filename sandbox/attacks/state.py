@@ -5,7 +5,7 @@ from .model import EXCEPTION, KILLED, OK, TIMEOUT, attack
 
 STATE = (
     attack("poison-builtins", "replaces builtins",
-           "import builtins\nbuiltins.print = builtins.sum = builtins.len = lambda *a, **k: 0", allowed=OK),
+           "import builtins\nbuiltins.print = builtins.sum = builtins.len = lambda *a, **k: 0", allowed={OK, KILLED}),
     attack("poison-sympy", "replaces sympy's functions",
            "import sympy\nsympy.simplify = sympy.factorint = sympy.solve = sympy.Rational = lambda *a, **k: 0\n"
            "sympy.core.numbers.Integer.__add__ = lambda a, b: a", allowed=OK),

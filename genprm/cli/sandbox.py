@@ -1,0 +1,148 @@
+"""`genprm sandbox`: run a file in the sandbox, attack it, measure it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The sandbox that runs checking code: try it, attack it, measure it on this machine.",
+)
+
+Backend = Annotated[
+    Literal["auto", "docker", "bubblewrap"],
+    typer.Option("--sandbox", help="auto takes Docker when it can, else bubblewrap.", show_default=True),
+]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="A container runtime that the Docker engine knows, e.g. runsc.")
+]
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="A Python file, or - for standard input.")],
+    sandbox: Backend = "auto",
+    runtime: Runtime = None,
+    wall_s: Annotated[float, typer.Option(help="Seconds of wall time.")] = 5.0,
+    cpu_s: Annotated[float, typer.Option(help="Seconds of CPU time.")] = 5.0,
+    memory_mb: Annotated[int, typer.Option(help="MiB that the code may take.")] = 1024,
+    output_kb: Annotated[int, typer.Option(help="KiB of output that are kept.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Run one file and print what came of it. The exit code is 0 when it ran to its end, else 1."""
+    from sandbox import Limits, Result, SandboxError, open_sandbox
+
+    try:
+        code = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        limits = Limits(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb, output_kb=output_kb)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+    async def work() -> tuple[Result, str]:
+        async with open_sandbox(sandbox, limits=limits, lanes=1, runtime=runtime) as box, box.session() as session:
+            return await session.run(code), box.note
+
+    try:
+        result, note = asyncio.run(work())
+    except (SandboxError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if as_json:
+        fields = {name: getattr(result, name) for name in ("status", "stdout", "error", "duration_s", "truncated")}
+        typer.echo(json.dumps(fields))
+    else:
+        typer.echo(result.stdout.encode("utf-8", "backslashreplace").decode(), nl=not result.stdout.endswith("\n"))
+        summary = f"{result.status.value} in {result.duration_s * 1000:.1f} ms"
+        typer.echo(summary + (f": {result.error}" if result.error else "") + f"  [{note}]", err=True)
+    raise typer.Exit(0 if result.ok else 1)
+
+
+@app.command()
+def attack(
+    sandbox: Backend = "auto",
+    runtime: Runtime = None,
+    only: Annotated[str | None, typer.Option(help="Run only attacks whose name contains this.")] = None,
+) -> None:
+    """Run the attack suite here and print what each attack achieved. The exit code is 0 when all were contained."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sandbox import SandboxError, open_sandbox
+    from sandbox.attacks import ATTACK_LIMITS, ATTACKS, Outcome, run_attacks
+
+    chosen = [one for one in ATTACKS if only is None or only in one.name]
+    if not chosen:
+        raise typer.BadParameter(f"no attack's name contains {only!r}")
+    console = Console()
+    table = Table(title="Attacks", show_lines=False)
+    for column in ("attack", "tries", "outcome", "seconds", "canary"):
+        table.add_column(column)
+
+    def row(outcome: Outcome) -> tuple[str, ...]:
+        result = outcome.result
+        verdict = result.status.value if result else "none"
+        if not outcome.contained:
+            verdict = f"[red]NOT CONTAINED[/red] {verdict}: {escape('; '.join(outcome.failures))}"
+        took = f"{result.duration_s:.2f}" if result else "-"
+        return outcome.attack.name, outcome.attack.tries, verdict, took, f"{outcome.canary_s * 1000:.0f} ms"
+
+    async def work() -> int:
+        escaped = 0
+        async with open_sandbox(sandbox, limits=ATTACK_LIMITS, lanes=1, runtime=runtime) as box:
+            console.print(f"{box.note}; sessions kept apart by {box.isolation}")
+            with console.status("attacking") as status:
+                async for outcome in run_attacks(box, chosen):
+                    escaped += not outcome.contained
+                    table.add_row(*row(outcome))
+                    status.update(f"{table.row_count} of {len(chosen)}: {outcome.attack.name}")
+        return escaped
+
+    try:
+        escaped = asyncio.run(work())
+    except (SandboxError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    console.print(table)
+    console.print(f"{len(chosen) - escaped} of {len(chosen)} attacks contained")
+    raise typer.Exit(1 if escaped else 0)
+
+
+@app.command()
+def bench(
+    sandbox: Backend = "auto",
+    runtime: Runtime = None,
+    lanes: Annotated[int | None, typer.Option(help="Snippets at the same time; all cores by default.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each kind of snippet.")] = 3.0,
+) -> None:
+    """Measure snippets a second and latency on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sandbox import SandboxError, open_sandbox
+    from sandbox.measure import SNIPPETS, Figures, measure_sessions
+
+    async def work() -> tuple[str, dict[str, Figures]]:
+        async with open_sandbox(sandbox, lanes=lanes, runtime=runtime) as box:
+            await box.grow()
+            return f"{box.note}; {box.lanes} lanes", {
+                name: await measure_sessions(box, code, box.lanes, seconds) for name, code in SNIPPETS.items()
+            }
+
+    try:
+        note, figures = asyncio.run(work())
+    except (SandboxError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    table = Table(title=note)
+    for column in ("snippet", "p50 ms", "p99 ms", "a second"):
+        table.add_column(column, justify="left" if column == "snippet" else "right")
+    for name, one in figures.items():
+        table.add_row(name, f"{one.p50_ms:.1f}", f"{one.p99_ms:.1f}", f"{one.per_s:.0f}")
+    Console().print(table)

@@ -1,0 +1,192 @@
+"""What on this machine the sandbox needs, has, and should not trust. Behind `genprm doctor` and `genprm sandbox`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from . import bubblewrap
+from .guest import policy
+from .results import SandboxError
+
+
+class Level(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a diagnosis."""
+
+    name: str
+    level: Level
+    text: str
+
+
+# The first release in which each escape was closed.
+_RUNC_FIXES = (
+    ((1, 1, 12), "CVE-2024-21626 (a leaked descriptor gives the host's files)"),
+    ((1, 2, 8), "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be redirected)"),
+)
+_ENGINE_FIXES = (
+    ((23, 0, 0), "no more than old stable updates: engines before 23 get no fixes of their own"),
+    ((25, 0, 0), "io_uring is open in the default profile (the sandbox brings its own, which closes it)"),
+)
+_OLD_KERNEL = (5, 11)
+"""Before it pidfd, close_range or seccomp's fast path is missing."""
+
+
+def diagnose() -> list[Check]:
+    """All checks, in the order in which they are worth reading. Takes a second or two; changes nothing."""
+    return [
+        _kernel(),
+        _architecture(),
+        _seccomp(),
+        _landlock(),
+        _control_groups(),
+        _user_namespaces(),
+        *_docker(),
+        _bubblewrap(),
+        _gvisor(),
+    ]
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    version = _version(release)
+    if platform.system() != "Linux":
+        return Check("kernel", Level.FAIL, f"{platform.system()}: the sandbox runs on Linux")
+    if version < _OLD_KERNEL:
+        return Check("kernel", Level.FAIL, f"Linux {release}: 5.11 or later is needed")
+    return Check("kernel", Level.OK, f"Linux {release}")
+
+
+def _architecture() -> Check:
+    machine = platform.machine()
+    try:
+        policy.session_filter(machine)
+    except RuntimeError as error:
+        return Check("architecture", Level.FAIL, str(error))
+    return Check("architecture", Level.OK, machine)
+
+
+def _seccomp() -> Check:
+    try:
+        actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text(encoding="ascii")
+    except OSError:
+        return Check("seccomp", Level.FAIL, "this kernel has no seccomp filters: sessions cannot be confined")
+    if "errno" not in actions:
+        return Check("seccomp", Level.FAIL, f"this kernel's seccomp knows only {actions.strip()}")
+    return Check("seccomp", Level.OK, "filters are available")
+
+
+def _landlock() -> Check:
+    from .guest.kernel import landlock_version
+
+    version = landlock_version()
+    if not version:
+        return Check("landlock", Level.WARN, "not in this kernel; in Docker, sessions can list /proc")
+    return Check("landlock", Level.OK, f"version {version}")
+
+
+def _control_groups() -> Check:
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Check("control groups", Level.OK, "version 2")
+    return Check(
+        "control groups", Level.WARN, "version 1: escapes by release_agent (CVE-2022-0492) exist there for containers "
+        "with CAP_SYS_ADMIN, which this sandbox never grants",
+    )  # fmt: skip
+
+
+def _user_namespaces() -> Check:
+    try:
+        most = int(Path("/proc/sys/user/max_user_namespaces").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        most = 0
+    if os.getuid() == 0:
+        return Check("user namespaces", Level.OK, "not needed: this is root")
+    if not most:
+        return Check(
+            "user namespaces", Level.WARN, "switched off (user.max_user_namespaces is 0): no bubblewrap for you"
+        )
+    for switch in ("unprivileged_userns_clone", "apparmor_restrict_unprivileged_userns"):
+        path = Path("/proc/sys/kernel") / switch
+        wanted = "1" if switch.startswith("unprivileged") else "0"
+        if path.exists() and path.read_text(encoding="ascii").strip() != wanted:
+            return Check("user namespaces", Level.WARN, f"restricted: kernel.{switch} is not {wanted}")
+    return Check("user namespaces", Level.OK, f"available (at most {most})")
+
+
+def _docker() -> list[Check]:
+    import docker
+    import docker.errors
+    import requests.exceptions
+
+    from .image import find_image, why_no_image
+
+    try:
+        client = docker.from_env(timeout=10)
+    except docker.errors.DockerException as error:
+        return [Check("docker engine", Level.WARN, f"none answers ({error}); the sandbox falls back on bubblewrap")]
+    checks: list[Check] = []
+    try:
+        with client:
+            version = client.version()
+            info = client.info()
+            checks.append(_known_escapes("docker engine", str(version.get("Version", "?")), _ENGINE_FIXES))
+            runc = next((part for part in version.get("Components", []) if part.get("Name") == "runc"), None)
+            if runc is not None:
+                checks.append(_known_escapes("runc", str(runc.get("Version", "?")), _RUNC_FIXES))
+            options = " ".join(info.get("SecurityOptions") or [])
+            if "seccomp" not in options:
+                checks.append(Check("docker seccomp", Level.FAIL, "the engine was built without seccomp"))
+            if "userns" in options or "rootless" in options:
+                checks.append(Check("docker users", Level.OK, "root in a container is nobody on the host"))
+            else:
+                text = "root in a container is root on the host; userns-remap or rootless mode would add a wall"
+                checks.append(Check("docker users", Level.WARN, text))
+            if tag := find_image(client):
+                checks.append(Check("sandbox image", Level.OK, tag))
+            elif reason := why_no_image(client):
+                checks.append(Check("sandbox image", Level.WARN, reason))
+            else:
+                checks.append(Check("sandbox image", Level.OK, "not built yet; built on first use"))
+    except (docker.errors.DockerException, requests.exceptions.RequestException, SandboxError) as error:
+        checks.append(Check("docker engine", Level.WARN, f"does not serve: {error}"))
+    return checks
+
+
+def _known_escapes(name: str, version: str, fixes: tuple[tuple[tuple[int, ...], str], ...]) -> Check:
+    open_ones = [text for fixed, text in fixes if _version(version) < fixed]
+    if not open_ones:
+        return Check(name, Level.OK, version)
+    return Check(name, Level.WARN, f"{version}, unless your distribution has patched it: {'; '.join(open_ones)}")
+
+
+def _bubblewrap() -> Check:
+    reason = bubblewrap.why_not()
+    if reason is not None:
+        return Check("bubblewrap", Level.WARN, reason)
+    answer = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False)
+    return Check("bubblewrap", Level.OK, answer.stdout.strip())
+
+
+def _gvisor() -> Check:
+    if shutil.which("runsc") is None:
+        return Check("gvisor", Level.OK, "runsc is not installed (optional: --runtime runsc)")
+    return Check("gvisor", Level.OK, "runsc is installed; the engine must know it as a runtime")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    found = re.match(r"\D*(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part or 0) for part in found.groups()) if found else (0,)
