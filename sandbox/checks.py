@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -140,7 +141,7 @@ def _docker() -> list[Check]:
         return [Check("docker engine", Level.WARN, f"none answers ({error}); the sandbox falls back on bubblewrap")]
     checks: list[Check] = []
     try:
-        with client:
+        with contextlib.closing(client):
             version = client.version()
             info = client.info()
             checks.append(_known_escapes("docker engine", str(version.get("Version", "?")), _ENGINE_FIXES))

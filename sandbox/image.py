@@ -71,7 +71,7 @@ def why_no_image(client: docker.DockerClient) -> str | None:
     if _local_base(client) is not None:
         return None
     name = os.environ.get(BASE_VARIABLE, DEFAULT_BASE)
-    return f"not built yet, and its base {name!r} would have to be pulled; without a registry run scripts/build-sandbox-base"
+    return f"not built yet, and its base {name!r} has to be pulled; without a registry run scripts/build-sandbox-base"
 
 
 def _local_base(client: docker.DockerClient) -> tuple[str, str] | None:
