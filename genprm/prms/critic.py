@@ -35,6 +35,11 @@ _INDEX = re.compile(
 )
 
 
+def default_sampling(votes: int) -> SamplingDefaults:
+    """How so many chains are sampled: one is greedy, several differ."""
+    return GREEDY if votes == 1 else VOTING
+
+
 @dataclass(frozen=True, slots=True)
 class CriticProfile:
     """The variant of the protocol."""
@@ -86,7 +91,7 @@ class Critic:
         threshold: float = DEFAULT_THRESHOLD,
         owned: AsyncExitStack | None = None,
     ) -> None:
-        self.sampling = sampling or (GREEDY if votes == 1 else VOTING)
+        self.sampling = sampling or default_sampling(votes)
         check_votes(votes, self.sampling.temperature)
         self.engine = engine
         self.votes = votes
@@ -94,7 +99,7 @@ class Critic:
         self.threshold = threshold
         self.name = engine.model_name
         self.capacity = engine.capacity
-        self._owned = owned
+        self.owned = owned
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
@@ -122,8 +127,8 @@ class Critic:
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""
-        if self._owned is not None:
-            await self._owned.aclose()
+        if self.owned is not None:
+            await self.owned.aclose()
 
     def user_turn(self, problem: str, steps: Sequence[str]) -> str:
         """What the user's turn says."""

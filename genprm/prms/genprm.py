@@ -233,7 +233,7 @@ class GenPRM:
         self.threshold = threshold
         self.name = engine.model_name
         self.capacity = engine.capacity
-        self._owned = owned
+        self.owned = owned
         self.frame = ChatFrame.of(engine.tokenizer)
         self.choices = [engine.tokenizer.encode(word)[-1] for word in ("Yes", "No")]
         if self.choices[0] == self.choices[1]:
@@ -259,8 +259,8 @@ class GenPRM:
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""
-        if self._owned is not None:
-            await self._owned.aclose()
+        if self.owned is not None:
+            await self.owned.aclose()
 
     def opening(self, problem: str, step: str) -> list[tuple[str, bool]]:
         """Everything up to the end of the first user turn, as parts of trusted and untrusted text."""

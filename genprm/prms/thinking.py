@@ -60,6 +60,11 @@ PARALLEL = SamplingDefaults(0.6, 1.0, 0)
 """Of several chains (arXiv 2504.16828, section 4)."""
 
 
+def default_sampling(votes: int) -> SamplingDefaults:
+    """How so many chains are sampled: one is greedy, several differ."""
+    return GREEDY if votes == 1 else PARALLEL
+
+
 @dataclass(frozen=True, slots=True)
 class ThinkProfile:
     """The variant of the protocol. The defaults are the current released class's, but for `decision`."""
@@ -151,7 +156,7 @@ class ThinkPRMJudge:
         threshold: float = DEFAULT_THRESHOLD,
         owned: AsyncExitStack | None = None,
     ) -> None:
-        self.sampling = sampling or (GREEDY if votes == 1 else PARALLEL)
+        self.sampling = sampling or default_sampling(votes)
         check_votes(votes, self.sampling.temperature)
         self.engine = engine
         self.votes = votes
@@ -159,7 +164,7 @@ class ThinkPRMJudge:
         self.threshold = threshold
         self.name = engine.model_name
         self.capacity = engine.capacity
-        self._owned = owned
+        self.owned = owned
         tokenizer = engine.tokenizer
         mark = "user-7f3a"
         rendered = tokenizer.render_chat([{"role": "user", "content": mark}], add_generation_prompt=True)
@@ -201,8 +206,8 @@ class ThinkPRMJudge:
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""
-        if self._owned is not None:
-            await self._owned.aclose()
+        if self.owned is not None:
+            await self.owned.aclose()
 
     def user_turn(self, problem: str, steps: Sequence[str]) -> str:
         """What the user's turn says: nothing in a problem or a step is ever taken for a part of the template."""
