@@ -14,9 +14,9 @@ class Limits:
     cpu_s: float = 5.0
     """Seconds of CPU time, rounded up to whole seconds by the kernel."""
     memory_mb: int = 1024
-    """MiB of address space that a session's process may take besides the interpreter and loaded libraries."""
+    """MiB of address space that a session may take besides the interpreter and its loaded libraries."""
     output_kb: int = 64
-    """KiB of output kept, half from the head and half from the tail. Past 16 times this (at least 8 MiB) it is killed."""
+    """KiB of output kept, half from the head and half from the tail. Killed past 16 times this (at least 8 MiB)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.wall_s <= 3600 or not 0 < self.cpu_s <= 3600:

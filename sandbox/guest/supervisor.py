@@ -210,6 +210,8 @@ class Supervisor:
         proc = self._config.proc
         self._worker.reap()
         end = time.monotonic() + _DYING_S
+        for spare in self._spares:
+            spare.wait_ready(time.monotonic() + _SPARE_S)
         while True:  # what has been killed may take a moment to be gone
             pids = processes.everyone(proc)
             strays = self._strays(pids)
@@ -235,7 +237,6 @@ class Supervisor:
         """Live processes that nobody should have."""
         expected = {1, os.getpid(), self._zygote}
         for session in (*self._sessions.values(), *self._spares):
-            session.wait_ready(time.monotonic() + _SPARE_S)
             expected |= session.pids()
         proc = self._config.proc
         return sum(pid not in expected and not processes.is_zombie(proc, pid) for pid in pids)
