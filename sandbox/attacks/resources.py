@@ -192,5 +192,5 @@ RESOURCES = (
                if os.fork() == 0:
                    while True: pass
            os._exit(0)
-           """, allowed=EXIT),
+           """, allowed={EXIT, TIMEOUT}),
 )  # fmt: skip

@@ -179,13 +179,17 @@ def _run(code: str, namespace: dict[str, object]) -> tuple[str, str | None]:
                 flushed.flush()
 
 
+_class_name = type.__dict__["__name__"].__get__
+"""A class's own name, whatever its metaclass says."""
+
+
 def _describe(error: BaseException) -> str:
-    name = type.__getattribute__(type(error), "__name__")
+    name = _class_name(type(error))
     try:
         message = str(error)
         description = f"{name}: {message}"
     except BaseException as failure:
-        description = f"{name}: <str() of this exception raised {type.__getattribute__(type(failure), '__name__')}>"
+        description = f"{name}: <str() of this exception raised {_class_name(type(failure))}>"
     if len(description) > MAX_ERROR:
         description = f"{description[:MAX_ERROR]}... ({len(description) - MAX_ERROR} more characters)"
     return description

@@ -1,0 +1,172 @@
+"""A long mixed load: mostly good snippets whose answers are known, and attacks among them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from .attacks import ATTACKS
+from .attacks.model import ESCAPED, Attack
+from .box import Sandbox
+from .results import Result, SandboxError, Status
+
+_SESSION_SNIPPETS = 4
+"""Snippets of one session, as a chain has."""
+_QUICK_ATTACKS = tuple(
+    one for one in ATTACKS if Status.TIMEOUT not in one.allowed and Status.OUTPUT_LIMIT not in one.allowed
+)
+_SLOW_ATTACKS = tuple(one for one in ATTACKS if one not in _QUICK_ATTACKS)
+_ATTACK_SHARE = 0.1
+_SLOW_SHARE = 0.02
+"""Attacks that take their whole time limit are a small part: the soak is about numbers, not about waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What there is at one moment, in the guests and in this process."""
+
+    guest_processes: int
+    guest_zombies: int
+    guest_strays: int
+    guest_descriptors: int
+    guest_scratch_entries: int
+    supervisors_kb: int
+    zygotes_kb: int
+    host_descriptors: int
+    host_resident_kb: int
+
+
+@dataclass(frozen=True, slots=True)
+class SoakReport:
+    """What a soak came to."""
+
+    snippets: int
+    attacks: int
+    wrong: tuple[str, ...]
+    """Good snippets whose result was not the right one, and attacks that got through."""
+    errors: tuple[str, ...]
+    """Calls that ended in SandboxError."""
+    seconds: float
+    before: Footprint
+    after: Footprint
+
+
+async def footprint(box: Sandbox) -> Footprint:
+    """Count everything that could leak."""
+    guests = await box.stats()
+
+    def total(name: str) -> int:
+        return sum(guest[name] for guest in guests)
+
+    return Footprint(
+        guest_processes=total("processes"),
+        guest_zombies=total("zombies"),
+        guest_strays=total("strays"),
+        guest_descriptors=total("descriptors"),
+        guest_scratch_entries=total("scratch_entries"),
+        supervisors_kb=total("resident_kb"),
+        zygotes_kb=total("zygote_kb"),
+        host_descriptors=len(os.listdir("/proc/self/fd")),
+        host_resident_kb=_resident_kb(),
+    )
+
+
+def _resident_kb() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 10
+
+
+async def soak(box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0) -> SoakReport:
+    """Run so many snippets in so many sessions at once; one in ten is an attack.
+
+    Args:
+        box: an open sandbox.
+        snippets: how many in all.
+        sessions: at the same time.
+        seed: of what is asked and attacked.
+    """
+    chance = random.Random(seed)
+    wrong: list[str] = []
+    errors: list[str] = []
+    done = attacks = 0
+
+    async def chain() -> None:
+        nonlocal done, attacks
+        async with box.session() as session:
+            total: int | None = None
+            for _ in range(_SESSION_SNIPPETS):
+                if done >= snippets:
+                    return
+                done += 1
+                if chance.random() < _ATTACK_SHARE:
+                    attacks += 1
+                    # In a session of its own: it may use up what this one relies on.
+                    await _attack(box, _choose(chance), wrong)
+                    continue
+                addend = chance.randrange(1000)
+                code, answer = _question(chance)
+                # The sum goes through the whole session, so a lost or doubled snippet shows.
+                state = f"total = {addend}" if total is None else f"total += {addend}"
+                total = (total or 0) + addend
+                result = await session.run(f"{state}\n{code}\nprint(total)")
+                if not result.ok or result.stdout != f"{answer}\n{total}\n":
+                    wrong.append(f"{code!r}: {_brief(result)}, not {answer!r} and {total}")
+
+    async def work() -> None:
+        while done < snippets:
+            try:
+                await chain()
+            except SandboxError as error:
+                errors.append(str(error))
+
+    async with box.session() as session:
+        await session.run("print(1)")
+    before = await footprint(box)
+    started = time.monotonic()
+    await asyncio.gather(*(work() for _ in range(sessions)))
+    seconds = time.monotonic() - started
+    after = await footprint(box)
+    return SoakReport(done, attacks, tuple(wrong), tuple(errors), seconds, before, after)
+
+
+def _choose(chance: random.Random) -> Attack:
+    return chance.choice(_SLOW_ATTACKS if chance.random() < _SLOW_SHARE else _QUICK_ATTACKS)
+
+
+async def _attack(box: Sandbox, attack: Attack, wrong: list[str]) -> None:
+    async with box.session() as session:
+        result = None
+        for code in attack.code:
+            result = await session.run(code)
+            if ESCAPED in result.stdout:
+                wrong.append(f"attack {attack.name}: {_brief(result)}")
+        # A lane shared with other sessions may be slow, so a timeout is no failure here.
+        if result is not None and result.status not in attack.allowed | {Status.TIMEOUT}:
+            wrong.append(f"attack {attack.name}: {_brief(result)}")
+
+
+def _question(chance: random.Random) -> tuple[str, str]:
+    """Code, and what it must print."""
+    a, b, n = chance.randrange(2, 10_000), chance.randrange(2, 10_000), chance.randrange(2, 60)
+    kind = chance.randrange(6)
+    if kind == 0:
+        return f"print({a} * {b})", str(a * b)
+    if kind == 1:
+        return f"import math\nprint(math.gcd({a}, {b}), math.comb({n}, 2))", f"{math.gcd(a, b)} {n * (n - 1) // 2}"
+    if kind == 2:
+        return f"from fractions import Fraction\nprint(Fraction({a}, {b}) + 1)", str(Fraction(a, b) + 1)
+    if kind == 3:
+        return f"import sympy\nprint(sympy.expand((sympy.Symbol('x') + {n})**2))", f"x**2 + {2 * n}*x + {n * n}"
+    if kind == 4:
+        return f"import sympy\nprint(sympy.solve(sympy.Symbol('x') - {a}))", f"[{a}]"
+    return f"import numpy\nprint(int(numpy.arange({n}).sum()))", str(n * (n - 1) // 2)
+
+
+def _brief(result: Result) -> str:
+    return f"{result.status.value} {result.error} {result.stdout[:200]!r}"

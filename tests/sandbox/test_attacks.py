@@ -1,0 +1,114 @@
+"""The attack suite on both backends, with a canary after each attack."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.attacks import ATTACK_LIMITS, ATTACKS, Attack, Outcome, run_attacks
+
+from .conftest import missing, opened
+
+REPOSITORY = Path(__file__).parents[2]
+TIMING = ("ran for", "canary took")
+
+
+async def attacked(backend: str, attacks: tuple[Attack, ...]) -> dict[str, Outcome]:
+    box = await opened(backend, ATTACK_LIMITS)
+    try:
+        return {outcome.attack.name: outcome async for outcome in run_attacks(box, attacks)}
+    finally:
+        await box.close()
+
+
+def only_slow(outcome: Outcome) -> bool:
+    """Whether nothing but the clock speaks against it."""
+    return all(failure.startswith(TIMING) for failure in outcome.failures)
+
+
+def test_the_suite_is_large_and_its_names_are_unique() -> None:
+    assert len(ATTACKS) >= 90
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_every_attack_is_contained(backend: str) -> None:
+    outcomes = await attacked(backend, ATTACKS)
+    assert len(outcomes) == len(ATTACKS)
+    failed = {name: outcome for name, outcome in outcomes.items() if not outcome.contained}
+    # A neighbour on the machine may have taken the processor: what was merely late has to be in time when alone.
+    late = tuple(outcome.attack for outcome in failed.values() if only_slow(outcome))
+    if late:
+        failed |= await attacked(backend, late)
+    assert not {name: outcome.failures for name, outcome in failed.items() if not outcome.contained}
+
+
+AS_USER = """
+import asyncio, json, sys
+from sandbox import open_sandbox
+from sandbox.attacks import ATTACK_LIMITS, ATTACKS, run_attacks
+async def main():
+    async with open_sandbox("bubblewrap", limits=ATTACK_LIMITS, lanes=1) as box:
+        chosen = [attack for attack in ATTACKS if attack.name in sys.argv[1:]]
+        failures = {o.attack.name: o.failures async for o in run_attacks(box, chosen)}
+        print(json.dumps({"isolation": box.isolation, "ran": len(failures),
+                          "failures": {name: why for name, why in failures.items() if why}}))
+asyncio.run(main())
+"""
+# Shows the interpreter and this repository to an ordinary user who may not enter the folders that they are in.
+LET_IN = r"""
+set -e
+for wanted in "$@"; do
+    [ "$wanted" = -- ] && break
+    blocked=$wanted
+    top=
+    while [ "$blocked" != / ]; do
+        [ "$(stat -c %a "$blocked" | tail -c 2)" -ge 5 ] || top=$blocked
+        blocked=$(dirname "$blocked")
+    done
+    [ -z "$top" ] && continue
+    kept=$(mktemp -d)
+    mount --bind "$wanted" "$kept"
+    grep -q " $top tmpfs" /proc/mounts || mount -t tmpfs -o mode=755 tmpfs "$top"
+    mkdir -p "$wanted"
+    mount --move "$kept" "$wanted"
+done
+while [ "$1" != -- ]; do shift; done
+shift
+exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+"""
+USER_ATTACKS = (
+    "fork-bomb", "memory-at-rest", "million-files", "locked-folders", "kill-all", "kill-supervisor", "orphans-after-timeout",
+    "daemon", "siblings", "exit-at-once", "frames-everywhere", "forged-runner", "parent-memory", "other-sessions",
+    "rollback", "files-for-next-snippet", "become-root", "mounts", "namespaces", "sockets", "host-files", "write-anywhere",
+    "kernel-switches", "thread-left-spinning", "wake-itself", "startup-files", "secrets",
+)  # fmt: skip
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.timeout(300)
+def test_attacks_are_contained_for_an_ordinary_user(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        command = []
+    elif all(shutil.which(tool) for tool in ("unshare", "setpriv", "mount")):
+        needed = sorted({sys.base_prefix, sys.prefix, str(REPOSITORY)})
+        command = ["unshare", "--mount", "sh", "-c", LET_IN, "sh", *needed, "--"]
+    else:
+        missing("becoming an ordinary user needs unshare, setpriv and mount")
+        return
+    command += [sys.executable, "-B", "-c", AS_USER, *USER_ATTACKS]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"}
+    answer = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
+    assert answer.returncode == 0, answer.stderr
+    report = json.loads(answer.stdout)
+    assert report["isolation"] == "namespaces"
+    assert report["ran"] == len(USER_ATTACKS)
+    hard = {name: why for name, why in report["failures"].items() if not all(line.startswith(TIMING) for line in why)}
+    assert not hard
