@@ -104,6 +104,8 @@ class Judgement:
     steps: tuple[StepJudgement, ...]
     threshold: float = DEFAULT_THRESHOLD
     tokens: Tokens = Tokens()
+    saved: int = 0
+    """Estimate of the generated tokens that stopping early did not spend."""
     solution: StepJudgement | None = None
     """The judgement of the solution as a whole, from judges that give one."""
     named: int | None = None

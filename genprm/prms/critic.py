@@ -21,7 +21,7 @@ import prompts
 from genprm.engines.base import ContextOverflowError, Engine, Sampling
 from genprm.prms.base import PRMError
 from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
-from genprm.prms.genprm import SamplingDefaults
+from genprm.prms.protocol import SamplingDefaults
 from genprm.types import DEFAULT_THRESHOLD, Chain, ChainFinish, Judgement, Tokens, Verdict, combine_chains
 
 GREEDY = SamplingDefaults(0.0, 1.0, 0)

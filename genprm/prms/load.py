@@ -16,7 +16,8 @@ from genprm.prms import critic, thinking
 from genprm.prms.base import PRM, PRMError
 from genprm.prms.calls import check_votes
 from genprm.prms.critic import Critic, CriticProfile
-from genprm.prms.genprm import GenPRM, Mode, Profile, SamplingDefaults
+from genprm.prms.genprm import GenPRM
+from genprm.prms.protocol import Mode, Profile, SamplingDefaults
 from genprm.prms.thinking import ThinkPRMJudge, ThinkProfile
 from genprm.types import DEFAULT_THRESHOLD
 from sandbox import Limits, Sandbox, open_sandbox
@@ -146,7 +147,7 @@ async def load_prm(
         own.top_k if top_k is None else top_k,
     )
     check_votes(votes, sampling.temperature)
-    executes = isinstance(known, GenPRMModel) and mode is Mode.EXECUTE
+    executes = isinstance(known, GenPRMModel) and mode.executes
     async with AsyncExitStack() as stack:
         opening = asyncio.create_task(_open(sandbox, executes, limits, stack))
         try:

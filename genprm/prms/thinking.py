@@ -32,7 +32,7 @@ from genprm.engines.base import Completion, ContextOverflowError, Engine, Finish
 from genprm.engines.stops import cut_at_stop
 from genprm.prms.base import PRMError
 from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
-from genprm.prms.genprm import SamplingDefaults
+from genprm.prms.protocol import SamplingDefaults
 from genprm.prms.step_labels import LabelKind, StepLabel, align_labels, unlabelled
 from genprm.types import (
     DEFAULT_THRESHOLD,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from genprm.engines.base import Finish
 from genprm.prms.base import PRMError
-from genprm.prms.genprm import GenPRM, Mode, Profile, SamplingDefaults, code_output, find_verdict, last_block
+from genprm.prms.genprm import GenPRM
+from genprm.prms.protocol import Mode, Profile, SamplingDefaults, code_output, find_verdict, last_block
 from genprm.types import ChainFinish, Verdict
 from sandbox import Result, Sandbox, Status
 from tests.prms.scripted import ScriptedEngine
