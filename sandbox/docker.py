@@ -105,6 +105,7 @@ class DockerBackend:
             # Attached before the start, so nothing is missed.
             attached = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
             link = socket.socket(fileno=os.dup(attached.fileno()))
+            attached._sock.close()  # the file object alone would leave the socket open
             attached.close()
             api.start(identity)
         except BaseException:

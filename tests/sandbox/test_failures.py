@@ -302,6 +302,23 @@ async def test_the_container_is_hardened() -> None:
     assert "nr_inodes" in host["Tmpfs"]["/tmp"]
 
 
+def stop_engine() -> tuple[int, list[bytes]]:
+    """Stop dockerd; how it was started."""
+    pid = int(Path("/var/run/docker.pid").read_text())
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    os.kill(pid, signal.SIGTERM)
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.1)
+    return pid, command
+
+
+def start_engine(stopped: int, command: list[bytes]) -> None:
+    """Start dockerd again as it was."""
+    assert not Path(f"/proc/{stopped}").exists()
+    null = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
 @pytest.mark.docker
 @pytest.mark.skipif(os.environ.get("GENPRM_TEST_DOCKER_RESTART") != "1", reason="restarts the machine's Docker engine")
 @pytest.mark.timeout(300)
@@ -310,15 +327,10 @@ async def test_a_restarted_engine_costs_a_retry() -> None:
     try:
         async with box.session() as session:
             await session.run("x = 1")
-            pid = int(Path("/var/run/docker.pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-            os.kill(pid, signal.SIGTERM)
-            while Path(f"/proc/{pid}").exists():
-                await asyncio.sleep(0.1)
+            engine, command = await asyncio.to_thread(stop_engine)
             running = asyncio.create_task(session.run("x += 1\nprint(x)"))
             await asyncio.sleep(1)
-            with Path("/tmp/dockerd-restarted.log").open("wb") as log:
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            await asyncio.to_thread(start_engine, engine, command)
             result = await running
             assert (result.status, result.stdout) == (Status.OK, "2\n")
     finally:

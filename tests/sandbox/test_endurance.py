@@ -1,0 +1,91 @@
+"""Nothing leaks: a short soak, many open sessions, lanes that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sandbox import Sandbox
+from sandbox import box as box_module
+from sandbox.attacks import ATTACK_LIMITS
+from sandbox.soak import soak
+
+from .conftest import opened
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_soak_answers_rightly_and_leaks_nothing(backend: str) -> None:
+    box = await opened(backend, ATTACK_LIMITS, lanes=2)
+    try:
+        await box.grow()
+        await asyncio.sleep(3)  # the zygotes finish their warm-up, which grows them
+        report = await soak(box, 600, sessions=4, seed=1)
+    finally:
+        await box.close()
+    assert not report.wrong
+    assert not report.errors
+    assert report.snippets >= 600
+    assert report.attacks > 30
+    before, after = report.before, report.after
+    assert after.guest_strays == after.guest_zombies == after.guest_scratch_entries == 0
+    assert after.guest_processes <= before.guest_processes
+    assert after.guest_descriptors <= before.guest_descriptors
+    assert after.host_descriptors <= before.host_descriptors
+    assert after.supervisors_kb <= before.supervisors_kb + 8192
+    assert after.host_resident_kb <= before.host_resident_kb + 65536
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_256_sessions_are_open_at_once(backend: str) -> None:
+    box = await opened(backend, lanes=2)
+    try:
+        sessions = [box.session() for _ in range(256)]
+        await asyncio.gather(*(session.run(f"x = {number}") for number, session in enumerate(sessions)))
+        results = await asyncio.gather(*(session.run("print(x)") for session in sessions))
+        assert [result.stdout for result in results] == [f"{number}\n" for number in range(256)]
+        assert sum(lane["sessions"] for lane in await box.stats()) == 256
+        await asyncio.gather(*(session.close() for session in sessions))
+        assert sum(lane["sessions"] for lane in await box.stats()) == 0
+    finally:
+        await box.close()
+
+
+async def test_lanes_come_when_needed_and_go_when_idle(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_module, "_IDLE_S", 0.0)
+    monkeypatch.setattr(box_module, "_HOUSEKEEPING_S", 0.2)
+    box = await opened(backend, lanes=2)
+    try:
+        assert len(await box.stats()) == 1
+
+        async def chain() -> None:
+            async with box.session() as session:
+                assert (await session.run("import time; time.sleep(0.5)")).ok
+
+        while len(await box.stats()) < 2:
+            await asyncio.gather(*(chain() for _ in range(4)))
+        await until(box, 1)
+    finally:
+        await box.close()
+
+
+async def test_a_worn_guest_is_replaced(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_module, "RUNS_BEFORE_RENEWAL", 3)
+    box = await opened(backend)
+    try:
+        seen: set[int] = set()
+        for _ in range(5):
+            async with box.session() as session:
+                assert (await session.run("print(1)")).ok
+            seen |= {id(lane) for lane in box._lanes}  # pyright: ignore[reportPrivateUsage]
+        assert len(seen) > 1
+    finally:
+        await box.close()
+
+
+async def until(box: Sandbox, lanes: int) -> None:
+    async with asyncio.timeout(30):
+        while len(await box.stats()) != lanes:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
