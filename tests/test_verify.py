@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from judges import ArithmeticJudge, row
 
 from genprm.engines.base import ContextOverflowError
 from genprm.inputs import BadRow, InputRow, read_rows
@@ -22,6 +21,7 @@ from genprm.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs import RunError, open_run, read_rows_of
 from genprm.types import Judgement
 from genprm.verify import MAX_FAILURES_IN_A_ROW, VerifyError, default_concurrency, finished_rows, verify
+from tests.judges import ArithmeticJudge, row
 
 
 def opened(path: Path):
@@ -229,8 +229,8 @@ from pathlib import Path
 from genprm.inputs import read_rows
 from genprm.runs import open_run
 from genprm.verify import verify
-sys.path.insert(0, {tests!r})
-from judges import ArithmeticJudge
+sys.path.insert(0, {root!r})
+from tests.judges import ArithmeticJudge
 
 async def main():
     with open_run(Path({folder!r}), command="verify", config={{"model": "arithmetic"}}) as run:
@@ -247,7 +247,7 @@ def test_killed_at_random_moments_every_row_is_there_once(tmp_path):
         for number in range(1500):
             steps = ["1 = 1", f"{number % 7} = 3"]
             stream.write(json.dumps({"problem": f"problem {number // 2}", "steps": steps}) + "\n")
-    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), file=str(file))
+    code = KILLED.format(root=str(Path(__file__).parent.parent), folder=str(folder), file=str(file))
     moments = random.Random(0)
     kills = 0
     for _ in range(6):

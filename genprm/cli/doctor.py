@@ -39,7 +39,7 @@ def doctor(
     from rich.markup import escape
 
     with friendly():
-        findings = [*_python(), *_engines(), *_model(), *_sandboxes(), *_servers(base_url or [])]
+        findings = [*_python(), *_engines(), *_model(), *_sandbox(), *_servers(base_url or [])]
     part = ""
     for finding in findings:
         if finding.part != part:
@@ -55,9 +55,11 @@ def doctor(
 
 
 def _works(part: str, findings: list[Finding]) -> bool:
-    """Of engines and of sandboxes one is enough; of the rest nothing may fail."""
-    states = [finding.state for finding in findings if finding.part == part]
-    return "ok" in states if part in ("Engines", "Sandboxes") else "fail" not in states
+    """Nothing may fail, and one of the two ways to run code must work."""
+    states = {finding.name: finding.state for finding in findings if finding.part == part}
+    if part == "Sandbox" and not any(states.get(name) == "ok" for name in ("bubblewrap", "sandbox image")):
+        return False
+    return "fail" not in states.values()
 
 
 def _python() -> Iterator[Finding]:
@@ -104,11 +106,11 @@ def _model() -> Iterator[Finding]:
     yield Finding("Model", "nano", "ok", f"built in, {size / 1e6:.1f} MB of weights")
 
 
-def _sandboxes() -> Iterator[Finding]:
+def _sandbox() -> Iterator[Finding]:
     from sandbox.checks import diagnose
 
     for check in diagnose():
-        yield Finding("Sandboxes", check.name, check.state, check.text)
+        yield Finding("Sandbox", check.name, check.level.value, check.text)
 
 
 def _servers(urls: list[str]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ _NOT_IN_RECIPES = {"config", "help", "clean"}
 EngineName = Literal["auto", "vllm", "openai", "transformers"]
 SandboxName = Literal["auto", "docker", "bubblewrap"]
 ModeName = Literal["direct", "analyze", "code", "execute"]
+FamilyName = Literal["genprm", "thinkprm", "critic"]
 
 
 def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
@@ -73,6 +74,13 @@ def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
 Model = Annotated[
     str,
     typer.Option(help="`nano` (the built-in model), a Hugging Face name such as GenPRM/GenPRM-7B, or a folder."),
+]
+Family = Annotated[
+    FamilyName | None,
+    typer.Option(
+        help="The protocol to talk to the model in; `critic` for any chat model.",
+        show_default="what the model's name or its genprm.json says",
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from Hugging Face.")]
 Dtype = Annotated[str, typer.Option(help="Number type of the weights: auto, bfloat16, float16 or float32.")]

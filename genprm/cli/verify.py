@@ -38,6 +38,7 @@ class Judging:
     """How solutions are judged: the options of `verify` that concern the model."""
 
     model: str
+    family: options.FamilyName | None
     revision: str | None
     dtype: str
     engine: options.EngineName
@@ -62,6 +63,7 @@ def verify(
     with_code: options.WithCode = None,
     mode: options.Mode = None,
     model: options.Model = "nano",
+    family: options.Family = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
     votes: options.Votes = 1,
@@ -87,6 +89,7 @@ def verify(
     with friendly():
         judging = Judging(
             model=model,
+            family=family,
             revision=revision,
             dtype=dtype,
             engine=engine,
@@ -121,6 +124,7 @@ async def _verify(
     config: dict[str, JsonValue] = {
         "files": list(files),
         "model": judging.model,
+        "family": judging.family,
         "revision": judging.revision,
         "dtype": judging.dtype,
         "engine": "openai" if judging.base_url else judging.engine,
@@ -177,8 +181,10 @@ async def _opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator
     from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
     from genprm.provenance import weights_of
 
+    _hush()
     prm = await load_prm(
         judging.model,
+        family=judging.family,
         engine=judging.engine,
         base_urls=judging.base_url,
         revision=judging.revision,
@@ -209,6 +215,17 @@ async def _opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator
         yield prm
     finally:
         await prm.close()
+
+
+def _hush() -> None:
+    """Keeps other libraries' bars and chatter out of the log of a run."""
+    import os
+
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if not stderr().is_terminal:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:

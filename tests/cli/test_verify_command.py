@@ -4,11 +4,11 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
-from judges import ArithmeticJudge
 from typer.testing import CliRunner
 
 from genprm.cli import verify
 from genprm.cli.main import app
+from tests.judges import ArithmeticJudge
 
 ROWS = [
     {"id": "right", "problem": "p", "steps": ["1 = 1", "2 = 2"], "label": -1},

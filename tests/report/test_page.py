@@ -4,12 +4,11 @@ import json
 import re
 from html.parser import HTMLParser
 
-from judges import ArithmeticJudge, row
-
 from genprm.metrics import Tally
 from genprm.report import write_page
 from genprm.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs import RunInfo
+from tests.judges import ArithmeticJudge, row
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> & \u2028"
 INFO = RunInfo(command="verify", digest="0", config={"files": [HOSTILE], "threshold": 0.5}, free=[], started="now")
