@@ -1,0 +1,261 @@
+"""Chains a second: one at a time, in lock-step rounds, and as genprm schedules them.
+
+`python benchmarks/throughput.py --engine vllm --save` judges the same solutions in each way, on one engine, in one run:
+
+* one_at_a_time: a chain after the other, as GenPRM's released script goes;
+* lock_step: batches of chains that all generate, then all run their code, round by round, as batch-synchronous tool
+  loops do: nobody starts a round before everybody has ended the last;
+* ours: every chain a coroutine of its own;
+* replayed: ours with the sandbox's answers from memory, which is the same work for the model alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from genprm.engines import load_engine
+from genprm.engines.base import Engine
+from genprm.prms.genprm import GenPRM
+from genprm.prms.load import BUILT_IN_PATH, read_profile
+from genprm.prms.protocol import Mode
+from sandbox import Result, open_sandbox
+
+Row = tuple[str, list[str]]
+
+
+def solutions(count: int, seed: int) -> list[Row]:
+    """Arithmetic solutions of three to six steps."""
+    rng = random.Random(seed)
+    rows: list[Row] = []
+    for _ in range(count):
+        total = rng.randint(10, 99)
+        steps = [f"At first there are {total} apples."]
+        for _ in range(rng.randint(2, 5)):
+            sign, number = rng.choice("+-*"), rng.randint(2, 20)
+            new = {"+": total + number, "-": total - number, "*": total * number}[sign]
+            shown = new + (rng.randint(1, 9) if rng.random() < 0.1 else 0)
+            steps.append(f"Then there are {total}{sign}{number} = {shown} apples.")
+            total = max(new, 21)
+        rows.append(("How many apples are there in the end?", steps))
+    return rows
+
+
+class LockStep:
+    """Holds everybody who takes part until all have come to the same point, round after round."""
+
+    def __init__(self, parties: int) -> None:
+        self._parties, self._waiting, self._open = parties, 0, asyncio.Event()
+
+    async def round(self) -> None:
+        self._waiting += 1
+        gate = self._open
+        self._release()
+        await gate.wait()
+
+    def leave(self) -> None:
+        self._parties -= 1
+        self._release()
+
+    def _release(self) -> None:
+        if self._waiting and self._waiting >= self._parties:
+            self._open.set()
+            self._open, self._waiting = asyncio.Event(), 0
+
+
+class HeldEngine:
+    """An engine whose calls go in rounds."""
+
+    def __init__(self, engine: Engine, gate: LockStep) -> None:
+        self._engine, self._gate = engine, gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, *args: Any, **kwargs: Any) -> Any:
+        await self._gate.round()
+        return await self._engine.generate(*args, **kwargs)
+
+    async def choice_logprobs(self, *args: Any, **kwargs: Any) -> Any:
+        await self._gate.round()
+        return await self._engine.choice_logprobs(*args, **kwargs)
+
+
+class WrappedSandbox:
+    """A sandbox each of whose runs goes through `run(session, earlier sources, source)`."""
+
+    def __init__(self, box: Any, run: Callable[[Any, tuple[str, ...], str], Awaitable[Result]]) -> None:
+        self._box, self._run = box, run
+
+    @asynccontextmanager
+    async def session(self) -> Any:
+        async with self._box.session() as session:
+            yield _WrappedSession(session, self._run)
+
+
+class _WrappedSession:
+    def __init__(self, session: Any, run: Callable[[Any, tuple[str, ...], str], Awaitable[Result]]) -> None:
+        self._session, self._run, self._earlier = session, run, ()
+
+    async def run(self, source: str) -> Result:
+        earlier, self._earlier = self._earlier, (*self._earlier, source)
+        return await self._run(self._session, earlier, source)
+
+
+class Memory:
+    """Remembers what the sandbox answered, and answers the same again."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, ...], Result] = {}
+
+    async def record(self, session: Any, earlier: tuple[str, ...], source: str) -> Result:
+        result = await session.run(source)
+        self.known[(*earlier, source)] = result
+        return result
+
+    async def replay(self, session: Any, earlier: tuple[str, ...], source: str) -> Result:
+        known = self.known.get((*earlier, source))
+        return known if known is not None else await session.run(source)
+
+
+async def concurrent(prm: GenPRM, rows: Sequence[Row], chains: int) -> float:
+    """Seconds for the rows with so many chains in flight."""
+    slots = asyncio.Semaphore(chains)
+
+    async def one(row: Row) -> None:
+        async with slots:
+            await prm.judge(*row)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one(row) for row in rows))
+    return time.perf_counter() - started
+
+
+async def lock_step(make: Callable[..., GenPRM], engine: Engine, box: Any, rows: Sequence[Row], chains: int) -> float:
+    """Seconds for the rows in batches that go round by round."""
+    started = time.perf_counter()
+    for start in range(0, len(rows), chains):
+        batch = rows[start : start + chains]
+        gate = LockStep(len(batch))
+
+        async def held(session: Any, earlier: tuple[str, ...], source: str, gate: LockStep = gate) -> Result:
+            await gate.round()
+            return await session.run(source)
+
+        async def one(row: Row, prm: GenPRM, gate: LockStep = gate) -> None:
+            try:
+                await prm.judge(*row)
+            finally:
+                gate.leave()
+
+        prm = make(HeldEngine(engine, gate), WrappedSandbox(box, held))
+        await asyncio.gather(*(one(row, prm) for row in batch))
+    return time.perf_counter() - started
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures: method -> chains at once -> chains a second."""
+    model = options.model or str(BUILT_IN_PATH)
+    known = read_profile(model)
+    extra = {"max_num_seqs": max(options.chains)} if options.engine == "vllm" else {}
+    engine = await load_engine(options.engine, model, **extra)
+
+    def make(engine: Any, box: Any) -> GenPRM:
+        return GenPRM(engine, box, mode=Mode.EXECUTE, profile=known.profile, sampling=known.sampling)
+
+    figures: dict[str, Any] = {"lock_step": {}, "ours": {}, "replayed": {}}
+    memory = Memory()
+    try:
+        async with open_sandbox(options.sandbox) as box:
+            plain = make(engine, box)
+            await concurrent(plain, solutions(8, 999), 8)
+            few = solutions(options.alone, options.seed)
+            started = time.perf_counter()
+            for row in few:
+                await plain.judge(*row)
+            figures["one_at_a_time"] = round(len(few) / (time.perf_counter() - started), 2)
+            for chains in options.chains:
+                # Fresh numbers for every size, so that no method finds another's prompts in the prefix cache.
+                count = max(options.alone, min(options.rows, 4 * chains))
+                pools = [solutions(count, options.seed + 10 * chains + k) for k in range(3)]
+                seconds = await lock_step(make, engine, box, pools[0], chains)
+                figures["lock_step"][str(chains)] = round(count / seconds, 2)
+                seconds = await concurrent(plain, pools[1], chains)
+                figures["ours"][str(chains)] = round(count / seconds, 2)
+                recorded = make(engine, WrappedSandbox(box, memory.record))
+                await concurrent(recorded, pools[2], chains)
+                # Another question in front, or the prefix cache would know these prompts.
+                again = [("How many apples does one count at last?", steps) for _, steps in pools[2]]
+                seconds = await concurrent(make(engine, WrappedSandbox(box, memory.replay)), again, chains)
+                figures["replayed"][str(chains)] = round(count / seconds, 2)
+                print(
+                    chains, {name: figures[name][str(chains)] for name in ("lock_step", "ours", "replayed")}, flush=True
+                )
+            if options.delay_rows:
+                figures["delay"] = await delayed(make, engine, box, options)
+            figures["sandbox"] = box.backend
+    finally:
+        await engine.close()
+    figures["engine"] = options.engine
+    return figures
+
+
+async def delayed(make: Callable[..., GenPRM], engine: Engine, box: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """What a second more in every snippet costs, when more chains are in flight than the engine decodes at once."""
+
+    async def late(session: Any, earlier: tuple[str, ...], source: str) -> Result:
+        await asyncio.sleep(1.0)
+        return await session.run(source)
+
+    figures: dict[str, Any] = {"rows": options.delay_rows, "in_flight": options.delay_chains}
+    for name, sandbox in (("none", box), ("one_second", WrappedSandbox(box, late))):
+        rows = solutions(options.delay_rows, options.seed + 7 + len(name))
+        seconds = await concurrent(make(engine, sandbox), rows, options.delay_chains)
+        steps = sum(len(steps) for _, steps in rows)
+        figures[name] = round(steps / seconds, 2)
+    figures["loss"] = round(1 - figures["one_second"] / figures["none"], 3)
+    return figures
+
+
+def main() -> None:
+    """Measures, prints, and saves."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser.add_argument("--model", help="folder or model id of a GenPRM; the built-in one by default")
+    parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--rows", type=int, default=256, help="most solutions a measurement")
+    parser.add_argument("--alone", type=int, default=12, help="solutions judged one at a time")
+    parser.add_argument("--delay-rows", type=int, default=0, help="solutions for the measurement with slow snippets")
+    parser.add_argument("--delay-chains", type=int, default=384, help="solutions in flight in that measurement")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput.json")
+    options = parser.parse_args()
+    figures = asyncio.run(measure(options))
+    alone = figures["one_at_a_time"]
+    print(
+        f"{'chains at once':>15} {'lock-step':>10} {'ours':>10} {'replayed':>10} {'to alone':>10} {'to lock-step':>13}"
+    )
+    for chains, ours in figures["ours"].items():
+        step, replayed = figures["lock_step"][chains], figures["replayed"][chains]
+        print(f"{chains:>15} {step:>10} {ours:>10} {replayed:>10} {ours / alone:>9.1f}x {ours / step:>12.2f}x")
+    print(f"one at a time: {alone} chains a second")
+    if "delay" in figures:
+        print(f"a second more in every snippet: {figures['delay']}")
+    line = json.dumps(figures)
+    if options.save:
+        path = Path(__file__).parent / "results" / "throughput.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
