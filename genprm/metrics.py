@@ -52,7 +52,7 @@ class Metrics(BaseModel):
     first_errors: dict[int, int]
     """First wrong step (0-based) -> rows."""
     tokens: dict[str, int]
-    """`prompt`, of these `cached` from a prefix cache, and `generated`, of the rows above."""
+    """Of the rows above: `prompt`, of these `cached` from a prefix cache, `generated`, `saved` by stopping early."""
     code: dict[str, int]
     """How snippets ended -> snippets."""
     labels: LabelMetrics | None
@@ -70,7 +70,7 @@ class Tally:
         self._outcomes: Counter[str] = Counter()
         self._first_errors: Counter[int] = Counter()
         self._steps: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0)
+        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0, saved=0)
         self._code: Counter[str] = Counter()
         self._labelled: list[tuple[int | None, int]] = []
 
@@ -87,7 +87,7 @@ class Tally:
         self._steps["all"] += len(row.scores)
         self._steps["without"] += row.scores.count(None)
         self._tokens.update(row.tokens.model_dump())
-        for step in row.steps:
+        for step in row.steps if row.solution is None else (*row.steps, row.solution):
             self._code.update(step.code)
         if row.label is not None:
             self._labelled.append((row.first_error, row.label))

@@ -35,6 +35,8 @@ class ChainRow(_Model):
     score: float | None
     verdict: Verdict | None
     finish: ChainFinish
+    generated: int = 0
+    """Tokens generated."""
 
 
 class StepRow(_Model):
@@ -60,6 +62,8 @@ class TokensRow(_Model):
     generated: int = 0
     cached: int = 0
     """Of `prompt`, those that came from a prefix cache."""
+    saved: int = 0
+    """Estimate of the generated tokens that stopping early did not spend."""
 
 
 class VerifyRow(_Model):
@@ -77,6 +81,10 @@ class VerifyRow(_Model):
     problem: str | None = None
     """None when only scores are kept."""
     steps: list[StepRow]
+    solution: StepRow | None = None
+    """The judgement of the solution as a whole, from judges that give one."""
+    named: int | None = None
+    """The first wrong step that most chains name, from judges that name it outright."""
     tokens: TokensRow
     seconds: float
     """From the start of the row to its last verdict, waiting for its turn included."""
@@ -111,6 +119,8 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         verdicts=judgement.verdicts,
         problem=row.problem if full else None,
         steps=[_step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
+        solution=None if judgement.solution is None else _step_row(None, judgement.solution, keep),
+        named=judgement.named,
         tokens=TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached),
         seconds=round(seconds, 3),
     )
@@ -147,4 +157,11 @@ def _chain_row(chain: Chain) -> ChainRow:
         )
         for run in chain.code
     ]
-    return ChainRow(text=chain.text, code=code, score=chain.score, verdict=chain.verdict, finish=chain.finish)
+    return ChainRow(
+        text=chain.text,
+        code=code,
+        score=chain.score,
+        verdict=chain.verdict,
+        finish=chain.finish,
+        generated=chain.tokens.generated,
+    )

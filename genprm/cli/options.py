@@ -16,7 +16,7 @@ _NOT_IN_RECIPES = {"config", "help", "clean"}
 
 EngineName = Literal["auto", "vllm", "openai", "transformers"]
 SandboxName = Literal["auto", "docker", "bubblewrap"]
-ModeName = Literal["direct", "analyze", "code", "execute"]
+ModeName = Literal["direct", "analyze", "code", "execute", "auto"]
 FamilyName = Literal["genprm", "thinkprm", "critic"]
 
 
@@ -28,7 +28,7 @@ def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
     """
     if mode is None:
         return "analyze" if with_code is False else "execute"
-    if with_code is not None and with_code != (mode == "execute"):
+    if with_code is not None and with_code != (mode in ("execute", "auto")):
         flag = "--with-code" if with_code else "--no-code"
         raise UsageError(f"--mode {mode} contradicts {flag}: give one of the two")
     return mode
@@ -111,7 +111,7 @@ Mode = Annotated[
     ModeName | None,
     typer.Option(
         help="In detail: `execute` runs code, `code` lets it be written but not run, `analyze` goes without, "
-        "`direct` asks for the verdict alone.",
+        "`direct` asks for the verdict alone, `auto` runs code for the steps where it pays.",
         show_default="execute with code, analyze without",
     ),
 ]

@@ -60,7 +60,8 @@ def print_summary(console: Console, metrics: Metrics) -> None:
         table.add_row("snippets", f"{sum(metrics.code.values()):,}", f"[dim]{statuses}[/]")
     tokens = metrics.tokens
     cached = f", {_percent(tokens['cached'] / tokens['prompt'])} from cache" if tokens["cached"] else ""
-    prompt = f"[dim]{tokens['prompt']:,} prompt tokens{cached}[/]"
+    saved = f", {tokens['saved']:,} saved by stopping early" if tokens["saved"] else ""
+    prompt = f"[dim]{tokens['prompt']:,} prompt tokens{cached}{saved}[/]"
     table.add_row("generated tokens", f"{tokens['generated']:,}", prompt)
     if session := metrics.session:
         rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens a second[/]"

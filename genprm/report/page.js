@@ -43,6 +43,10 @@
     fact("first error found", percent(error_accuracy), `of ${errors}`);
     fact("no error confirmed", percent(correct_accuracy), `of ${correct}`);
   }
+  for (const subset of metrics.processbench?.subsets ?? []) {
+    fact(`F1 ${subset.name}`, percent(subset.f1), subset.low === null ? "" : `${(100 * subset.low).toFixed(1)} to ${(100 * subset.high).toFixed(1)}`);
+  }
+  if (metrics.prmbench) fact("PRMScore", percent(metrics.prmbench.total.prm_score));
   const snippets = Object.values(metrics.code).reduce((sum, n) => sum + n, 0);
   if (snippets) fact("snippets", snippets.toLocaleString("en"), Object.entries(metrics.code).map(([k, n]) => `${n.toLocaleString("en")} ${k}`).join(", "));
   fact("generated tokens", metrics.tokens.generated.toLocaleString("en"),
@@ -219,17 +223,18 @@
     bar.children[0].click();
   };
   const stepNode = (row, step, position) => {
-    const verdict = row.verdicts[position];
+    const whole = position < 0;
+    const verdict = whole ? (step.score === null ? null : step.score < row.threshold ? "No" : "Yes") : row.verdicts[position];
     const kind = stepClass(step.score, row.threshold);
     const badge = make("span", `badge ${kind}`, verdict === null ? "no score" : `${verdict} ${number(step.score)}`);
-    const node = make("section", `step${position === row.first_error ? " first" : ""}`,
-      make("div", "head", make("span", "number", String(position)), make("span", "text", step.step ?? "(text not kept)"), badge));
+    const node = make("section", `step${!whole && position === row.first_error ? " first" : ""}`,
+      make("div", "head", make("span", "number", whole ? "" : String(position)), make("span", "text", step.step ?? "(text not kept)"), badge));
     if (step.reason) node.append(make("p", "notice", step.reason));
-    if (step.chains.length) {
+    if (step.chains.some((chain) => chain.text || chain.code.length)) {
       const details = make("details", "", make("summary", "", step.chains.length === 1 ? "How it was judged" : `How ${step.chains.length} chains judged it`));
       const fill = () => { if (details.children.length === 1) votes(details, step.chains, row.threshold); };
       details.addEventListener("toggle", () => { if (details.open) fill(); });
-      if (position === row.first_error || row.steps.length <= 3) { fill(); details.open = true; }
+      if (whole || position === row.first_error || row.steps.length <= 3) { fill(); details.open = true; }
       node.append(details);
     }
     return node;
@@ -249,6 +254,19 @@
     article.append(make("p", "meta", parts.join(" · ")));
     if (row.problem !== null) article.append(make("p", "problem", row.problem));
     row.steps.forEach((step, position) => article.append(stepNode(row, step, position)));
+    if (row.solution) article.append(stepNode(row, { ...row.solution, step: "The solution as a whole" }, -1));
+    if (row.solution) {
+      const { score, reason, chains } = row.solution;
+      const node = make("section", "step", make("div", "head", make("span", "text", "The solution as a whole"),
+        make("span", `badge ${stepClass(score, row.threshold)}`, score === null ? "no score" : number(score))));
+      if (reason) node.append(make("p", "notice", reason));
+      if (chains.length) {
+        const details = make("details", "", make("summary", "", "How it was judged"));
+        details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) votes(details, chains, row.threshold); });
+        node.append(details);
+      }
+      article.append(node);
+    }
   };
   const showFailure = ({ id, failure }) =>
     byId("row").replaceChildren(make("h2", "", id), make("p", "meta", `${failure.file}, line ${failure.line} · ${failure.kind}`),
