@@ -20,6 +20,7 @@ __all__ = [
     "EngineKind",
     "Finish",
     "Sampling",
+    "choose_engine",
     "load_engine",
 ]
 
@@ -53,8 +54,7 @@ async def load_engine(
     Raises:
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
-    if kind == "auto":
-        kind = "openai" if base_urls else "vllm" if _has_cuda() and importlib.util.find_spec("vllm") else "transformers"
+    kind = choose_engine(kind, base_urls)
     if kind == "openai":
         from genprm.engines.openai import OpenAIEngine
 
@@ -78,6 +78,15 @@ async def load_engine(
             model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options
         )
     raise EngineError(f"there is no engine {kind!r}: use auto, transformers, vllm or openai")
+
+
+def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind:
+    """The engine that `auto` stands for, as `load_engine` has it; any other is left as it is."""
+    if kind != "auto":
+        return kind
+    if base_urls:
+        return "openai"
+    return "vllm" if _has_cuda() and importlib.util.find_spec("vllm") else "transformers"
 
 
 def _has_cuda() -> bool:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import openai
@@ -177,11 +177,16 @@ class OpenAIEngine:
         )
         choice = answer["choices"][0]
         ids: list[int] | None = choice.get("token_ids")
-        ended = choice.get("finish_reason") == "stop"
+        # What ended it: a stop string, the id of a token, or (with vLLM) None for the end-of-sequence token.
+        met: str | int | None = choice.get("stop_reason", choice.get("matched_stop"))
+        ended = choice.get("finish_reason") == "stop" and not isinstance(met, str)
         if ids is None:
             # The server keeps its ids for itself: its text, with the stop string it may have cut off, is tokenised.
-            text, met = choice["text"], choice.get("stop_reason", choice.get("matched_stop"))
-            ids = self.tokenizer.encode(text + met if met in sampling.stop and not text.endswith(met) else text)
+            text: str = choice["text"]
+            cut_off = isinstance(met, str) and met in sampling.stop and not text.endswith(met)
+            ids = self.tokenizer.encode(text + str(met) if cut_off else text)
+            ended = ended and not any(string in text for string in sampling.stop)
+            ids += [self.tokenizer.eos_id or 0] if ended else []
         details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
         return completion(
             self.tokenizer, ids, sampling.stop, ended=ended, cached_tokens=details.get("cached_tokens") or 0
@@ -229,6 +234,27 @@ class OpenAIEngine:
             raise EngineError("the server does not score prompts: use a vLLM server, or the vllm engine")
         return [score for score in echoed if score is not None]
 
+    async def pool(self, ids: Sequence[int]) -> list[list[float]]:
+        """What a vLLM server with a pooling model gives for the tokens of a prompt, without an activation.
+
+        Returns:
+            A row of numbers a token, or one for each step tag where the server pools steps.
+
+        Raises:
+            EngineError: the server has no pooling model, or it does not answer.
+        """
+        if not ids:
+            raise EngineError("the prompt is empty: it needs at least one token")
+        body = {"model": self.model_name, "input": list(ids), "task": "token_classify", "use_activation": False}
+
+        async def ask(client: openai.AsyncOpenAI) -> Any:
+            # Beside the routes of the OpenAI API, not among them.
+            url = str(client.base_url).rstrip("/").removesuffix("/v1") + "/pooling"
+            return await client.post(url, body=body, cast_to=object)
+
+        answer = await self._in_flight.run(self._anywhere(None, ask))
+        return [[float(value) for value in row] for row in answer["data"][0]["data"]]
+
     async def close(self) -> None:
         """Closes the connections: see `Engine`. The servers go on."""
         if not self._in_flight.closed:
@@ -237,9 +263,17 @@ class OpenAIEngine:
 
     async def _request(self, chain: str | None, prompt_ids: Sequence[int], **fields: Any) -> Any:
         """Sends one request to whichever server answers it; returns the decoded JSON."""
-        return await self._in_flight.run(self._anywhere(chain, list(prompt_ids), _PLAIN | fields))
+        ids = list(prompt_ids)
 
-    async def _anywhere(self, chain: str | None, prompt_ids: list[int], fields: dict[str, Any]) -> Any:
+        async def complete(client: openai.AsyncOpenAI) -> Any:
+            raw = await client.completions.with_raw_response.create(
+                model=self.model_name, prompt=ids, extra_body=_PLAIN | fields
+            )
+            return raw.http_response.json()
+
+        return await self._in_flight.run(self._anywhere(chain, complete))
+
+    async def _anywhere(self, chain: str | None, ask: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Any:
         failure: Exception | None = None
         for attempt in range(self._attempts):
             if attempt:
@@ -249,10 +283,7 @@ class OpenAIEngine:
                 tried.append(server)
                 server.in_flight += 1
                 try:
-                    raw = await self._clients[server].completions.with_raw_response.create(
-                        model=self.model_name, prompt=prompt_ids, extra_body=fields
-                    )
-                    return raw.http_response.json()
+                    return await ask(self._clients[server])
                 except (openai.APIConnectionError, openai.InternalServerError) as error:  # time-outs are among them
                     logger.warning("%s failed: %s", server.base_url, error)
                     self.router.put_aside(server)

@@ -58,13 +58,12 @@ def completion(
 
     Args:
         tokenizer: what decodes the ids.
-        ids: all sampled ids; an end-of-sequence token counts only as the last one, and is left out.
+        ids: all sampled ids.
         stop: the stop strings that were asked for.
-        ended: whether the model ended its turn (rather than met its token limit), where no stop string was met.
+        ended: whether the last id ended the model's turn; then it is no part of what was written.
         cached_tokens: prompt tokens that did not have to be computed.
     """
-    written = ids[:-1] if ids and ids[-1] in tokenizer.eos_ids else ids
-    cut = cut_at_stop(tokenizer, written, stop)
+    cut = cut_at_stop(tokenizer, ids[:-1] if ended else ids, stop)
     finish = Finish.STOP if cut.stop is not None else Finish.EOS if ended else Finish.LENGTH
     return Completion(cut.text, cut.token_ids, finish, cut.stop, cached_tokens, sampled_tokens=len(ids))
 

@@ -35,7 +35,7 @@ class VllmEngine:
         self.model_name = model_name
         self.max_model_len: int = config.model_config.max_model_len
         self.capacity: int = config.scheduler_config.max_num_seqs
-        self.llm = llm
+        self.llm: Any = llm
         """The `AsyncLLM`; None once closed."""
         self._vocab_size: int = config.model_config.get_vocab_size()
         self._in_flight = InFlight()
@@ -132,7 +132,8 @@ class VllmEngine:
             self.tokenizer,
             list(written.token_ids),
             sampling.stop,
-            ended=written.finish_reason == "stop",
+            # With a stop string, that is the reason; otherwise a token was.
+            ended=written.finish_reason == "stop" and not isinstance(written.stop_reason, str),
             cached_tokens=output.num_cached_tokens or 0,
         )
 
@@ -155,6 +156,27 @@ class VllmEngine:
         rows = output.prompt_logprobs[1:]
         return [float(row[token].logprob) for token, row in zip(ids[1:], rows, strict=True)]
 
+    async def pool(self, ids: Sequence[int], *, step_tag: int | None = None) -> list[list[float]]:
+        """What a pooling model gives for the tokens of a prompt, without an activation.
+
+        Args:
+            ids: the prompt.
+            step_tag: with a model that pools steps, the token that ends them; then only those positions are given.
+
+        Returns:
+            A row of numbers a position.
+
+        Raises:
+            EngineError: the model was not loaded with `runner="pooling"`, or vLLM cannot answer.
+        """
+        from vllm import PoolingParams
+
+        # One token more than a prompt that is to be continued.
+        check_ids(ids, self._vocab_size, self.max_model_len + 1)
+        params = PoolingParams(task="token_classify", use_activation=False, step_tag_id=step_tag)
+        output = await self._in_flight.run(self._final(ids, params))
+        return output.outputs.data.tolist()
+
     async def close(self) -> None:
         """Ends vLLM's processes: see `Engine`."""
         if not self._in_flight.closed:
@@ -164,14 +186,9 @@ class VllmEngine:
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
         """Sends one request; returns vLLM's final `RequestOutput`."""
-        return await self._in_flight.run(self._final(prompt_ids, params))
-
-    async def _final(self, prompt_ids: Sequence[int], params: dict[str, Any]) -> Any:
         from vllm import SamplingParams
-        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        output: Any = None
         try:
             sampling_params = SamplingParams(
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -179,9 +196,19 @@ class VllmEngine:
                 spaces_between_special_tokens=False,
                 **params,
             )
-            prompt = tokens_input(list(prompt_ids))
+        except ValueError as error:
+            raise EngineError(f"vLLM could not answer: {error!r}") from error
+        return await self._in_flight.run(self._final(prompt_ids, sampling_params))
+
+    async def _final(self, prompt_ids: Sequence[int], params: Any) -> Any:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+
+        output: Any = None
+        ask = self.llm.generate if isinstance(params, SamplingParams) else self.llm.encode
+        try:
             # Cancelling this task aborts the request.
-            async for final in self.llm.generate(prompt, sampling_params, f"genprm-{next(self._request_ids)}"):
+            async for final in ask(tokens_input(list(prompt_ids)), params, f"genprm-{next(self._request_ids)}"):
                 output = final
         except Exception as error:
             raise EngineError(f"vLLM could not answer: {error!r}") from error

@@ -126,7 +126,7 @@ def server_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | VLLM_ENV)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while True:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()

@@ -17,6 +17,9 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers import TransformersEngine
 from tests.engines.conftest import SENTENCES
 
+# Starting vLLM takes minutes where many share the processor.
+pytestmark = pytest.mark.timeout(900)
+
 PROMPTS = [SENTENCES[0], "<｜User｜>A robe takes 2 bolts", "print(48 / 2)\n", "How many", SENTENCES[3]]
 
 

@@ -15,6 +15,9 @@ from genprm.engines.openai import OpenAIEngine
 from tests.engines.conftest import SENTENCES, free_port
 from tests.engines.servers import HANG, Gate, completed, scripted
 
+# Starting vLLM takes minutes where many share the processor.
+pytestmark = pytest.mark.timeout(900)
+
 
 @contextlib.asynccontextmanager
 async def engine_on(
