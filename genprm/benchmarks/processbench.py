@@ -1,9 +1,20 @@
-"""ProcessBench's score (Zheng et al., arXiv 2412.06559): the harmonic mean of two accuracies."""
+"""ProcessBench (Zheng et al., arXiv 2412.06559): how well a judge finds the first wrong step of a solution.
+
+Its score is the harmonic mean of two accuracies, a number for each subset; their plain mean is the average that papers
+report. `binary_f1` is another number under a similar name, which the ThinkPRM paper (arXiv 2504.16828) reports: whether
+a solution is right at all. The two are never mixed.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from genprm.types import DEFAULT_THRESHOLD
+
+SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +59,114 @@ def f1_score(predictions: Sequence[int | None], labels: Sequence[int]) -> F1Scor
         total = error_accuracy + correct_accuracy
         f1 = 2 * error_accuracy * correct_accuracy / total if total else 0.0
     return F1Score(f1, error_accuracy, correct_accuracy, len(wrong), len(right))
+
+
+def binary_f1(predictions: Sequence[bool | None], correct: Sequence[bool]) -> float | None:
+    """F1 of telling right solutions from wrong ones, with right as the positive class.
+
+    Args:
+        predictions: whether a solution was judged right; None where no judgement came out, which counts as wrong
+            either way.
+        correct: whether it is.
+
+    Returns:
+        None when no solution is right and none was judged right.
+    """
+    guesses = [not truth if guess is None else guess for guess, truth in zip(predictions, correct, strict=True)]
+    hits = sum(guess and truth for guess, truth in zip(guesses, correct, strict=True))
+    total = sum(guesses) + sum(correct)
+    return 2 * hits / total if total else None
+
+
+def uniform_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
+    """What guessing gets in expectation: a uniform choice among -1 and every step.
+
+    Args:
+        labels: the first wrong steps, -1 for none.
+        lengths: how many steps each solution has.
+    """
+    chances = [(label != -1, 1 / (length + 1)) for label, length in zip(labels, lengths, strict=True)]
+    error = [chance for wrong, chance in chances if wrong]
+    right = [chance for wrong, chance in chances if not wrong]
+    if not error or not right:
+        return F1Score(None, None, None, len(error), len(right))
+    a, b = math.fsum(error) / len(error), math.fsum(right) / len(right)
+    return F1Score(2 * a * b / (a + b), a, b, len(error), len(right))
+
+
+@dataclass(frozen=True, slots=True)
+class TunedThreshold:
+    """The threshold that scores best on some rows."""
+
+    threshold: float
+    f1: float
+    """On those rows: in sample, so too good for them."""
+
+
+def tune_threshold(scores: Sequence[Sequence[float | None]], labels: Sequence[int]) -> TunedThreshold | None:
+    """Finds the threshold with the highest F1, exactly: every one that makes a difference is looked at.
+
+    A row is a hit for the thresholds in an interval: above the score of its wrong step, up to the lowest score before
+    it. So one pass over the sorted ends of the intervals sees every F1 there is.
+
+    Args:
+        scores: [row][step]; None where there is no score.
+        labels: the first wrong steps, -1 for none.
+
+    Returns:
+        The middle of the best interval; of several, the one nearest to 0.5. None without rows of both kinds.
+    """
+    errors = sum(label != -1 for label in labels)
+    correct = len(labels) - errors
+    if not errors or not correct:
+        return None
+    opens: list[tuple[float, bool]] = []
+    closes: list[tuple[float, bool]] = []
+    for row, label in zip(scores, labels, strict=True):
+        needed = row if label == -1 else row[: label + 1]
+        if any(score is None for score in needed):
+            continue
+        known = [score for score in needed if score is not None]
+        low = -math.inf if label == -1 else known.pop()
+        high = min(known, default=math.inf)
+        if low < high:
+            opens.append((low, label != -1))
+            closes.append((high, label != -1))
+    # Thresholds t with a < t <= b, between two neighbouring scores a and b, all give the same predictions.
+    found = {score for row in scores for score in row if score is not None}
+    edges = [-math.inf, *sorted(found), math.inf]
+    opens.sort(reverse=True)
+    closes.sort(reverse=True)
+    hits = {True: 0, False: 0}
+    best: tuple[float, float, float] | None = None
+    for a, b in pairwise(edges):
+        while closes and closes[-1][0] <= a:
+            hits[closes.pop()[1]] -= 1
+        while opens and opens[-1][0] <= a:
+            hits[opens.pop()[1]] += 1
+        x, y = hits[True] / errors, hits[False] / correct
+        f1 = 2 * x * y / (x + y) if x + y else 0.0
+        threshold = _between(a, b)
+        candidate = (f1, -abs(threshold - DEFAULT_THRESHOLD), threshold)
+        best = candidate if best is None else max(best, candidate)
+    assert best is not None
+    return TunedThreshold(best[2], best[0])
+
+
+def _between(a: float, b: float) -> float:
+    """A number t with a < t <= b, in the middle where there is one; 0.5 where it lies between."""
+    if a < DEFAULT_THRESHOLD <= b:
+        return DEFAULT_THRESHOLD
+    if math.isinf(a):
+        return b
+    middle = a + 1.0 if math.isinf(b) else (a + b) / 2
+    return middle if a < middle <= b else b
+
+
+def subset_of(identity: str | None, file: str = "") -> str:
+    """The subset of a row: what its id begins with (`math-17`), else the name of its file."""
+    name, dash, number = (identity or "").rpartition("-")
+    if dash and number.isdigit() and name:
+        return name
+    stem = file.rpartition("/")[2].partition(".")[0]
+    return stem or "rows"

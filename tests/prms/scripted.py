@@ -75,7 +75,9 @@ class ScriptedEngine:
         reply = self.replies.popleft()
         ended = reply.endswith("<eos>")
         ids = self.tokenizer.encode(reply.removesuffix("<eos>"))
-        cut = len(ids) > sampling.max_tokens
+        if ended and self.tokenizer.eos_id is not None:
+            ids.append(self.tokenizer.eos_id)
+        cut = len(ids) > sampling.max_tokens - (not ended)
         done = completion(self.tokenizer, ids[: sampling.max_tokens], sampling.stop, ended=ended and not cut)
         assert done.finish is not Finish.LENGTH or cut, f"the reply {reply!r} neither stops nor ends"
         return done
