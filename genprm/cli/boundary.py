@@ -25,6 +25,7 @@ INTERRUPTED = 130
 """Exit code: Ctrl-C."""
 TERMINATED = 143
 """Exit code: SIGTERM."""
+_OWN = ("genprm", "sandbox", "prompts", "rpe")
 
 
 @cache
@@ -120,17 +121,10 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 def _kind(error: Exception) -> int | None:
     """The exit code of an error that has a message for users; None for a bug."""
-    from pydantic import ValidationError
-
-    from genprm.engines.base import EngineError
     from genprm.inputs import InputError
-    from genprm.prms.base import PRMError
     from genprm.runs import RunError
-    from genprm.verify import VerifyError
-    from sandbox.results import SandboxError
 
     if isinstance(error, (UsageError, InputError, RunError)):
         return USAGE
-    if isinstance(error, (EngineError, PRMError, SandboxError, VerifyError, ValidationError)):
-        return FAILED
-    return None
+    # Every boundary of the project has an exception class of its own, whose messages are for users.
+    return FAILED if type(error).__module__.partition(".")[0] in _OWN else None
