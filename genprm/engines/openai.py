@@ -283,12 +283,15 @@ class OpenAIEngine:
                 tried.append(server)
                 server.in_flight += 1
                 try:
-                    return await ask(self._clients[server])
+                    answer = await ask(self._clients[server])
+                    self.router.restore(server)
+                    return answer
                 except (openai.APIConnectionError, openai.InternalServerError) as error:  # time-outs are among them
                     logger.warning("%s failed: %s", server.base_url, error)
                     self.router.put_aside(server)
                     failure = error
                 except openai.RateLimitError as error:  # busy, not broken
+                    self.router.restore(server)
                     failure = error
                 except openai.APIStatusError as error:
                     if _OVERFLOW.search(error.message):

@@ -20,8 +20,10 @@ class Server:
 
     base_url: str
     in_flight: int = 0
+    failed: bool = False
+    """Whether its last request failed."""
     aside_until: float = 0.0
-    """On the router's clock; before that, others are preferred."""
+    """On the router's clock: when one request may try a failed server again."""
 
 
 class Router:
@@ -51,7 +53,8 @@ class Router:
         if not left:
             return None
         now = self._clock()
-        up = [server for server in left if server.aside_until <= now]
+        # One request alone finds out whether a failed server is back: if it hangs, no other waits with it.
+        up = [s for s in left if not s.failed or (s.aside_until <= now and not s.in_flight)]
         home = self._homes.get(chain) if chain is not None else None
         if home is None or home not in up:
             home = min(up, key=lambda s: s.in_flight) if up else min(left, key=lambda s: s.aside_until)
@@ -63,5 +66,10 @@ class Router:
         return home
 
     def put_aside(self, server: Server) -> None:
-        """Prefers other servers for a while."""
+        """Prefers other servers for a while, after a failure."""
+        server.failed = True
         server.aside_until = self._clock() + ASIDE_S
+
+    def restore(self, server: Server) -> None:
+        """Trusts a server again, after an answer."""
+        server.failed = False

@@ -149,7 +149,7 @@ class TransformersEngine:
             wanted: Any = dtype if dtype != "auto" or where.type != "cpu" else "float32"
             text = Tokenizer.from_pretrained(tokenizer or model, None if tokenizer else revision)
             try:
-                loader = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
+                loader: Any = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
                 network = loader.from_pretrained(
                     model,
                     revision=revision,

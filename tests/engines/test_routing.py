@@ -36,7 +36,12 @@ def test_a_failed_server_is_avoided_for_a_while_and_its_chains_move() -> None:
     b.in_flight = 100
     assert router.pick("new") is b
     clock.now = ASIDE_S + 1
+    # One request finds out whether it is back; until it has, the others go elsewhere.
     assert router.pick("newer") is a
+    a.in_flight = 1
+    assert router.pick("newest") is b
+    router.restore(a)
+    assert router.pick("last") is a
     # Its prefix is on b by now.
     assert router.pick("one") is b
 
