@@ -117,13 +117,7 @@ def compare_best_of_n(first: BestOfNMetrics, second: BestOfNMetrics) -> list[Com
 
 def _first_errors(name: str, groups: Sequence[Sequence[tuple[VerifyRow, VerifyRow]]]) -> Comparison:
     hits = [[_hit(a, b) for a, b in group] for group in groups]
-    scores = [
-        [
-            f1_score([pair[run].first_error for pair in group], [pair[0].label or 0 for pair in group]).f1
-            for run in (0, 1)
-        ]
-        for group in groups
-    ]
+    scores = [[_f1(group, run) for run in (0, 1)] for group in groups]
     means = [
         None if any(row[run] is None for row in scores) else sum(row[run] or 0.0 for row in scores) / len(scores)
         for run in (0, 1)
@@ -140,3 +134,8 @@ def _first_errors(name: str, groups: Sequence[Sequence[tuple[VerifyRow, VerifyRo
 
 def _hit(a: VerifyRow, b: VerifyRow) -> PairedHit:
     return PairedHit(a.label != -1, a.first_error == a.label, b.first_error == a.label)
+
+
+def _f1(group: Sequence[tuple[VerifyRow, VerifyRow]], run: int) -> float | None:
+    labels = [pair[0].label for pair in group]
+    return f1_score([pair[run].first_error for pair in group], [label for label in labels if label is not None]).f1

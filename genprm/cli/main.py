@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genprm.cli import doctor, verify, view
+from genprm.cli import bench, calibrate, doctor, verify, view
 from genprm.cli.boundary import set_debug
 
 app = typer.Typer(
@@ -44,6 +44,8 @@ def common(
 
 app.command("verify", epilog=verify.EPILOG)(verify.verify)
 app.command("view")(view.view)
+app.add_typer(bench.app, name="bench")
+app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 if util.find_spec("genprm.cli.sandbox") is not None:
     app.add_typer(import_module("genprm.cli.sandbox").app, name="sandbox")

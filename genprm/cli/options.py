@@ -121,6 +121,10 @@ Temperature = Annotated[
     typer.Option(min=0.0, help="0 is greedy.", show_default="the model's own"),
 ]
 Threshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is judged wrong.")]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="A file of `genprm calibrate`, applied to all scores.", show_default="none"),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Makes sampling repeatable.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read at most so many rows.", show_default="all")]
 Concurrency = Annotated[

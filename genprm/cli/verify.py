@@ -48,6 +48,7 @@ class Judging:
     votes: int
     temperature: float | None
     threshold: float
+    calibration: Path | None = None
 
 
 def verify(
@@ -70,6 +71,7 @@ def verify(
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
+    calibration: options.CalibrationFile = None,
     sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
@@ -99,6 +101,7 @@ def verify(
             votes=votes,
             temperature=temperature,
             threshold=threshold,
+            calibration=calibration,
         )
         code = run_async(_verify(judging, files, seed, concurrency, limit, keep, out, clean))
     raise typer.Exit(code)
@@ -134,6 +137,7 @@ async def _verify(
         "votes": judging.votes,
         "temperature": judging.temperature,
         "threshold": judging.threshold,
+        "calibration": calibration_digest(judging.calibration),
         "seed": seed,
         "limit": limit,
         "concurrency": concurrency,
@@ -152,7 +156,7 @@ async def _verify(
         started = time.perf_counter()
         stopped: BaseException | None = None
         try:
-            async with _opened(judging, seed, run) as prm:
+            async with opened(judging, seed, run) as prm:
                 started = time.perf_counter()
                 with shown(stderr()) as on_progress:
                     await verify(
@@ -175,13 +179,17 @@ async def _verify(
 
 
 @asynccontextmanager
-async def _opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator[PRM]:
+async def opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator[PRM]:
     """Loads the model, starts the sandbox, and notes in the run's folder what they came to."""
+    from genprm.calibrate import CalibratedPRM, Calibration
+    from genprm.prms.critic import Critic
     from genprm.prms.genprm import GenPRM
     from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
+    from genprm.prms.thinking import ThinkPRMJudge
     from genprm.provenance import weights_of
 
     _hush()
+    calibration = None if judging.calibration is None else Calibration.load(judging.calibration)
     prm = await load_prm(
         judging.model,
         family=judging.family,
@@ -211,10 +219,27 @@ async def _opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator
                 facts["sandbox"] = prm.sandbox.backend
                 if judging.sandbox == "auto":
                     stderr().print(f"Sandbox: {prm.sandbox.note}", soft_wrap=True, markup=False)
+        if isinstance(prm, (ThinkPRMJudge, Critic)):
+            facts |= {"profile": asdict(prm.profile), "sampling": asdict(prm.sampling)}
+            facts["engine"] = type(prm.engine).__module__.rpartition(".")[2]
         run.note(facts, fixed=("model", "weights", "profile", "sampling", "engine"))
-        yield prm
+        yield prm if calibration is None else CalibratedPRM(prm, calibration)
     finally:
         await prm.close()
+
+
+def calibration_digest(path: Path | None) -> str | None:
+    """What is noted of a calibration: its content decides, not where it lies."""
+    import hashlib
+
+    from genprm.calibrate import CalibrationError
+
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise CalibrationError(f"cannot read the calibration {str(path)!r}: {error.strerror}") from error
 
 
 def _hush() -> None:

@@ -35,8 +35,8 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     from genprm.runs import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
 
     info = read_info(run)
-    if info.command != "verify":
-        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs of 'verify' have a page")
+    if info.command not in ("verify", "bench processbench", "bench prmbench"):
+        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs that judge solutions have a page")
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):

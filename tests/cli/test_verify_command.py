@@ -25,7 +25,7 @@ def judge(monkeypatch):
     async def opened(judging, seed, run):
         yield judge
 
-    monkeypatch.setattr(verify, "_opened", opened)
+    monkeypatch.setattr(verify, "opened", opened)
     return judge
 
 
@@ -142,7 +142,7 @@ def test_a_bug_is_reported_without_a_traceback_unless_asked_for(solutions, monke
         raise ZeroDivisionError("a [bug]")
         yield
 
-    monkeypatch.setattr(verify, "_opened", opened)
+    monkeypatch.setattr(verify, "opened", opened)
     result = genprm("verify", "solutions.jsonl", "--out", "run")
     assert result.exit_code == 1
     assert "ZeroDivisionError: a [bug]" in result.stderr

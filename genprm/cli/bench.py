@@ -1,0 +1,485 @@
+"""`genprm bench`: the public benchmarks, and whether one run is better than another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from genprm.cli import options
+from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
+from genprm.cli.verify import FREE, Judging, calibration_digest, opened
+from genprm.keep import Keep
+from genprm.types import DEFAULT_THRESHOLD
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from genprm.benchmarks.best_of_n import PoolItem
+    from genprm.inputs import BadRow, InputRow
+    from genprm.metrics import Metrics
+    from genprm.rows import VerifyRow
+    from genprm.runs import RunFolder
+    from genprm.verify import Progress
+
+app = typer.Typer(
+    help="Measures judges on ProcessBench, PRMBench and best-of-n pools, and compares runs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Family = Annotated[
+    options.FamilyName | None,
+    typer.Option(
+        "--prm",
+        "--family",
+        help="The protocol to talk to the model in; `critic` for any chat model.",
+        show_default="what the model's name or its genprm.json says",
+    ),
+]
+Aggregate = Literal["min", "mean", "last", "product", "solution"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How a run is made: the options that concern no model."""
+
+    seed: int
+    concurrency: int | None
+    limit: int | None
+    keep: Keep
+    out: Path | None
+    clean: bool
+
+
+@app.command("processbench")
+def processbench(
+    context: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="ProcessBench's files, one a subset.", show_default=False),
+    ],
+    model: options.Model = "nano",
+    prm: Family = None,
+    with_code: options.WithCode = None,
+    mode: options.Mode = None,
+    engine: options.Engine = "auto",
+    base_url: options.BaseUrl = None,
+    votes: options.Votes = 1,
+    temperature: options.Temperature = None,
+    seed: options.Seed = 0,
+    threshold: options.Threshold = DEFAULT_THRESHOLD,
+    tune_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Tune the threshold on this subset, and apply it to the others. Its own score is then in sample.",
+            show_default="none: --threshold counts",
+        ),
+    ] = None,
+    calibration: options.CalibrationFile = None,
+    sandbox: options.Sandbox = "auto",
+    concurrency: options.Concurrency = None,
+    limit: options.Limit = None,
+    keep: options.KeepOption = Keep.FULL,
+    out: options.Out = None,
+    clean: options.Clean = False,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+) -> None:
+    """Finds the first wrong step of every solution in FILE..., and computes ProcessBench's official F1.
+
+    A row without a prediction counts as wrong. Intervals are 95 % bootstrap intervals over the rows of a subset.
+    """
+    del context, config
+    with friendly():
+        from genprm.benchmarks.processbench import subset_of
+        from genprm.inputs import InputRow, read_rows
+
+        judging = _judging(
+            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
+            calibration,
+        )  # fmt: skip
+        batch = Batch(seed, concurrency, limit, keep, out, clean)
+        rows = list(read_rows(files, limit=limit))
+        labelled = [row for row in rows if isinstance(row, InputRow) and row.label is not None]
+        if not labelled:
+            raise UsageError(f"no row in {', '.join(map(repr, files))} has a label: `genprm verify` needs none")
+        if tune_on is not None and tune_on not in (names := sorted({subset_of(row.id, row.file) for row in labelled})):
+            raise UsageError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(names)}")
+
+        def finish(run: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
+            return _finish_processbench(run, metrics, judged, labelled, tune_on)
+
+        code = run_async(_judge("bench processbench", judging, batch, files, rows, finish))
+    raise typer.Exit(code)
+
+
+@app.command("prmbench")
+def prmbench(
+    context: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PRMBench's JSONL file.", show_default=False)],
+    model: options.Model = "nano",
+    prm: Family = None,
+    with_code: options.WithCode = None,
+    mode: options.Mode = None,
+    engine: options.Engine = "auto",
+    base_url: options.BaseUrl = None,
+    votes: options.Votes = 1,
+    temperature: options.Temperature = None,
+    seed: options.Seed = 0,
+    threshold: options.Threshold = DEFAULT_THRESHOLD,
+    calibration: options.CalibrationFile = None,
+    sandbox: options.Sandbox = "auto",
+    concurrency: options.Concurrency = None,
+    limit: options.Limit = None,
+    keep: options.KeepOption = Keep.FULL,
+    out: options.Out = None,
+    clean: options.Clean = False,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+) -> None:
+    """Judges every step of the solutions in FILE..., and computes PRMScore for each kind of error.
+
+    A step counts as judged right when its score is above the threshold; one without a score counts as judged wrongly.
+    """
+    del context, config
+    with friendly():
+        from genprm.benchmarks.prmbench import PRMBenchItem, read_prmbench
+
+        judging = _judging(
+            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
+            calibration,
+        )  # fmt: skip
+        batch = Batch(seed, concurrency, limit, keep, out, clean)
+        read = list(read_prmbench(files, limit=limit))
+        items = [item for item in read if isinstance(item, PRMBenchItem)]
+        if not items:
+            raise UsageError(f"no row in {', '.join(map(repr, files))} is one of PRMBench")
+
+        def finish(run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+            from genprm.benchmarks.prmbench import evaluate
+            from genprm.cli.bench_metrics import BenchMetrics
+            from genprm.cli.bench_tables import print_prmbench
+
+            table = evaluate(items, rows)
+            print_prmbench(stdout(), table)
+            return BenchMetrics(**metrics.model_dump(), prmbench=table)
+
+        inputs = [item.row if isinstance(item, PRMBenchItem) else item for item in read]
+        code = run_async(_judge("bench prmbench", judging, batch, files, inputs, finish))
+    raise typer.Exit(code)
+
+
+@app.command("best-of-n")
+def best_of_n(
+    context: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="A pool: JSONL, a problem with several solutions a line.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Judge the solutions with this model.", show_default="none: the pool's stored rewards count"),
+    ] = None,
+    prm: Family = None,
+    with_code: options.WithCode = None,
+    mode: options.Mode = None,
+    engine: options.Engine = "auto",
+    base_url: options.BaseUrl = None,
+    votes: options.Votes = 1,
+    temperature: options.Temperature = None,
+    seed: options.Seed = 0,
+    threshold: options.Threshold = DEFAULT_THRESHOLD,
+    aggregate: Annotated[
+        Aggregate | None,
+        typer.Option(
+            help="A solution's reward from the scores of its steps; `solution` is the judgement of the whole.",
+            show_default="solution where the judge gives one, else min",
+        ),
+    ] = None,
+    calibration: options.CalibrationFile = None,
+    sandbox: options.Sandbox = "auto",
+    concurrency: options.Concurrency = None,
+    limit: options.Limit = None,
+    keep: options.KeepOption = Keep.SCORES,
+    out: options.Out = None,
+    clean: options.Clean = False,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+) -> None:
+    """Picks one of several solutions, and computes how often it is right: best reward, votes, and their limits."""
+    del context, config
+    with friendly():
+        from genprm.benchmarks.best_of_n import PoolItem, read_pool
+
+        items: list[PoolItem] = []
+        for item in read_pool(files, limit=limit):
+            if isinstance(item, PoolItem):
+                items.append(item)
+            else:
+                raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
+        batch = Batch(seed, concurrency, limit, keep, out, clean)
+        if model is None:
+            raise typer.Exit(_stored_rewards(batch, files, items))
+        judging = _judging(
+            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
+            calibration,
+        )  # fmt: skip
+        inputs = [list(rows) for rows in _solutions(files[0], items)]
+
+        def finish(run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+            from genprm.benchmarks.best_of_n import evaluate
+            from genprm.cli.bench_metrics import BenchMetrics
+            from genprm.cli.bench_tables import print_best_of_n
+
+            rewards = [[_reward(rows.get(getattr(row, "key", "")), aggregate) for row in group] for group in inputs]
+            table = evaluate(items, rewards)
+            print_best_of_n(stdout(), table)
+            return BenchMetrics(**metrics.model_dump(), best_of_n=table)
+
+        flat = [row for group in inputs for row in group]
+        code = run_async(_judge("bench best-of-n", judging, batch, files, flat, finish))
+    raise typer.Exit(code)
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.", show_default=False)],
+) -> None:
+    """Compares two runs over the same inputs: paired bootstrap of the scores, McNemar's test of the rows."""
+    with friendly():
+        from genprm.cli.bench_metrics import compare_runs
+        from genprm.cli.bench_tables import print_comparison
+
+        print_comparison(stdout(), str(first), str(second), compare_runs(first, second))
+
+
+def _judging(
+    model: str,
+    family: options.FamilyName | None,
+    revision: str | None,
+    dtype: str,
+    engine: options.EngineName,
+    base_url: list[str] | None,
+    sandbox: options.SandboxName,
+    mode: options.ModeName | None,
+    with_code: bool | None,
+    votes: int,
+    temperature: float | None,
+    threshold: float,
+    calibration: Path | None,
+) -> Judging:
+    return Judging(
+        model=model,
+        family=family,
+        revision=revision,
+        dtype=dtype,
+        engine=engine,
+        base_url=tuple(base_url or ()),
+        sandbox=sandbox,
+        mode=options.resolve_mode(mode, with_code),
+        votes=votes,
+        temperature=temperature,
+        threshold=threshold,
+        calibration=calibration,
+    )
+
+
+async def _judge(
+    command: str,
+    judging: Judging,
+    batch: Batch,
+    files: Sequence[str],
+    rows: Sequence[InputRow | BadRow],
+    finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
+) -> int:
+    """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
+    import asyncio
+
+    from genprm.cli.progress import shown
+    from genprm.runs import open_run
+    from genprm.verify import Progress, VerifyError, default_concurrency, verify
+
+    config: dict[str, JsonValue] = {
+        "files": list(files),
+        "model": judging.model,
+        "family": judging.family,
+        "revision": judging.revision,
+        "dtype": judging.dtype,
+        "engine": "openai" if judging.base_url else judging.engine,
+        "base_url": list(judging.base_url),
+        "sandbox": judging.sandbox,
+        "mode": judging.mode,
+        "votes": judging.votes,
+        "temperature": judging.temperature,
+        "threshold": judging.threshold,
+        "calibration": calibration_digest(judging.calibration),
+        "seed": batch.seed,
+        "limit": batch.limit,
+        "concurrency": batch.concurrency,
+        "keep": batch.keep.value,
+    }
+    out = batch.out or _default_out(command, config, files)
+    with open_run(out, command=command, config=config, free=FREE, clean=batch.clean) as run:
+        if run.done:
+            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
+        progress = Progress(len(rows))
+        started = time.perf_counter()
+        stopped: BaseException | None = None
+        try:
+            async with opened(judging, batch.seed, run) as prm:
+                started = time.perf_counter()
+                with shown(stderr()) as on_progress:
+                    await verify(
+                        rows,
+                        prm,
+                        run,
+                        concurrency=batch.concurrency or default_concurrency(prm.capacity, judging.votes),
+                        seed=batch.seed,
+                        keep=batch.keep,
+                        progress=progress,
+                        on_progress=on_progress,
+                    )
+        except (asyncio.CancelledError, VerifyError) as error:
+            stopped = error
+        _finish(run, progress, time.perf_counter() - started, finish, interrupted=stopped is not None)
+        if stopped is not None:
+            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
+            raise stopped
+    return FAILED if progress.failed else 0
+
+
+def _finish(
+    run: RunFolder,
+    progress: Progress,
+    seconds: float,
+    finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
+    *,
+    interrupted: bool,
+) -> None:
+    """Writes metrics and page."""
+    from genprm.cli import summary
+    from genprm.metrics import SessionMetrics, Tally
+    from genprm.report import write_page
+    from genprm.rows import FailureRow
+    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.verify import finished_rows
+
+    rows = {row.key: row for row in finished_rows(run, progress)}
+    tally = Tally()
+    for row in rows.values():
+        tally.add(row)
+    session = SessionMetrics(
+        rows=progress.judged,
+        failed=progress.failed,
+        seconds=round(seconds, 3),
+        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
+    )
+    metrics = tally.metrics(failed=progress.failed, session=session, interrupted=interrupted)
+    if not interrupted:
+        metrics = finish(run, metrics, rows)
+    write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
+    if interrupted:
+        return
+    failures = list(read_rows_of(run.path, FailureRow, FAILURES))
+    page = run.path / REPORT
+    left_out = write_page(page, info=run.info, metrics=metrics, rows=rows.values(), failures=failures)
+    summary.print_failures(stderr(), failures, str(run.path / FAILURES))
+    if left_out:
+        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+    stdout().print(f"page: {page}", soft_wrap=True)
+
+
+def _finish_processbench(
+    run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow], inputs: list[InputRow], tune_on: str | None
+) -> Metrics:
+    from genprm.benchmarks.evaluation import evaluate, items_of
+    from genprm.cli.bench_metrics import BenchMetrics, plot_curve
+    from genprm.cli.bench_tables import print_processbench
+
+    try:
+        table = evaluate(items_of(inputs, rows), tune_on=tune_on)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print_processbench(stdout(), table)
+    if len(table.curve) > 1 and plot_curve(run.path / "f1.svg", table):
+        stdout().print(f"F1 against votes and tokens: {run.path / 'f1.svg'}", soft_wrap=True)
+    return BenchMetrics(**metrics.model_dump(), processbench=table)
+
+
+def _stored_rewards(batch: Batch, files: Sequence[str], items: Sequence[PoolItem]) -> int:
+    """The table of a pool by what is stored in it."""
+    from genprm.benchmarks.best_of_n import evaluate
+    from genprm.cli.bench_metrics import BenchMetrics
+    from genprm.cli.bench_tables import print_best_of_n
+    from genprm.metrics import Tally
+    from genprm.runs import METRICS, open_run, write_atomically
+
+    if not items:
+        raise UsageError(f"there are no problems in {', '.join(map(repr, files))}")
+    config: dict[str, JsonValue] = {"files": list(files), "model": None, "limit": batch.limit}
+    command = "bench best-of-n"
+    out = batch.out or _default_out(command, config, files)
+    with open_run(out, command=command, config=config, clean=batch.clean) as run:
+        table = evaluate(items)
+        metrics = BenchMetrics(**Tally().metrics(failed=0).model_dump(), best_of_n=table)
+        write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
+    print_best_of_n(stdout(), table)
+    return 0
+
+
+def _default_out(command: str, config: dict[str, JsonValue], files: Sequence[str]) -> Path:
+    from genprm.runs import digest
+
+    stem = "stdin" if files[0] == "-" else Path(files[0]).stem
+    return Path("runs") / f"{command.replace(' ', '-')}-{stem}-{digest(command, config, FREE)[:8]}"
+
+
+def _solutions(file: str, items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:
+    from genprm.inputs import Record, parse_row
+
+    for line, item in enumerate(items, start=1):
+        rows = (
+            {"problem": item.problem, "solution": solution, "id": f"{item.id}/{number}"}
+            for number, solution in enumerate(item.solutions)
+        )
+        yield (parse_row(Record(file, line, row)) for row in rows)
+
+
+def _reward(row: VerifyRow | None, aggregate: Aggregate | None) -> float | None:
+    """A solution's reward as log-odds, so that its sigmoid is the score again; None without one."""
+    import math
+
+    from genprm.types import logit
+
+    if row is None:
+        return None
+    if aggregate == "solution" or (aggregate is None and row.solution is not None):
+        if row.solution is None:
+            raise UsageError("this judge gives no judgement of the whole: choose another --aggregate than solution")
+        score = row.solution.score
+        if score is None:
+            return None
+        return logit(score) if row.solution.log_odds is None else row.solution.log_odds
+    scores = [score for score in row.scores if score is not None]
+    if len(scores) < len(row.scores):
+        return None
+    match aggregate:
+        case "mean":
+            return logit(math.fsum(scores) / len(scores))
+        case "last":
+            return logit(scores[-1])
+        case "product":
+            return logit(math.prod(scores))
+        case _:
+            return logit(min(scores))

@@ -1,0 +1,128 @@
+"""The tables of the benchmarks, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from genprm.benchmarks.best_of_n import BestOfNMetrics
+from genprm.benchmarks.comparison import Comparison
+from genprm.benchmarks.evaluation import ProcessBenchMetrics
+from genprm.benchmarks.prmbench import PRMBenchMetrics
+
+
+def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
+    """The official score, and apart from it the binary one."""
+    out = _table("subset", "rows", "error acc", "correct acc", "F1", "95 % interval", "guessing", "undecided", "tokens")
+    for subset in table.subsets:
+        out.add_row(
+            subset.name + (" (tuned on)" if subset.name == table.tuned_on else ""),
+            f"{subset.rows:,}",
+            percent(subset.error_accuracy),
+            percent(subset.correct_accuracy),
+            f"[bold]{percent(subset.f1)}[/]",
+            _interval(subset.low, subset.high),
+            percent(subset.floor),
+            f"[yellow]{subset.undecided:,}[/]" if subset.undecided else "0",
+            f"{subset.tokens:,.0f}",
+        )
+    if len(table.subsets) > 1:
+        out.add_section()
+        interval = _interval(table.macro_low, table.macro_high)
+        out.add_row(
+            "mean", "", "", "", f"[bold]{percent(table.macro_f1)}[/]", interval, percent(table.macro_floor), "", ""
+        )
+    console.print(out)
+    if table.tuned_on is not None and table.threshold is not None:
+        console.print(f"[dim]Threshold {table.threshold:.4g}, tuned on {table.tuned_on}.[/]")
+    undecided = sum(subset.undecided for subset in table.subsets)
+    if undecided:
+        failed = sum(subset.failed for subset in table.subsets)
+        console.print(f"[dim]{undecided:,} rows without a prediction count as wrong; {failed:,} of them failed.[/]")
+    binary = ", ".join(f"{subset.name} {percent(subset.binary_f1)}" for subset in table.subsets)
+    console.print(
+        f"[dim]Another measure, not comparable with the one above: F1 of telling right solutions from wrong ones "
+        f"(arXiv 2504.16828): {binary}.[/]"
+    )
+    for point in table.curve:
+        console.print(f"[dim]{point.votes} votes: mean F1 {percent(point.f1)}, {point.tokens:,.0f} tokens a row[/]")
+
+
+def print_prmbench(console: Console, table: PRMBenchMetrics) -> None:
+    """PRMScore by kind of error."""
+    out = _table("kind of error", "rows", "steps", "accuracy", "F1 right", "F1 wrong", "PRMScore", "no score")
+    for number, kind in enumerate([*table.classes, table.total]):
+        if number == len(table.classes):
+            out.add_section()
+        out.add_row(
+            kind.name,
+            f"{kind.rows:,}",
+            f"{kind.steps:,}",
+            percent(kind.accuracy),
+            percent(kind.f1),
+            percent(kind.f1_negative),
+            f"[bold]{percent(kind.prm_score)}[/]",
+            f"[yellow]{kind.missing:,}[/]" if kind.missing else "0",
+        )
+    console.print(out)
+
+
+def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
+    """Accuracy by method and n."""
+    out = _table("method", "n", "accuracy", "95 % interval")
+    last = ""
+    for method in table.methods:
+        if last and method.method != last:
+            out.add_section()
+        last = method.method
+        out.add_row(
+            method.method, f"{method.n}", f"[bold]{percent(method.accuracy)}[/]", _interval(method.low, method.high)
+        )
+    console.print(out)
+    console.print(f"[dim]{len(table.ids):,} problems. pass@n: one of the first n is right.[/]")
+    if table.unscored:
+        console.print(f"[dim]{table.unscored:,} solutions without a reward rank below all others.[/]")
+
+
+def print_comparison(console: Console, first: str, second: str, parts: Sequence[Comparison]) -> None:
+    """Two runs side by side."""
+    console.print(f"[dim]A[/] {first}\n[dim]B[/] {second}", soft_wrap=True)
+    out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "only A right", "only B right", "McNemar p")
+    for part in parts:
+        gap, rows = part.difference, part.rows_test
+        out.add_row(
+            part.name,
+            f"{part.rows:,}",
+            percent(part.first),
+            percent(part.second),
+            "–" if gap is None else f"{100 * gap.value:+.1f}",
+            "–" if gap is None else f"{100 * gap.interval.low:+.1f} to {100 * gap.interval.high:+.1f}",
+            "–" if gap is None else _p(gap.p),
+            "–" if rows is None else f"{rows.first_only:,}",
+            "–" if rows is None else f"{rows.second_only:,}",
+            "–" if rows is None else _p(rows.p),
+        )
+    console.print(out)
+    console.print("[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on rows that one has right.[/]")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for number, name in enumerate(names):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    return table

@@ -1,0 +1,73 @@
+"""`genprm calibrate`: make the scores of a judge mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from genprm.cli.boundary import friendly, stdout
+
+
+def calibrate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs of one judge over labelled solutions.", show_default=False
+        ),
+    ],
+    method: Annotated[
+        Literal["temperature", "isotonic"],
+        typer.Option(help="`temperature` has one number to fit; `isotonic` wants a thousand steps and more."),
+    ] = "temperature",
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation, by solutions.")] = 5,
+    out: Annotated[Path, typer.Option(help="The file that `--calibration` takes.")] = Path("calibration.json"),
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw reliability before and after: .svg, .png or .pdf.", show_default="beside --out, .svg"),
+    ] = None,
+) -> None:
+    """Fits a calibration on the labelled rows of RUN..., and says how well scores fit before and after.
+
+    The figures after are cross-validated: no step is judged by a map that has seen its solution.
+    """
+    with friendly():
+        from genprm.calibrate import CalibrationError, fit, labelled_scores
+        from genprm.calibrate import plot as draw
+        from genprm.rows import VerifyRow
+        from genprm.runs import RunError, read_info, read_rows_of
+
+        infos = [read_info(run) for run in runs]
+        models = sorted({str(info.facts.get("model", info.config.get("model"))) for info in infos})
+        if len(models) > 1:
+            raise RunError(f"the runs are of different models: {', '.join(models)}. Calibrate each by itself.")
+        if any(info.config.get("calibration") for info in infos):
+            raise RunError("a run's scores are calibrated already; run it without --calibration")
+        data = labelled_scores(row for run in runs for row in read_rows_of(run, VerifyRow))
+        if not len(data.scores):
+            raise CalibrationError("no row has both a label and scores")
+        result = fit(data, method, folds=folds, model=models[0])
+        result.calibration.save(out)
+        picture = plot or out.with_suffix(".svg")
+        try:
+            draw(picture, result)
+        except CalibrationError as error:
+            if plot is not None:
+                raise
+            stdout().print(f"No plot: {error}")
+        else:
+            stdout().print(f"plot: {picture}", soft_wrap=True)
+        found = result.calibration
+        assert found.before is not None
+        assert found.after is not None
+        stdout().print(f"{found.steps:,} steps of {found.solutions:,} solutions")
+        if found.temperature is not None:
+            stdout().print(f"temperature {found.temperature:.4g}")
+        for name, before, after in (
+            ("ECE", found.before.ece, found.after.ece),
+            ("Brier", found.before.brier, found.after.brier),
+            ("log loss", found.before.log_loss, found.after.log_loss),
+        ):
+            stdout().print(f"{name:9} {before:.4f} -> {after:.4f}")
+        stdout().print(f"calibration: {out}", soft_wrap=True)
