@@ -23,12 +23,12 @@ EXIT = struct.Struct(">iid")
 
 
 def start(
-    confinement: session.Confinement, commands: int, reports: int, output: int, link: int, memory_base: int
+    confinement: session.Confinement, proc: str, commands: int, reports: int, output: int, link: int, memory_base: int
 ) -> NoReturn:
     """Become the first process of a new set of namespaces, start the session in it and look after it."""
     try:
         kernel.die_with_parent()
-        _enter(confinement)
+        _enter(confinement.scratch, proc)
         if os.fork() == 0:
             os.close(link)
             session.start(confinement, commands, reports, output, memory_base)
@@ -41,9 +41,8 @@ def start(
         os._exit(72)
 
 
-def _enter(confinement: session.Confinement) -> None:
+def _enter(scratch: str, proc: str) -> None:
     # The outer user was noted before: in a fresh namespace everybody is the overflow user.
-    proc = confinement.proc
     outer_uid, outer_gid = _OUTER
     kernel.hide_memory(False)
     with open(f"{proc}/self/setgroups", "w", encoding="ascii") as file:
@@ -54,7 +53,7 @@ def _enter(confinement: session.Confinement) -> None:
         file.write(f"{_INNER} {outer_gid} 1")
     kernel.hide_memory()
     kernel.make_mounts_private()
-    kernel.mount_tmpfs(confinement.scratch, "size=16m,nr_inodes=1k,mode=700")
+    kernel.mount_tmpfs(scratch, "size=16m,nr_inodes=1k,mode=700")
     # The supervisor's view of all processes is covered; whoever is in here needs none.
     kernel.mount_tmpfs(os.path.dirname(proc), "size=4k,nr_inodes=4,mode=000")
 

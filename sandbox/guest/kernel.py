@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import platform
 import random
@@ -141,6 +142,29 @@ def make_mounts_private() -> None:
     _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
 
 
+_HUGE_PAGE = 2 << 20
+_MADV_COLLAPSE = 25
+
+
+def collapse_memory(maps: io.TextIOWrapper) -> None:
+    """Put this process's private memory into huge pages, so that cloning it copies dozens of entries, not thousands.
+
+    Measured: a clone of a warm interpreter and the end of the copy cost a third of what they cost with small pages. A
+    page that is written to is split again, for the writer alone. Needs Linux 6.1; elsewhere nothing happens.
+
+    Args:
+        maps: this process's /proc/self/maps.
+    """
+    advice, size = ctypes.c_int(_MADV_COLLAPSE), ctypes.c_size_t(_HUGE_PAGE)
+    maps.seek(0)
+    for span, rights, _, _, inode, *name in [line.split() for line in maps]:
+        if rights != "rw-p" or inode != "0" or name not in ([], ["[heap]"]):
+            continue
+        start, end = (int(bound, 16) for bound in span.split("-"))
+        for address in range(-(-start // _HUGE_PAGE) * _HUGE_PAGE, end - _HUGE_PAGE + 1, _HUGE_PAGE):
+            _libc.madvise(ctypes.c_void_p(address), size, advice)
+
+
 _READ = 1 | 4 | 8  # execute, read file, read directory
 _FILES = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}
 """File-system rights that a Landlock of each version knows."""
@@ -152,16 +176,17 @@ def landlock_version() -> int:
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), zero, zero, ctypes.c_long(1)))
 
 
-def landlock(version: int, readable: list[str], device_files: list[str], scratch: str) -> None:
+def landlock(version: int, readable: tuple[str, ...], scratch: str) -> None:
     """From here on only these trees can be read and only the scratch folder written. Needs no privilege.
 
     Where Landlock is missing the other layers stand alone: it hides /proc and what file modes leave readable.
     """
+    no_new_privileges()
     handled = _FILES[min(version, 4)]
     ruleset = _syscall(_LANDLOCK_CREATE, ctypes.byref(ctypes.c_uint64(handled)), ctypes.c_long(8), ctypes.c_long(0))
     file_rights = handled & (1 | 2 | 4 | 0x4000)
     rules = [(path, _READ) for path in readable if os.path.exists(path)]
-    rules += [(path, 2 | 4) for path in device_files]
+    rules += [(f"/dev/{name}", 2 | 4) for name in ("null", "zero", "full", "random", "urandom")]
     rules.append((scratch, handled & ~(1 | 0x40 | 0x200 | 0x800)))  # no execution, devices, sockets
     try:
         for path, rights in rules:

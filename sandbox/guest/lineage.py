@@ -67,7 +67,6 @@ class Session:
         self._nonce = ""
         self._used = False
         self._had_strays = False
-        self._oom_kills = 0
         self._fresh_kb = 0
         self.held_kb = 0
         """Memory that the session holds at rest."""
@@ -115,7 +114,6 @@ class Session:
         self._nonce = secrets.token_hex(8)
         command = {"code": code, "nonce": self._nonce, "checkpoint": self._used}
         self._pending = memoryview(frames.encode(command))
-        self._oom_kills = processes.oom_kills()
         self._buffer.clear()
         self._vanished = None
         drain(self.output, None)
@@ -295,7 +293,7 @@ class Session:
         number = os.WTERMSIG(ended.status)
         if number in (signal.SIGKILL, signal.SIGXCPU) and ended.cpu_s >= settings.cpu_s - 0.05:
             return Verdict("timeout", f"CPU limit of {settings.cpu_s:g} s reached")
-        if number == signal.SIGKILL and processes.oom_kills() > self._oom_kills:
+        if number == signal.SIGKILL and self._worker.oom_killed():
             return Verdict("memory", "killed by the kernel for lack of memory")
         return Verdict("killed", f"died of {signal.Signals(number).name}")
 

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import resource
-import signal
 import struct
 import sys
 from dataclasses import dataclass
@@ -43,9 +42,9 @@ class Confinement:
     memory_mb: int
     cpu_s: float
     scratch: str
-    proc: str
     filter: bytes
     landlock: int
+    """Version to confine itself by; 0 where there is none, or where the zygote has done so for all."""
     readable: tuple[str, ...]
 
 
@@ -74,23 +73,10 @@ def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
 
 
 def _confine(confinement: Confinement, memory_base: int) -> None:
-    for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(
-            number
-        ) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     os.chdir(confinement.scratch)
     os.umask(0o077)
     os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch
-    # Under a new user /proc/self belongs to root, so this comes before.
-    try:
-        with open(f"{confinement.proc}/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
-    except OSError:
-        pass  # An aid for the kernel's choice, not a wall.
     cpu_s = int(-(-confinement.cpu_s // 1))
     for limit, value in (
         (resource.RLIMIT_AS, memory_base + (confinement.memory_mb << 20)),
@@ -108,9 +94,7 @@ def _confine(confinement: Confinement, memory_base: int) -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     if confinement.landlock:
-        devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
-        kernel.no_new_privileges()
-        kernel.landlock(confinement.landlock, list(confinement.readable), devices, confinement.scratch)
+        kernel.landlock(confinement.landlock, confinement.readable, confinement.scratch)
     if confinement.uid is not None:
         os.setgroups([])
         os.setresgid(confinement.uid, confinement.uid, confinement.uid)

@@ -13,8 +13,8 @@ ESSENTIAL_MODULES = (
     *("statistics", "re", "random", "cmath", "string", "operator", "datetime", "copy"),
 )
 LATER_MODULES = (
-    *("numpy.linalg", "scipy.linalg", "scipy.special", "scipy.optimize", "scipy.integrate", "scipy.stats"),
-    *("sympy.stats", "sympy.plotting", "heapq", "bisect", "typing", "dataclasses", "textwrap"),
+    *("numpy.linalg", "scipy.linalg", "scipy.special", "scipy.optimize", "scipy.integrate"),
+    *("heapq", "bisect", "typing", "dataclasses", "textwrap"),
 )
 
 _SYMBOLS = "from sympy import *\nx, y, z, t = symbols('x y z t')\nn, k = symbols('n k', integer=True, positive=True)\n"

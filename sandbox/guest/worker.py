@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 from . import processes
 from .processes import Exit
-from .zygote import Settings
+from .zygote import SCRATCH, Settings
 
-_SCRATCH = "/tmp"
 _FIRST_USER = 20_000
 _WIPE_S = 2.0
 
@@ -47,6 +46,7 @@ class Worker:
     """Children that have ended, until somebody asks."""
     known: set[int] = field(default_factory=set)
     """Children that are heads, spares or keepers."""
+    _oom_kills: int = field(default_factory=processes.oom_kills)
     _answers: bytearray = field(default_factory=bytearray)
     _next_user: int = 0
     _last_user: int = 0
@@ -79,9 +79,9 @@ class Worker:
         if uid >= self._last_user:
             # A user is never used twice; the host replaces a guest long before.
             raise RuntimeError("this guest has used up its users")
-        scratch = _SCRATCH
+        scratch = SCRATCH
         if self.own_users:
-            scratch = f"{_SCRATCH}/{uid}"
+            scratch = f"{SCRATCH}/{uid}"
             # Belongs to root, so the session cannot open it to others, and root can look into it without privilege.
             os.setegid(uid)
             try:
@@ -132,10 +132,10 @@ class Worker:
                 raise RuntimeError(f"the zygote ended with wait status {status}")
             self.exits[pid] = Exit(status, usage.ru_utime + usage.ru_stime)
 
-    def forget(self, pid: int) -> None:
-        """This process is no longer of interest."""
-        self.known.discard(pid)
-        self.exits.pop(pid, None)
+    def oom_killed(self) -> bool:
+        """Whether the kernel has killed for lack of memory since the last time this was asked."""
+        before, self._oom_kills = self._oom_kills, processes.oom_kills()
+        return self._oom_kills > before
 
     def forget_strays(self) -> None:
         """Drop exits that nobody will ask for."""
@@ -207,11 +207,11 @@ class Worker:
 
     def remove_scratch(self, scratch: str) -> None:
         """Remove an emptied scratch folder."""
-        if scratch != _SCRATCH:
+        if scratch != SCRATCH:
             os.rmdir(scratch)
 
     def scratch_entries(self) -> int:
         """Files and folders in all scratch folders that this process can see."""
         if not self.own_users:
             return 0
-        return sum(len(os.listdir(entry.path)) for entry in os.scandir(_SCRATCH) if entry.is_dir())
+        return sum(len(os.listdir(entry.path)) for entry in os.scandir(SCRATCH) if entry.is_dir())

@@ -5,11 +5,14 @@ It keeps no trace of any session's code or output, so neither does the memory th
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import os
 import random
 import select
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -17,6 +20,10 @@ from typing import NoReturn
 
 from . import keeper, kernel, session, warmup
 from .policy import session_filter
+
+SCRATCH = "/tmp"
+"""Where sessions have their folders."""
+_LATER_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +54,32 @@ def serve(link: socket.socket, settings: Settings) -> NoReturn:
 
 
 def _loop(link: socket.socket, settings: Settings) -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # If memory runs out the kernel shall take a session, and the largest one.
+    with contextlib.suppress(OSError), open(f"{settings.proc}/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    maps = open(f"{settings.proc}/self/maps", encoding="utf-8", errors="replace")  # noqa: SIM115
     namespace: dict[str, object] = {}
     pending = warmup.steps()
     while pending and pending[0][1]:
         warmup.perform(pending.pop(0)[0], namespace)
-    _settle()
+    _settle(maps)
+    base = _address_space(settings.proc)
     program = session_filter()
+    each_landlock = settings.landlock
+    if settings.landlock and settings.own_users:
+        # Once for all sessions. Keepers have to mount, which Landlock forbids, so there each session does it.
+        kernel.landlock(settings.landlock, settings.readable, SCRATCH)
+        each_landlock = 0
     while True:
         # The rest of the warm-up fills the time in which nobody wants a session.
         if pending and not select.select([link], [], [], 0)[0]:
             warmup.perform(pending.pop(0)[0], namespace)
             if not pending:
                 namespace.clear()
-                _settle()
+                _settle(maps)
             continue
         message, descriptors, _, _ = socket.recv_fds(link, 4096, 4)
         if not message:
@@ -70,29 +90,26 @@ def _loop(link: socket.socket, settings: Settings) -> None:
             memory_mb=settings.memory_mb,
             cpu_s=settings.cpu_s,
             scratch=wanted["scratch"],
-            proc=settings.proc,
             filter=program,
-            landlock=settings.landlock,
+            landlock=each_landlock,
             readable=settings.readable,
         )
-        base = _address_space(settings.proc)
         commands, reports, output = descriptors[:3]
         if settings.own_users:
             pid = kernel.clone_sibling()
             if pid == 0:
-                link.close()
                 session.start(confinement, commands, reports, output, base)
         else:
             pid = kernel.clone_sibling(keeper.NAMESPACES)
             if pid == 0:
                 link.close()
-                keeper.start(confinement, commands, reports, output, descriptors[3], base)
+                keeper.start(confinement, settings.proc, commands, reports, output, descriptors[3], base)
         for descriptor in descriptors:
             os.close(descriptor)
         link.sendall(b"%d\n" % pid)
 
 
-def _settle() -> None:
+def _settle(maps: io.TextIOWrapper) -> None:
     """Fix what depends on chance, and keep the collector from touching (and so copying) the shared pages."""
     import numpy
     import sympy.core.random
@@ -102,8 +119,10 @@ def _settle() -> None:
     sympy.core.random.seed(0)
     gc.collect()
     gc.freeze()
+    kernel.collapse_memory(maps)
 
 
 def _address_space(proc: str) -> int:
+    """Bytes, with room for what the warm-up still loads."""
     with open(f"{proc}/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + _LATER_BYTES
