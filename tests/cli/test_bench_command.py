@@ -1,0 +1,107 @@
+"""`genprm bench` around a judge whose answers are known."""
+
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from genprm.cli import bench
+from genprm.cli.main import app
+from tests.judges import ArithmeticJudge
+
+ROWS = [
+    {"id": "math-0", "problem": "p", "steps": ["1 = 1", "2 = 2"], "label": -1},
+    {"id": "math-1", "problem": "p", "steps": ["1 = 1", "2 = 3"], "label": 1},
+    {"id": "math-2", "problem": "p", "steps": ["1 = 1", "x"], "label": 0},
+    {"id": "math-3", "problem": "p", "steps": ["raise"], "label": 0},
+]
+
+
+@pytest.fixture
+def judge(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    judge = ArithmeticJudge()
+
+    @asynccontextmanager
+    async def opened(judging, seed, run):
+        run.note({"model": judge.name})
+        yield judge
+
+    monkeypatch.setattr(bench, "opened", opened)
+    (tmp_path / "math.json").write_text(json.dumps(ROWS))
+    return judge
+
+
+def genprm(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
+def lines(result):
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_processbench(judge, tmp_path):
+    result = genprm("bench", "processbench", "math.json", "--out", "run")
+    assert result.exit_code == 1  # one row failed
+    assert any(line.startswith("math 4 33.3 100.0 50.0") for line in lines(result)), result.output
+    assert "2 rows without a prediction count as wrong; 1 of them failed." in " ".join(lines(result))
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["processbench"]["subsets"][0]["f1"] == 0.5
+    assert metrics["processbench"]["subsets"][0]["failed"] == 1
+    page = (tmp_path / "run/report.html").read_text()
+    assert "bench processbench" in page
+    again = genprm("bench", "processbench", "math.json", "--out", "run")
+    assert "3 rows are there" in again.stderr
+    assert len(judge.judged) == 3
+    assert genprm("view", "run").exit_code == 0
+    assert "seed: 0 -> 1" in genprm("bench", "processbench", "math.json", "--out", "run", "--seed", "1").stderr
+
+
+def test_what_is_refused_before_anything_is_judged(judge, tmp_path):
+    result = genprm("bench", "processbench", "math.json", "--tune-on", "gsm8k")
+    assert result.exit_code == 2
+    assert "there is no subset 'gsm8k' to tune on; there are math" in result.stderr
+    (tmp_path / "bare.jsonl").write_text('{"problem": "p", "steps": ["s"]}')
+    result = genprm("bench", "processbench", "bare.jsonl")
+    assert (result.exit_code, "has a label" in result.stderr) == (2, True)
+    assert genprm("bench", "prmbench", "bare.jsonl").exit_code == 2
+    assert genprm("bench", "best-of-n", "bare.jsonl").exit_code == 2
+    assert not judge.judged
+
+
+def test_prmbench(judge, tmp_path):
+    row = {"modified_question": "q", "modified_process": ["1 = 1", "1 = 2"], "error_steps": [2], "classification": "c"}
+    (tmp_path / "prm.jsonl").write_text(json.dumps(row))
+    result = genprm("bench", "prmbench", "prm.jsonl", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "total 1 2 100.0 100.0 100.0 100.0 0" in lines(result)
+
+
+POOL = {
+    "question": "q",
+    "code": ["1 = 2\n\nThe answer is 5.", "2 = 2\n\n4 = 4"],
+    "pred": ["5", "4"],
+    "score": [False, True],
+    "pred_score": [[2.0], [1.0]],
+}
+
+
+def test_best_of_n_by_stored_rewards_and_by_a_judge(judge, tmp_path):
+    (tmp_path / "pool.jsonl").write_text("\n".join(json.dumps({**POOL, "idx": number}) for number in range(3)))
+    stored = genprm("bench", "best-of-n", "pool.jsonl", "--out", "stored")
+    assert stored.exit_code == 0, stored.output
+    assert "best-of-n 2 0.0 0.0 to 0.0" in lines(stored)
+    judged = genprm("bench", "best-of-n", "pool.jsonl", "--model", "nano", "--out", "judged")
+    assert judged.exit_code == 0, judged.output
+    assert "best-of-n 2 100.0 100.0 to 100.0" in lines(judged)
+    assert "3 solutions without a reward rank below all others." in lines(judged)
+    compared = genprm("bench", "compare", "stored", "judged")
+    assert any(line.startswith("best-of-n, n = 2 3 0.0 100.0 +100.0") for line in lines(compared)), compared.output
+
+
+def test_compare(judge, tmp_path):
+    genprm("bench", "processbench", "math.json", "--out", "a", "--limit", "3")
+    result = genprm("bench", "compare", "a", "a")
+    assert any(line.startswith("math 3 66.7 66.7 +0.0") for line in lines(result)), result.output
+    assert genprm("bench", "compare", "a", "nowhere").exit_code == 2
