@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from equations import MARK, NUMBER, Equation, clean_number, evaluate, parse_step, read_expression, show_number, wrong_value
+from equations import (
+    MARK,
+    NUMBER,
+    Equation,
+    clean_number,
+    evaluate,
+    parse_step,
+    read_expression,
+    show_number,
+    wrong_value,
+)
 from tokenizers import Tokenizer
 
 import prompts
@@ -30,9 +40,23 @@ CHAT_TEMPLATE = (
 )
 IGNORE = -100
 CLAIM, NO_CLAIM = "The paragraph says ", "The paragraph has no calculation to check."
-ALL_TRUE, ONE_FALSE = "Every check is True, so the paragraph is correct.", "A check is False, so the paragraph is wrong."
+ALL_TRUE, ONE_FALSE = (
+    "Every check is True, so the paragraph is correct.",
+    "A check is False, so the paragraph is wrong.",
+)
 NOTHING = "There is nothing to compute, so the paragraph is correct."
-PHRASES = (CLAIM, NO_CLAIM, ALL_TRUE, ONE_FALSE, NOTHING, "value = ", "\nprint(value, abs(value - ", ") < 0.01)", 'print("nothing to check")', " = ")
+PHRASES = (
+    CLAIM,
+    NO_CLAIM,
+    ALL_TRUE,
+    ONE_FALSE,
+    NOTHING,
+    "value = ",
+    "\nprint(value, abs(value - ",
+    ") < 0.01)",
+    'print("nothing to check")',
+    " = ",
+)
 """What the built-in judge says in the same words every time."""
 
 
@@ -61,7 +85,10 @@ def read_gsm8k(path: Path) -> list[tuple[str, list[str]]]:
     """The problems of a GSM8K file, each with the marked lines of its answer (without the `####` line)."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        (row["question"].strip(), [line.strip() for line in row["answer"].split("\n####")[0].split("\n") if line.strip()])
+        (
+            row["question"].strip(),
+            [line.strip() for line in row["answer"].split("\n####")[0].split("\n") if line.strip()],
+        )
         for row in rows
     ]
 
@@ -99,7 +126,13 @@ def renumber(step: Step, rng: random.Random) -> Step:
     left = re.sub(r"\s*=\s*[$€£]?\s*$", "", text[:start]).rsplit("=", 1)[-1]
     expression = _expression_like(left, equation)
     exact = evaluate(expression) if expression else None
-    if expression is None or exact is None or not 0 <= exact < 1e8 or abs(exact - round(exact, 2)) > 1e-9 and rng.random() < 0.7:
+    if (
+        expression is None
+        or exact is None
+        or not 0 <= exact < 1e8
+        or abs(exact - round(exact, 2)) > 1e-9
+        and rng.random() < 0.7
+    ):
         return step
     shown = show_number(exact, rng)
     value = clean_number(shown)

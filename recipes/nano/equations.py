@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 MARK = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
 NUMBER = re.compile(r"\d[\d,]*\.?\d*|\.\d+")
-_TOKEN = re.compile(r"(?P<number>(?:\d[\d,]*\.?\d*|\.\d+))|(?P<percent>%)|(?P<op>[-+*/()×÷–−·]|\\times|\\div|\bx\b|\bX\b)|(?P<word>[^\W\d_]+)")
+_TOKEN = re.compile(
+    r"(?P<number>(?:\d[\d,]*\.?\d*|\.\d+))|(?P<percent>%)|(?P<op>[-+*/()×÷–−·]|\\times|\\div|\bx\b|\bX\b)|(?P<word>[^\W\d_]+)"
+)
 _OPERATORS = {"×": "*", "x": "*", "X": "*", "·": "*", "\\times": "*", "÷": "/", "\\div": "/", "–": "-", "−": "-"}
 TOLERANCE = 0.01
 """A claimed value this close to the exact one is taken as right: grade-school solutions round to cents."""
@@ -113,7 +115,7 @@ def read_expression(text: str, value: float) -> tuple[str, tuple[tuple[int, int]
     starts = [index for index, part in enumerate(kept) if part[0] == "number"]
     best: tuple[str, tuple[tuple[int, int], ...]] | None = None
     for start in reversed(starts):
-        for first in ({start - 1, start} if start and kept[start - 1][1] == "(" else {start}):
+        for first in {start - 1, start} if start and kept[start - 1][1] == "(" else {start}:
             chosen = kept[first:]
             expression = "".join(part[1] for part in chosen)
             operands = tuple(part[2] for part in chosen if part[0] == "number")
@@ -205,7 +207,10 @@ def wrong_value(equation: Equation, rng: random.Random) -> str | None:
     whole, _, decimals = equation.value.partition(".")
     candidates: list[float] = []
     unit = 10 ** -len(decimals)
-    candidates += [exact + rng.choice([-2, -1, 1, 2]) * max(unit, 0.1), exact + rng.choice([-1, 1]) * rng.randint(1, 10)]
+    candidates += [
+        exact + rng.choice([-2, -1, 1, 2]) * max(unit, 0.1),
+        exact + rng.choice([-1, 1]) * rng.randint(1, 10),
+    ]
     candidates += [exact + rng.choice([-1, 1]) * 10 ** rng.randint(0, max(0, len(whole) - 1))]
     candidates += [round(exact * rng.uniform(0.5, 1.5), len(decimals)), exact * 10, exact / 10]
     position = rng.randrange(len(digits))

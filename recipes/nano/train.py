@@ -7,6 +7,7 @@ Trainer of transformers on what `data.py` makes of the GSM8K train file. Runs on
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -80,7 +81,12 @@ def train_tokenizer(rows: Rows, seed: int) -> Tokenizer:
             corpus.append(step.text)
             corpus += [segment.text for segment in assistant_turn(index + 1, step, with_code)]
     # The phrases of the protocol, and those the model always says, are one token each: turns get three times shorter.
-    corpus = [piece for text in corpus for piece in re.split("|".join(re.escape(phrase) for phrase in phrases()), text) if piece]
+    corpus = [
+        piece
+        for text in corpus
+        for piece in re.split("|".join(re.escape(phrase) for phrase in phrases()), text)
+        if piece
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=2048 - len(phrases()),
         special_tokens=[PAD, BOS, EOS, USER, ASSISTANT],
@@ -185,11 +191,10 @@ class Snapshot(TrainerCallback):
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes bf16 weights, configuration, tokenizer and the profile that the model was trained with."""
     out.mkdir(parents=True, exist_ok=True)
-    import copy
-
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
+    copied = copy.deepcopy(model).to(torch.bfloat16)
+    copied.config.use_cache = True  # the Trainer turned it off
+    copied.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    # Two BPE details of the saved file are read by no one; the profile is what `load_prm` reads.
     profile = {"family": "genprm", "profile": {"question": "bare", "assistant_marker": True, "bos": 1}}
     profile["sampling"] = {"temperature": 0.0}
     (out / "genprm.json").write_text(json.dumps(profile, indent=2) + "\n", encoding="utf-8")
@@ -240,8 +245,11 @@ def main() -> None:
         )
     )
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters / 1e6:.1f} M parameters, {len(data)} sequences ({data.left_out} too long), "
-          f"{data.tokens / 1e6:.1f} M tokens, {len(batches)} batches", flush=True)
+    print(
+        f"{parameters / 1e6:.1f} M parameters, {len(data)} sequences ({data.left_out} too long), "
+        f"{data.tokens / 1e6:.1f} M tokens, {len(batches)} batches",
+        flush=True,
+    )
     arguments = TrainingArguments(
         output_dir=str(options.out),
         num_train_epochs=1,
