@@ -101,7 +101,7 @@ class TransformersEngine:
         self._vocab_size: int = config.vocab_size
         self._prefill_tokens = prefill_tokens
         self._rng = random.Random(seed)
-        ends = getattr(model.generation_config, "eos_token_id", None)
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         eos_ids = tokenizer.eos_ids | ({ends} if isinstance(ends, int) else set(ends or ()))
         self._decoder = Decoder(model, tokenizer, eos_ids, max_num_seqs)
         self._generations: deque[Generation] = deque()

@@ -1,0 +1,24 @@
+"""The judgement of a step that a model scores outright, with no chain behind it."""
+
+from __future__ import annotations
+
+import math
+
+from genprm.prms.base import PRMError
+from genprm.types import StepJudgement, Verdict, sigmoid
+
+
+def scored_step(log_odds: float, threshold: float) -> StepJudgement:
+    """The judgement of a step whose log-odds of being right are known.
+
+    Args:
+        log_odds: any number; the score is its sigmoid.
+        threshold: the score from which the step is right.
+
+    Raises:
+        PRMError: they are no number.
+    """
+    if math.isnan(log_odds):
+        raise PRMError("the model gave no number (NaN): its weights or its precision are broken")
+    score = sigmoid(log_odds)
+    return StepJudgement(score, log_odds, Verdict.YES if score >= threshold else Verdict.NO, ())
