@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict
 
 from genprm.benchmarks.processbench import f1_score
 from genprm.rows import VerifyRow
@@ -29,8 +29,6 @@ class SessionMetrics(BaseModel):
     seconds: float
     generated_per_s: float
     """Generated tokens a second, of rows that finished."""
-    engine: dict[str, JsonValue] = {}
-    sandbox: dict[str, JsonValue] = {}
 
 
 class Metrics(BaseModel):
