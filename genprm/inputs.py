@@ -44,6 +44,8 @@ class InputRow:
     answer: str | None = None
     label: int | None = None
     """0-based index of the first wrong step, -1 for none; None where nobody knows."""
+    tests: str | None = None
+    """Python that raises when the solution's code is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +146,13 @@ def _row(record: Record) -> InputRow:
         )
     identity = _text_or_none(value, "id")
     answer = _text_or_none(value, "answer")
-    content = json.dumps([problem, steps, identity, answer, label], ensure_ascii=False)
+    tests = _tests(value)
+    content = json.dumps([problem, steps, identity, answer, label, *([tests] if tests else [])], ensure_ascii=False)
     try:
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         raise ValueError(f"a text holds half of a surrogate pair, which is no character: {error}") from error
-    return InputRow(key, record.file, record.line, problem, steps, identity, answer, label)
+    return InputRow(key, record.file, record.line, problem, steps, identity, answer, label, tests)
 
 
 def _steps(value: dict[str, object]) -> tuple[str, ...]:
@@ -171,6 +174,18 @@ def _steps(value: dict[str, object]) -> tuple[str, ...]:
         if not isinstance(step, str) or not step.strip():
             raise ValueError(f"step {index} must be a text that is not blank, not {_quote(step)}")
     return tuple(cast("list[str]", steps))
+
+
+def _tests(value: dict[str, object]) -> str | None:
+    found = value.get("tests")
+    if isinstance(found, list):
+        lines = cast("list[object]", found)
+        found = "\n".join(line for line in lines if isinstance(line, str)) if lines else None
+        if found is not None and not all(isinstance(line, str) for line in lines):
+            raise ValueError(f'"tests" must be Python, as a text or a list of texts, not {_quote(lines)}')
+    if found is not None and (not isinstance(found, str) or not found.strip()):
+        raise ValueError(f'"tests" must be Python, as a text or a list of texts, not {_quote(found)}')
+    return found
 
 
 def _text_or_none(value: dict[str, object], name: str) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from genprm.code_tests import CodeTests
 from genprm.engines.base import ContextOverflowError
 from genprm.inputs import BadRow, InputRow
 from genprm.keep import Keep
@@ -73,6 +74,7 @@ async def verify(
     concurrency: int,
     seed: int = 0,
     keep: Keep = Keep.FULL,
+    code_tests: CodeTests | None = None,
     progress: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
@@ -87,6 +89,7 @@ async def verify(
         concurrency: rows in flight at once.
         seed: given to the PRM for every row, so that a row does not depend on its place.
         keep: how much of a judgement is kept.
+        code_tests: runs the tests of rows that have them; without it they are not run.
         progress: counted up; a new one by default.
         on_progress: called after every row.
 
@@ -112,6 +115,8 @@ async def verify(
                 started = time.perf_counter()
                 try:
                     judgement = await prm.judge(row.problem, row.steps, seed=seed)
+                    if row.tests is not None and code_tests is not None:
+                        judgement = await code_tests.check(judgement, row.steps, row.tests)
                 except Exception as error:
                     # Whatever went wrong with one row is that row's failure, with its reason; the others go on.
                     logger.debug("%s, line %d failed", row.file, row.line, exc_info=True)

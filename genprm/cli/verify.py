@@ -85,7 +85,8 @@ def verify(
     """Judges every step of the solutions in FILE..., and writes a folder with all of it and a page to read it in.
 
     A row is a JSON object with `problem` (or `question`), and `steps` (a list of texts) or `solution` (a text, which is
-    split into steps). Optional: `id`, `answer`, and `label` (0-based index of the first wrong step, -1 for none).
+    split into steps). Optional: `id`, `answer`, `label` (0-based index of the first wrong step, -1 for none), and
+    `tests` (Python that raises when the solution's fenced code is wrong; it is run in the sandbox).
     """
     del context, config
     with friendly():
@@ -120,9 +121,11 @@ async def _verify(
     import asyncio
 
     from genprm.cli.progress import shown
+    from genprm.code_tests import CodeTests
     from genprm.inputs import count_rows, read_rows
     from genprm.runs import digest, open_run
     from genprm.verify import Progress, VerifyError, default_concurrency, verify
+    from sandbox import open_sandbox
 
     config: dict[str, JsonValue] = {
         "files": list(files),
@@ -156,7 +159,10 @@ async def _verify(
         started = time.perf_counter()
         stopped: BaseException | None = None
         try:
-            async with opened(judging, seed, run) as prm:
+            async with (
+                opened(judging, seed, run) as prm,
+                CodeTests(lambda: open_sandbox(judging.sandbox)) as code_tests,
+            ):
                 started = time.perf_counter()
                 with shown(stderr()) as on_progress:
                     await verify(
@@ -166,6 +172,7 @@ async def _verify(
                         concurrency=concurrency or default_concurrency(prm.capacity, judging.votes),
                         seed=seed,
                         keep=keep,
+                        code_tests=code_tests,
                         progress=progress,
                         on_progress=on_progress,
                     )
