@@ -81,6 +81,7 @@ def processbench(
         ),
     ] = None,
     calibration: options.CalibrationFile = None,
+    profile: options.ProfileFile = None,
     sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
@@ -102,7 +103,7 @@ def processbench(
 
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration,
+            calibration, profile,
         )  # fmt: skip
         batch = Batch(seed, concurrency, limit, keep, out, clean)
         rows = list(read_rows(files, limit=limit))
@@ -134,6 +135,7 @@ def prmbench(
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
     calibration: options.CalibrationFile = None,
+    profile: options.ProfileFile = None,
     sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
@@ -154,7 +156,7 @@ def prmbench(
 
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration,
+            calibration, profile,
         )  # fmt: skip
         batch = Batch(seed, concurrency, limit, keep, out, clean)
         read = list(read_prmbench(files, limit=limit))
@@ -206,6 +208,7 @@ def best_of_n(
         ),
     ] = None,
     calibration: options.CalibrationFile = None,
+    profile: options.ProfileFile = None,
     sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
@@ -232,7 +235,7 @@ def best_of_n(
             raise typer.Exit(_stored_rewards(batch, files, items))
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration,
+            calibration, profile,
         )  # fmt: skip
         inputs = [list(rows) for rows in _solutions(files[0], items)]
 
@@ -278,6 +281,7 @@ def _judging(
     temperature: float | None,
     threshold: float,
     calibration: Path | None,
+    profile: Path | None,
 ) -> Judging:
     return Judging(
         model=model,
@@ -292,6 +296,7 @@ def _judging(
         temperature=temperature,
         threshold=threshold,
         calibration=calibration,
+        profile=profile,
     )
 
 
@@ -324,6 +329,7 @@ async def _judge(
         "temperature": judging.temperature,
         "threshold": judging.threshold,
         "calibration": calibration_digest(judging.calibration),
+        "profile": options.read_profile_file(judging.profile),
         "seed": batch.seed,
         "limit": batch.limit,
         "concurrency": batch.concurrency,

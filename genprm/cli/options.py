@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from genprm.cli.boundary import UsageError
 from genprm.keep import Keep
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 _NOT_IN_RECIPES = {"config", "help", "clean"}
 
@@ -71,6 +74,25 @@ def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def read_profile_file(path: Path | None) -> dict[str, JsonValue] | None:
+    """The fields of a profile that a file changes.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else.
+    """
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        found: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read the profile {str(path)!r}: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{str(path)!r} must hold fields of a profile and their values, not {found!r:.80}")
+    return {str(name): value for name, value in cast("dict[object, JsonValue]", found).items()}
+
+
 Model = Annotated[
     str,
     typer.Option(help="`nano` (the built-in model), a Hugging Face name such as GenPRM/GenPRM-7B, or a folder."),
@@ -121,6 +143,15 @@ Temperature = Annotated[
     typer.Option(min=0.0, help="0 is greedy.", show_default="the model's own"),
 ]
 Threshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is judged wrong.")]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="A YAML or JSON file with fields of the family's protocol, such as `rounds: 4` or `per_step: true` of "
+        "ThinkPRM, or a `template` for another domain.",
+        show_default="the model's own",
+    ),
+]
 CalibrationFile = Annotated[
     Path | None,
     typer.Option("--calibration", help="A file of `genprm calibrate`, applied to all scores.", show_default="none"),

@@ -49,6 +49,7 @@ class Judging:
     temperature: float | None
     threshold: float
     calibration: Path | None = None
+    profile: Path | None = None
 
 
 def verify(
@@ -72,6 +73,7 @@ def verify(
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
     calibration: options.CalibrationFile = None,
+    profile: options.ProfileFile = None,
     sandbox: options.Sandbox = "auto",
     concurrency: options.Concurrency = None,
     limit: options.Limit = None,
@@ -103,6 +105,7 @@ def verify(
             temperature=temperature,
             threshold=threshold,
             calibration=calibration,
+            profile=profile,
         )
         code = run_async(_verify(judging, files, seed, concurrency, limit, keep, out, clean))
     raise typer.Exit(code)
@@ -141,6 +144,7 @@ async def _verify(
         "temperature": judging.temperature,
         "threshold": judging.threshold,
         "calibration": calibration_digest(judging.calibration),
+        "profile": options.read_profile_file(judging.profile),
         "seed": seed,
         "limit": limit,
         "concurrency": concurrency,
@@ -209,6 +213,7 @@ async def opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator[
         votes=judging.votes,
         temperature=judging.temperature,
         threshold=judging.threshold,
+        profile=options.read_profile_file(judging.profile),
         seed=seed,
     )
     try:

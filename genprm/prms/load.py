@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +98,7 @@ async def load_prm(
     top_p: float | None = None,
     top_k: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
-    profile: Profile | ThinkProfile | CriticProfile | None = None,
+    profile: Profile | ThinkProfile | CriticProfile | Mapping[str, object] | None = None,
     limits: Limits | None = None,
     base_urls: Sequence[str] = (),
     revision: str | None = None,
@@ -121,7 +123,8 @@ async def load_prm(
         top_p: nucleus of the sampling.
         top_k: number of candidates of the sampling; 0 for all.
         threshold: the score from which a step is right.
-        profile: the variant of the protocol, where it is not the model's own.
+        profile: the variant of the protocol, where it is not the model's own; or those of its fields that differ from
+            the model's own, by name.
         limits: what a snippet may use.
         base_urls: servers with the OpenAI completions API.
         revision: the model's revision on the Hub.
@@ -138,6 +141,8 @@ async def load_prm(
     mode = _mode(mode)
     path = str(BUILT_IN_PATH) if name_or_path == BUILT_IN else name_or_path
     known = await asyncio.to_thread(read_profile, path, revision, family)
+    if isinstance(profile, Mapping):
+        profile = _changed(known, profile)
     if profile is not None and not isinstance(profile, type(known.profile)):
         raise PRMError(f"a judge of the family {known.family!r} cannot have the profile {profile!r}")
     own = known.sampled(votes)
@@ -227,6 +232,21 @@ def read_profile(path: str, revision: str | None = None, family: Family | None =
             f"Name it, as one of {', '.join(FAMILIES)}."
         )
     return FAMILIES[family]()
+
+
+def _changed(
+    known: GenPRMModel | ThinkPRMModel | CriticModel, fields: Mapping[str, object]
+) -> Profile | ThinkProfile | CriticProfile:
+    own = asdict(known.profile)
+    for name in fields:
+        if name not in own:
+            (near,) = difflib.get_close_matches(name, own, n=1, cutoff=0.0)
+            raise PRMError(f"a profile of the family {known.family!r} has no {name!r}. The nearest one is {near!r}.")
+    try:
+        return type(known).model_validate({"family": known.family, "profile": {**own, **fields}}).profile
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PRMError(f"the profile's {first['loc'][-1]!r} cannot be {first['input']!r}: {first['msg']}") from None
 
 
 def _mode(mode: Mode | str) -> Mode:
