@@ -130,8 +130,7 @@ def renumber(step: Step, rng: random.Random) -> Step:
         expression is None
         or exact is None
         or not 0 <= exact < 1e8
-        or abs(exact - round(exact, 2)) > 1e-9
-        and rng.random() < 0.7
+        or (abs(exact - round(exact, 2)) > 1e-9 and rng.random() < 0.7)
     ):
         return step
     shown = show_number(exact, rng)
@@ -209,7 +208,7 @@ def assistant_turn(paragraph: int, step: Step, with_code: bool) -> list[Segment]
     outputs: list[str] = []
     for equation in step.equations:
         lines += [f"value = {equation.expression}", f"print(value, abs(value - {equation.value}) < 0.01)"]
-        exact = eval(equation.expression, {"__builtins__": {}})  # noqa: S307 - an arithmetic expression that `evaluate` accepted
+        exact = eval(equation.expression, {"__builtins__": {}})
         outputs.append(f"{exact} {abs(exact - float(equation.value)) < 0.01}")
     if not claims:
         lines, outputs = ['print("nothing to check")'], ["nothing to check"]

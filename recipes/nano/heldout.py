@@ -1,4 +1,4 @@
-"""Writes the held-out solutions that the built-in model is measured on: `python recipes/nano/heldout.py --data ... --out ...`.
+"""Writes the held-out solutions that the built-in model is measured on: `python recipes/nano/heldout.py --data FILE`.
 
 500 solutions of the GSM8K train file that no training run sees, marks stripped; in half of them the value of one marked
 equation is wrong. Nothing is filtered: lines of algebra stay, and may hold the wrong equation.

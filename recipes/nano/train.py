@@ -145,7 +145,7 @@ class Batches(torch.utils.data.Sampler[list[int]]):
             rng.shuffle(made)
             self.batches += made
 
-    def __iter__(self):  # noqa: ANN204
+    def __iter__(self):
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -182,7 +182,7 @@ class Snapshot(TrainerCallback):
     def __init__(self, out: Path, every: int, tokenizer: PreTrainedTokenizerFast) -> None:
         self.out, self.every, self.tokenizer = out, every, tokenizer
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, ANN201
+    def on_step_end(self, args, state, control, model=None, **kwargs):
         """Called by the Trainer after every step."""
         if state.global_step % self.every == 0:
             save(model, self.tokenizer, self.out / "snapshot")
