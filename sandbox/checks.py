@@ -129,16 +129,16 @@ def _user_namespaces() -> Check:
 
 
 def _docker() -> list[Check]:
-    import docker
     import docker.errors
     import requests.exceptions
 
+    from .docker import connect
     from .image import find_image, why_no_image
 
     try:
-        client = docker.from_env(timeout=10)
-    except docker.errors.DockerException as error:
-        return [Check("docker engine", Level.WARN, f"none answers ({error}); the sandbox falls back on bubblewrap")]
+        client = connect()
+    except SandboxError as error:
+        return [Check("docker engine", Level.WARN, f"{error}; the sandbox falls back on bubblewrap")]
     checks: list[Check] = []
     try:
         with contextlib.closing(client):

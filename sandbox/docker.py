@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import docker.utils
 import requests.exceptions
 from docker.types import LogConfig, Ulimit
 
@@ -157,10 +158,7 @@ def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
     Raises:
         SandboxError: no engine answers, it does not know the runtime, or there is no image and none can be built.
     """
-    try:
-        client = docker.from_env(timeout=120)
-    except docker.errors.DockerException as error:
-        raise SandboxError(f"no Docker engine answers ({_reason(error)}); start one, or set DOCKER_HOST") from None
+    client = connect()
     try:
         if client.api.base_url.startswith("https") or "ssh" in client.api.base_url or "npipe" in client.api.base_url:
             raise SandboxError("the sandbox speaks to an engine over a Unix socket or plain TCP only, not TLS or SSH")
@@ -178,6 +176,28 @@ def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
         raise
     note = f"Docker engine {version}, image {image}" + (f", runtime {runtime}" if runtime else "")
     return DockerBackend(client, image, limits, runtime, note)
+
+
+def connect() -> docker.DockerClient:
+    """A client of the engine that the environment names.
+
+    Raises:
+        SandboxError: none answers.
+    """
+    try:
+        _knock(str(docker.utils.parse_host(os.environ.get("DOCKER_HOST"))))
+        return docker.from_env(timeout=120)
+    except (docker.errors.DockerException, OSError) as error:
+        raise SandboxError(f"no Docker engine answers ({_reason(error)}); start one, or set DOCKER_HOST") from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens. The SDK would leave its socket open when it finds that out."""
+    scheme, _, path = address.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(10)
+            probe.connect("/" + path.lstrip("/"))
 
 
 def owner() -> str:

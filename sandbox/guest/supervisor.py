@@ -32,7 +32,7 @@ _SPARE_S = 30.0
 """A machine that needs longer to clone a process is not fit to serve."""
 _MOST_SESSIONS = 512
 """The oldest is given up above this: processes and descriptors are limited too."""
-_DYING_S = 1.0
+_DYING_S = 3.0
 _HARD_OUTPUT = 16
 """A snippet that writes this many times what is kept is killed: the rest would only burn its time."""
 _LEAST_HARD_OUTPUT = 8 << 20
