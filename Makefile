@@ -6,6 +6,8 @@ UV := $(BIN)/uv
 # uv does not read pip's configuration; a folder of wheels that pip knows (a CPU build of torch, say) is told to it.
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 export UV_LINK_MODE ?= copy
+# Modules compiled once: machines whose Python may not write bytecode would compile torch anew at every start.
+export UV_COMPILE_BYTECODE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types format bench sandbox-base clean

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import threading
 from collections import deque
@@ -121,6 +122,7 @@ class TransformersEngine:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        threads: int | None = None,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         auto_class: str | type[transformers.PreTrainedModel] = "AutoModelForCausalLM",
@@ -134,6 +136,8 @@ class TransformersEngine:
             revision: revision of the model on the Hub.
             dtype: a torch type such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in.
             device: such as `cuda:1`; by default an accelerator if there is one.
+            threads: cores that a model on the CPU computes with, for all of this process; by default all but one, which
+                is left to the sandbox and the event loop: threads that wait for each other lose more than a core.
             attn_implementation: how transformers computes attention.
             trust_remote_code: whether code that comes with the model may run.
             auto_class: class that loads the model, or its name in transformers. Only a causal language model can
@@ -146,6 +150,8 @@ class TransformersEngine:
 
         def load() -> TransformersEngine:
             where = torch.device(device or _best_device())
+            if where.type == "cpu":
+                torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
             wanted: Any = dtype if dtype != "auto" or where.type != "cpu" else "float32"
             text = Tokenizer.from_pretrained(tokenizer or model, None if tokenizer else revision)
             try:
