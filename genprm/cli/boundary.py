@@ -68,7 +68,6 @@ def friendly() -> Generator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        stderr().print("Stopped.")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if logging.getLogger("genprm").level == logging.DEBUG:
