@@ -299,7 +299,7 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: boo
         failures=read_rows_of(run.path, FailureRow, FAILURES),
     )
     if tally.rows <= summary.ROWS_SHOWN:
-        summary.print_rows(stdout(), few)
+        summary.print_rows(stdout(), sorted(few, key=lambda row: progress.keys[row.key]))
     summary.print_summary(stdout(), metrics)
     summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
     if others := len(run.done) - tally.rows:
