@@ -15,7 +15,7 @@ from genprm.benchmarks.prmbench import PRMBenchMetrics
 
 def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
     """The official score, and apart from it the binary one."""
-    out = _table("subset", "rows", "error acc", "correct acc", "F1", "95 % interval", "guessing", "undecided", "tokens")
+    out = _table("subset", "rows", "err acc", "cor acc", "F1", "95 % interval", "guess", "open", "tokens")
     for subset in table.subsets:
         out.add_row(
             subset.name + (" (tuned on)" if subset.name == table.tuned_on else ""),
@@ -37,6 +37,10 @@ def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
     console.print(out)
     if table.tuned_on is not None and table.threshold is not None:
         console.print(f"[dim]Threshold {table.threshold:.4g}, tuned on {table.tuned_on}.[/]")
+    console.print(
+        "[dim]err acc, cor acc: first error found, no error confirmed; guess: expected F1 of guessing; open: no "
+        "prediction; tokens: generated a row.[/]"
+    )
     undecided = sum(subset.undecided for subset in table.subsets)
     if undecided:
         failed = sum(subset.failed for subset in table.subsets)
@@ -124,5 +128,5 @@ def _p(value: float) -> str:
 def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
     return table
