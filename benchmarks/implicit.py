@@ -33,14 +33,15 @@ from typing import Any
 import torch
 import transformers
 
+import genprm
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers import TransformersEngine
 from genprm.prms.implicit import ImplicitMode, ImplicitPRM, LogprobCache, LogprobModel
-from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.network import token_logprobs
 from genprm.types import Judgement
 
 RESULTS = Path(__file__).parent / "results"
+BUILT_IN_PATH = Path(genprm.__file__).parent / "nano"
 Row = tuple[str, list[str]]
 
 

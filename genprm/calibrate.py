@@ -328,4 +328,3 @@ def _apply(calibration: Calibration, data: LabelledScores, chosen: NDArray[np.in
 
 def _log_odds(score: float) -> float:
     return logit(min(1 - _EPSILON, max(_EPSILON, score)))
-

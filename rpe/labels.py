@@ -1,0 +1,116 @@
+"""From Monte Carlo values to step labels (GenPRM, arXiv 2504.00891, section 3.2). Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Method(StrEnum):
+    """How a step's progress is measured."""
+
+    RATIO = "ratio"
+    """MC after the step over MC before it (eq. 10): relative progress estimation."""
+    DIFFERENCE = "difference"
+    """MC after the step minus MC before it; thresholds are negative."""
+    HARD = "hard"
+    """MC after the step alone: right when any rollout reached the answer."""
+
+
+DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0.0}
+"""The paper's threshold of the ratio, the best of its thresholds of the difference (table 3), and none for hard labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLabel:
+    """The label of one step."""
+
+    label: bool
+    """Whether the step is right."""
+    progress: float
+    """What was compared with the threshold: a ratio in [0, inf), a difference in [-1, 1], or the Monte Carlo value."""
+    standard_error: float | None = None
+    """Of `progress`, to first order, from the number of rollouts; None where that is not known or progress has none."""
+    rollouts: int | None = None
+    """Rollouts behind the value after the step."""
+
+
+def step_labels(
+    mc: Sequence[float],
+    *,
+    start: float,
+    method: Method | str = Method.RATIO,
+    threshold: float | None = None,
+    rollouts: Sequence[int] | None = None,
+    start_rollouts: int | None = None,
+) -> list[StepLabel]:
+    """Labels every step of a solution.
+
+    After the first step whose value is zero all later values count as zero, as in the paper: a completer that finds its
+    way back does not make the steps right. A ratio over zero is zero: the prefix was lost already, so the step made no
+    progress (the paper leaves 0/0 open).
+
+    Args:
+        mc: (steps,) Monte Carlo value after each step, in [0, 1].
+        start: the value before the first step: Pass@1 of the problem, in [0, 1].
+        method: how progress is measured.
+        threshold: a step is right when its progress is at least this; for hard labels, when its value is above it. By
+            default 0.8, -0.3 and 0 for the three methods.
+        rollouts: (steps,) how many rollouts each value of `mc` is the mean of, for standard errors.
+        start_rollouts: the same for `start`.
+
+    Returns:
+        One label a step.
+
+    Raises:
+        ValueError: a value is out of range, or the lengths differ.
+    """
+    method = Method(method)
+    limit = DEFAULT_THRESHOLDS[method] if threshold is None else threshold
+    for name, value in (("start", start), *((f"mc[{index}]", value) for index, value in enumerate(mc))):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must be between 0 and 1, not {value!r}")
+    if rollouts is not None and len(rollouts) != len(mc):
+        raise ValueError(f"{len(rollouts)} numbers of rollouts for {len(mc)} steps")
+    if any(count < 1 for count in (*(rollouts or ()), *(() if start_rollouts is None else (start_rollouts,)))):
+        raise ValueError(f"rollouts must be at least 1: {rollouts!r}, {start_rollouts!r}")
+    labels: list[StepLabel] = []
+    before, before_count = start, start_rollouts
+    for index, value in enumerate(mc):
+        after = 0.0 if index and before == 0.0 else value
+        count = rollouts[index] if rollouts is not None else None
+        match method:
+            case Method.RATIO:
+                progress = after / before if before > 0.0 else 0.0
+                right = progress >= limit
+            case Method.DIFFERENCE:
+                progress = after - before
+                right = progress >= limit
+            case Method.HARD:
+                progress = after
+                right = after > limit
+        error = _standard_error(method, before, after, before_count, count)
+        labels.append(StepLabel(right, progress, error, count))
+        before, before_count = after, count
+    return labels
+
+
+def _standard_error(
+    method: Method, before: float, after: float, before_count: int | None, after_count: int | None
+) -> float | None:
+    """By the delta method, with the two values as independent binomial means."""
+    if after_count is None:
+        return None
+    after_variance = after * (1.0 - after) / after_count
+    if method is Method.HARD:
+        return math.sqrt(after_variance)
+    if before_count is None:
+        return None
+    before_variance = before * (1.0 - before) / before_count
+    if method is Method.DIFFERENCE:
+        return math.sqrt(after_variance + before_variance)
+    if before == 0.0:
+        return None
+    return math.sqrt(after_variance / before**2 + before_variance * after**2 / before**4)
