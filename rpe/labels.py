@@ -20,7 +20,7 @@ class Method(StrEnum):
 
 
 DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0.0}
-"""The paper's threshold of the ratio, the best of its thresholds of the difference (table 3), and none for hard labels."""
+"""The paper's threshold of the ratio, one of the better ones of the difference (table 4), and zero for hard labels."""
 
 
 @dataclass(frozen=True, slots=True)
