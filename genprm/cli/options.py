@@ -140,7 +140,7 @@ Mode = Annotated[
 Votes = Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")]
 Temperature = Annotated[
     float | None,
-    typer.Option(min=0.0, help="0 is greedy.", show_default="the model's own"),
+    typer.Option(min=0.0, max=2.0, help="0 is greedy.", show_default="the model's own"),
 ]
 Threshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is judged wrong.")]
 ProfileFile = Annotated[

@@ -36,7 +36,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 0.0
-    """0 is greedy; then `top_p`, `top_k` and `seed` have no effect."""
+    """In [0, 2], as servers take it. 0 is greedy; then `top_p`, `top_k` and `seed` have no effect."""
     top_p: float = 1.0
     top_k: int = 0
     """0 means no limit."""
@@ -47,8 +47,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens!r}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"sampling out of range: {self!r}")
+        if not 0 <= self.temperature <= 2 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(f"temperature must be in [0, 2], top_p in (0, 1] and top_k at least 0: {self!r}")
         if any(not stop for stop in self.stop):
             raise ValueError("a stop string must not be empty")
 

@@ -181,7 +181,7 @@ async def test_top_k_and_top_p_leave_out_the_unlikely(engine: Engine, network: t
 
 async def test_choice_logprobs_are_exact(engine: Engine, network: transformers.PreTrainedModel) -> None:
     busy = [
-        asyncio.create_task(engine.generate(encoded(engine, p), Sampling(50, temperature=3.0, top_k=1)))
+        asyncio.create_task(engine.generate(encoded(engine, p), Sampling(50, temperature=2.0, top_k=1)))
         for p in PROMPTS
     ]
     for prompt in PROMPTS:
@@ -205,8 +205,8 @@ async def test_prompt_logprobs_are_exact(engine: Engine, network: transformers.P
 
 async def test_the_end_of_the_turn_is_left_out(engine: Engine) -> None:
     prompt = encoded(engine, PROMPTS[0])
-    # Almost uniform: one token in 443 ends the turn.
-    drawn = await asyncio.gather(*(engine.generate(prompt, Sampling(400, 50.0, seed=seed)) for seed in range(12)))
+    # As hot as can be: one token in 700 ends the turn.
+    drawn = await asyncio.gather(*(engine.generate(prompt, Sampling(400, 2.0, seed=seed)) for seed in range(16)))
     ended = [completion for completion in drawn if completion.finish is Finish.EOS]
     assert ended
     for completion in drawn:

@@ -115,10 +115,14 @@ async def test_votes_stop_when_the_verdict_is_settled() -> None:
             self.replies.append(ANALYSIS if sampling.stop == ("</analyze>\n",) else YES)
             return await super().generate(prompt_ids, sampling, chain=chain)
 
-    engine = Always.of(choices=[(-0.001, -7.0)])
+    engine = Always.of(choices=[(0.0, -60.0)])
     judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
     assert [len(step.chains) for step in judgement.steps] == [2, 2]
     assert judgement.saved == 3 * judgement.tokens.generated
+    engine = Always.of(choices=[(-0.001, -7.0)])
+    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
+    # Scores just below 1 need three more right votes of six instead of two, which is not yet sure enough.
+    assert [len(step.chains) for step in judgement.steps] == [4, 4]
     engine = Always.of(choices=[(-0.001, -7.0)])
     judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=1.0).judge("What?", ["a"])
     # With a score just below 1 four votes leave the mean at 0.4997 in the worst case: two more are asked.
