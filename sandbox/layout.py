@@ -109,7 +109,10 @@ def _shared_libraries(files: list[Path], bundled: tuple[str, ...]) -> dict[str, 
             if name not in have:
                 witnesses.setdefault(name, path)
     asked = {files[0], *witnesses.values()}
-    answer = subprocess.run(["ldd", *map(str, sorted(asked))], capture_output=True, text=True, check=False).stdout
+    # Without this process's environment: an LD_PRELOAD (vLLM sets one) would be listed as if it were needed.
+    clean = {"PATH": os.defpath, "LC_ALL": "C"}
+    ldd = ["ldd", *map(str, sorted(asked))]
+    answer = subprocess.run(ldd, capture_output=True, text=True, check=False, env=clean).stdout
     found: dict[str, str] = {}
     for name, path in _LDD_LINE.findall(answer):
         resolved = os.path.realpath(path)

@@ -97,6 +97,17 @@ def test_bubblewrap_shows_the_interpreter_and_four_packages_only() -> None:
 
 
 @pytest.mark.bubblewrap
+def test_what_this_process_preloads_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout.find_layout.cache_clear()
+    before = layout.find_layout()
+    library = next(outside for outside, inside in before.binds if inside.endswith("/libm.so.6"))
+    layout.find_layout.cache_clear()
+    monkeypatch.setenv("LD_PRELOAD", library)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(library).parent))
+    assert layout.find_layout() == before
+
+
+@pytest.mark.bubblewrap
 async def test_bubblewrap_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := bubblewrap.why_not():
         missing(reason)
