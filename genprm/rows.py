@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -126,7 +127,31 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
     )
 
 
-def failure_row(row: InputRow | BadRow, error: Exception | None = None) -> FailureRow:
+class Located(Protocol):
+    """An item of an input: what it is called, and where it stands."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the run's folder."""
+        ...
+
+    @property
+    def file(self) -> str:
+        """The file that it stands in."""
+        ...
+
+    @property
+    def line(self) -> int:
+        """1-based line of the file."""
+        ...
+
+    @property
+    def id(self) -> str | None:
+        """What its file calls it."""
+        ...
+
+
+def failure_row(row: Located | BadRow, error: Exception | None = None) -> FailureRow:
     """Says why an input was not judged."""
     if isinstance(row, BadRow):
         return FailureRow(key=None, file=row.file, line=row.line, kind="input", reason=row.reason)

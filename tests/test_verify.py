@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from genprm.batch import MAX_FAILURES_IN_A_ROW, BatchError
 from genprm.engines.base import ContextOverflowError
 from genprm.inputs import BadRow, InputRow, read_rows
 from genprm.keep import Keep
@@ -20,7 +21,7 @@ from genprm.metrics import Tally
 from genprm.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs import RunError, open_run, read_rows_of
 from genprm.types import Judgement
-from genprm.verify import MAX_FAILURES_IN_A_ROW, VerifyError, default_concurrency, finished_rows, verify
+from genprm.verify import default_concurrency, finished_rows, verify
 from tests.judges import ArithmeticJudge, row
 
 
@@ -117,7 +118,7 @@ async def test_no_more_rows_in_flight_and_read_ahead_than_said(tmp_path):
 
 async def test_a_dead_server_ends_the_run_instead_of_failing_every_row(tmp_path):
     with opened(tmp_path) as run:
-        with pytest.raises(VerifyError, match=r"gave up: 20 rows failed .* the server is gone"):
+        with pytest.raises(BatchError, match=r"gave up: 20 rows failed .* the server is gone"):
             await verify((row(n, "raise") for n in range(10_000)), ArithmeticJudge(), run, concurrency=4)
         assert MAX_FAILURES_IN_A_ROW <= len(failures(tmp_path)) < 30
 

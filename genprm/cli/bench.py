@@ -19,12 +19,12 @@ from genprm.types import DEFAULT_THRESHOLD
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.batch import Progress
     from genprm.benchmarks.best_of_n import PoolItem
     from genprm.inputs import BadRow, InputRow
     from genprm.metrics import Metrics
     from genprm.rows import VerifyRow
     from genprm.runs import RunFolder
-    from genprm.verify import Progress
 
 app = typer.Typer(
     help="Measures judges on ProcessBench, PRMBench and best-of-n pools, and compares runs.",
@@ -311,9 +311,10 @@ async def _judge(
     """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
     import asyncio
 
+    from genprm.batch import BatchError, Progress
     from genprm.cli.progress import shown
     from genprm.runs import open_run
-    from genprm.verify import Progress, VerifyError, default_concurrency, verify
+    from genprm.verify import default_concurrency, verify
 
     config: dict[str, JsonValue] = {
         "files": list(files),
@@ -356,7 +357,7 @@ async def _judge(
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, VerifyError) as error:
+        except (asyncio.CancelledError, BatchError) as error:
             stopped = error
         _finish(run, progress, time.perf_counter() - started, finish, interrupted=stopped is not None)
         if stopped is not None:

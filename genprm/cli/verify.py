@@ -19,9 +19,9 @@ from genprm.types import DEFAULT_THRESHOLD
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.batch import Progress
     from genprm.prms.base import PRM
     from genprm.runs import RunFolder
-    from genprm.verify import Progress
 
 FREE = ("limit", "concurrency", "sandbox", "base_url")
 """Options that do not change results: they may differ when a run goes on."""
@@ -123,11 +123,12 @@ async def _verify(
 ) -> int:
     import asyncio
 
+    from genprm.batch import BatchError, Progress
     from genprm.cli.progress import shown
     from genprm.code_tests import CodeTests
     from genprm.inputs import count_rows, read_rows
     from genprm.runs import digest, open_run
-    from genprm.verify import Progress, VerifyError, default_concurrency, verify
+    from genprm.verify import default_concurrency, verify
     from sandbox import open_sandbox
 
     config: dict[str, JsonValue] = {
@@ -180,7 +181,7 @@ async def _verify(
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, VerifyError) as error:
+        except (asyncio.CancelledError, BatchError) as error:
             stopped = error
         _finish(run, progress, time.perf_counter() - started, stopped is not None)
         if stopped is not None:
