@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 FEWEST, MOST = 2, 6
 """Steps of a problem."""
-LARGEST = 999
+LARGEST = 300
 """No value on the way is larger: what a very small policy can learn to compute, most of the time."""
 
 _EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *\$?(-?\d+)")
@@ -290,11 +290,11 @@ def _story(draft: _Draft, steps: int) -> None:
     theme = rng.choice(_THEMES)
     groups = 2 if steps >= 4 and rng.random() < 0.4 else 1
     closing = rng.random() < 0.6
-    a, b = rng.randint(3, 9), rng.randint(6, 48)
+    a, b = rng.randint(3, 9), rng.randint(4, 24)
     draft.told.append(theme.opening[0].format(a=a, b=b))
     value = draft.calculate(a, "*", b, theme.opening[1])
     if groups == 2:
-        a, b = rng.randint(2, 9), rng.randint(6, 40)
+        a, b = rng.randint(2, 9), rng.randint(4, 20)
         draft.told.append(theme.second[0].format(a=a, b=b))
         other = draft.calculate(a, "*", b, theme.second[1])
         value = draft.calculate(value, "+", other, theme.second[2])
@@ -312,11 +312,11 @@ def _story(draft: _Draft, steps: int) -> None:
 def _happen(draft: _Draft, event: _Event, value: int) -> int:
     match event.operator:
         case "+":
-            k = draft.rng.randint(5, 95)
+            k = draft.rng.randint(5, 60)
         case "-":
-            k = draft.rng.randint(5, min(95, max(5, value - 2)))
+            k = draft.rng.randint(5, min(60, max(5, value - 2)))
         case "*":
-            k = draft.rng.randint(2, 6)
+            k = draft.rng.randint(2, 5)
         case "/":
             k = draft.rng.choice([k for k in range(2, 10) if value % k == 0] or [2])
         case _:
@@ -333,11 +333,11 @@ def _comparison(draft: _Draft, steps: int) -> None:
     """Who has how many, told by comparing with the one before; and how many they have together."""
     rng = draft.rng
     people, thing = rng.sample(_NAMES, 4), rng.choice(_THINGS)
-    counts = [rng.randint(8, 90)]
+    counts = [rng.randint(8, 60)]
     draft.told.append(f"{people[0]} has {counts[0]} {thing}.")
     for before, name in zip(people, people[1 : steps // 2 + 1], strict=False):
         kind = rng.choice(["more", "fewer", "times", "half"])
-        k = rng.randint(2, 6) if kind == "times" else rng.randint(5, 60)
+        k = rng.randint(2, 5) if kind == "times" else rng.randint(5, 40)
         operator, right = {"more": ("+", k), "fewer": ("-", k), "times": ("*", k), "half": ("/", 2)}[kind]
         amount = {"more": f"{k} more", "fewer": f"{k} fewer", "times": f"{k} times as many", "half": "half as many"}
         draft.told.append(f"{name} has {amount[kind]} {thing} {'as' if kind in ('times', 'half') else 'than'} {before}.")
@@ -353,7 +353,7 @@ def _shopping(draft: _Draft, steps: int) -> None:
     rng = draft.rng
     name = rng.choice(_NAMES)
     (one, two) = rng.sample(["pens", "books", "cups", "shirts", "lamps"], 2)
-    a, p, b, q = rng.randint(2, 9), rng.randint(3, 25), rng.randint(2, 9), rng.randint(3, 25)
+    a, p, b, q = rng.randint(2, 9), rng.randint(3, 20), rng.randint(2, 9), rng.randint(3, 20)
     draft.told.append(f"{name} buys {a} {one} for ${p} each and {b} {two} for ${q} each.")
     first = draft.calculate(a, "*", p, f"The {one} cost {{e}} dollars.")
     second = draft.calculate(b, "*", q, f"The {two} cost {{e}} dollars.")
@@ -364,7 +364,7 @@ def _shopping(draft: _Draft, steps: int) -> None:
         draft.told.append(f"A coupon takes ${k} off.")
         value = draft.calculate(value, "-", k, "With the coupon they cost {e} dollars.")
     if steps >= 4:
-        paid = next(paid for paid in (100, 200, 300, 400, 500) if paid > value)
+        paid = next(paid for paid in (100, 200, 300, 400) if paid > value)
         draft.told.append(f"{name} pays with ${paid}.")
         draft.calculate(paid, "-", value, "The change is {e} dollars.")
         question = f"How many dollars does {name} get back?"

@@ -185,16 +185,21 @@ class Snapshot(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Called by the Trainer after every step."""
         if state.global_step % self.every == 0:
-            save(model, self.tokenizer, self.out / "snapshot")
+            save_weights(model, self.tokenizer, self.out / "snapshot")
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes bf16 weights, configuration, tokenizer and the profile that the model was trained with."""
+def save_weights(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Writes bf16 weights, configuration and tokenizer."""
     out.mkdir(parents=True, exist_ok=True)
     copied = copy.deepcopy(model).to(torch.bfloat16)
     copied.config.use_cache = True  # the Trainer turned it off
     copied.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Writes bf16 weights, configuration, tokenizer and the profile that the model was trained with."""
+    save_weights(model, tokenizer, out)
     profile = {"family": "genprm", "profile": {"question": "bare", "assistant_marker": True, "bos": 1}}
     profile["sampling"] = {"temperature": 0.0}
     (out / "genprm.json").write_text(json.dumps(profile, indent=2) + "\n", encoding="utf-8")
