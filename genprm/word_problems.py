@@ -340,7 +340,9 @@ def _comparison(draft: _Draft, steps: int) -> None:
         k = rng.randint(2, 5) if kind == "times" else rng.randint(5, 40)
         operator, right = {"more": ("+", k), "fewer": ("-", k), "times": ("*", k), "half": ("/", 2)}[kind]
         amount = {"more": f"{k} more", "fewer": f"{k} fewer", "times": f"{k} times as many", "half": "half as many"}
-        draft.told.append(f"{name} has {amount[kind]} {thing} {'as' if kind in ('times', 'half') else 'than'} {before}.")
+        draft.told.append(
+            f"{name} has {amount[kind]} {thing} {'as' if kind in ('times', 'half') else 'than'} {before}."
+        )
         counts.append(draft.calculate(counts[-1], operator, right, f"{name} has {{e}} {thing}."))
     value = counts[0]
     for name, count in zip(people[1:], counts[1:], strict=False):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from genprm.engines.base import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
 
 __all__ = [
+    "BUILT_IN",
     "Completion",
     "ContextOverflowError",
     "Engine",
@@ -25,6 +27,12 @@ __all__ = [
 ]
 
 EngineKind = Literal["auto", "transformers", "vllm", "openai"]
+
+BUILT_IN = {
+    "nano": Path(__file__).parent.parent / "nano",
+    "nano-policy": Path(__file__).parent.parent / "nano_policy",
+}
+"""The models that come with the package, by name: a judge and a policy."""
 
 
 async def load_engine(
@@ -43,7 +51,8 @@ async def load_engine(
     Args:
         kind: `auto` takes `openai` when there is a base URL, `vllm` when it is installed and a GPU is there, else
             `transformers`.
-        model: folder or model id. With `openai` it is the name the server knows, by default the one it serves.
+        model: folder, model id, or the name of a built-in model: `nano` or `nano-policy`. With `openai` it is the name
+            the server knows, by default the one it serves; what it calls a built-in model does not matter.
         base_urls: of servers with the OpenAI completions API, such as `http://127.0.0.1:8000/v1`.
         revision: revision of the model on the Hub.
         tokenizer: folder or id of the tokenizer, where it is not the model's.
@@ -55,6 +64,9 @@ async def load_engine(
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
     kind = choose_engine(kind, base_urls)
+    if model in BUILT_IN:
+        built_in = str(BUILT_IN[model])
+        model, tokenizer = (None, tokenizer or built_in) if kind == "openai" else (built_in, tokenizer)
     if kind == "openai":
         from genprm.engines.openai import OpenAIEngine
 
