@@ -24,7 +24,8 @@ from typing import Any
 from genprm.engines import load_engine
 from genprm.engines.base import Engine
 from genprm.prms.genprm import GenPRM
-from genprm.prms.load import BUILT_IN_PATH, read_profile
+from genprm.prms.load import BUILT_IN_PATH
+from genprm.prms.profiles import read_profile
 from genprm.prms.protocol import Mode
 from sandbox import Result, open_sandbox
 

@@ -119,8 +119,8 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         scores=judgement.scores,
         verdicts=judgement.verdicts,
         problem=row.problem if full else None,
-        steps=[_step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
-        solution=None if judgement.solution is None else _step_row(None, judgement.solution, keep),
+        steps=[step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
+        solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
         named=judgement.named,
         tokens=TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached),
         seconds=round(seconds, 3),
@@ -159,7 +159,8 @@ def failure_row(row: Located | BadRow, error: Exception | None = None) -> Failur
     return FailureRow(key=row.key, id=row.id, file=row.file, line=row.line, kind=kind, reason=str(error) or kind)
 
 
-def _step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:
+def step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:
+    """The judgement of one step, as it is stored."""
     statuses = [run.status for chain in step.chains for run in chain.code]
     return StepRow(
         step=text,

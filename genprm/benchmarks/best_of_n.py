@@ -1,121 +1,28 @@
-"""Best-of-n on a pool: problems with several solutions each, of which a reward picks one.
-
-A pool is a JSONL file with one problem a line, in the form that the evaluation of Qwen2.5-Math writes: `question`,
-`code` (the solutions), `pred` (their answers), `score` (whether each answer is right) and, where there is one,
-`pred_score` (a reward model's score of each).
-"""
+"""Best-of-n on a pool: how often the solution that a reward or a vote picks is right."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
 
 from pydantic import BaseModel
 
 from genprm.benchmarks.statistics import mean_interval
-from genprm.inputs import BadRow, Record, read_records
-from genprm.types import sigmoid
+from genprm.pools import PoolItem
+from genprm.search.voting import pass_at_k, pick_best, pick_majority, pick_weighted, powers_of_two
 
 
 @dataclass(frozen=True, slots=True)
-class PoolItem:
-    """One problem and its solutions."""
+class Answered:
+    """The solutions of one problem, in the order in which they count for n = 1, 2, 4 ..."""
 
     id: str
-    problem: str
-    solutions: tuple[str, ...]
-    answers: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    """None for a solution that never came to an answer: it is never picked."""
     correct: tuple[bool, ...]
-    rewards: tuple[float, ...] | None
-    """Any real numbers, higher is better; None where the pool has none."""
-
-
-def read_pool(files: Sequence[str | Path], *, limit: int | None = None) -> Iterator[PoolItem | BadRow]:
-    """Reads a pool.
-
-    Raises:
-        InputError: when a file cannot be read at all.
-    """
-    for number, record in enumerate(read_records(files)):
-        if limit is not None and number >= limit:
-            return
-        try:
-            yield _item(record)
-        except ValueError as error:
-            yield BadRow(record.file, record.line, str(error))
-
-
-def _item(record: Record) -> PoolItem:
-    if record.error is not None:
-        raise ValueError(record.error)
-    if not isinstance(record.value, dict):
-        raise ValueError(f"a row must be a JSON object, not {record.value!r:.80}")
-    value = cast("dict[str, object]", record.value)
-    problem = value.get("question", value.get("problem"))
-    if not isinstance(problem, str):
-        raise ValueError(f'"question" must be a text, not {problem!r:.80}')
-    solutions = _list(value, "code", "solutions")
-    answers = _list(value, "pred", "answers")
-    correct = _list(value, "score", "correct")
-    if not solutions or not len(solutions) == len(answers) == len(correct):
-        raise ValueError(
-            f"a problem needs as many solutions as answers and scores, not {len(solutions)}, {len(answers)} and "
-            f"{len(correct)}"
-        )
-    rewards = value.get("pred_score", value.get("rewards"))
-    return PoolItem(
-        str(value.get("idx", value.get("id", record.line))),
-        problem,
-        tuple(str(solution) for solution in solutions),
-        tuple(str(answer).strip() for answer in answers),
-        tuple(bool(score) for score in correct),
-        None if rewards is None else tuple(_number(reward) for reward in _list(value, "pred_score", "rewards")),
-    )
-
-
-def _list(value: dict[str, object], *names: str) -> list[object]:
-    found = next((value[name] for name in names if name in value), None)
-    if not isinstance(found, list):
-        raise ValueError(f'"{names[0]}" must be a list, not {found!r:.80}')
-    return cast("list[object]", found)
-
-
-def _number(value: object) -> float:
-    # Outcome rewards are stored as lists of one.
-    if isinstance(value, list):
-        inner = cast("list[object]", value)
-        value = inner[0] if len(inner) == 1 else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"a reward must be a number, not {value!r:.80}")
-    return float(value)
-
-
-def pick_best(answers: Sequence[str], rewards: Sequence[float]) -> int:
-    """The solution with the highest reward; of several, the first."""
-    del answers
-    return max(range(len(rewards)), key=lambda index: (rewards[index], -index))
-
-
-def pick_majority(answers: Sequence[str], rewards: Sequence[float] | None = None) -> int:
-    """A solution with the most frequent answer; of several, the one met first."""
-    del rewards
-    return _heaviest(answers, [1.0] * len(answers))
-
-
-def pick_weighted(answers: Sequence[str], rewards: Sequence[float]) -> int:
-    """A solution with the answer whose rewards, through a sigmoid, add up to most."""
-    return _heaviest(answers, [sigmoid(reward) for reward in rewards])
-
-
-def _heaviest(answers: Sequence[str], weights: Sequence[float]) -> int:
-    totals: dict[str, list[float]] = {}
-    for answer, weight in zip(answers, weights, strict=True):
-        totals.setdefault(answer, []).append(weight)
-    best = max(totals, key=lambda answer: math.fsum(totals[answer]))
-    return answers.index(best)
+    rewards: tuple[float | None, ...] | None
+    """Log-odds or any other numbers, higher is better; None where there are none at all."""
 
 
 class MethodMetrics(BaseModel):
@@ -143,7 +50,7 @@ class BestOfNMetrics(BaseModel):
 def evaluate(
     items: Sequence[PoolItem], rewards: Sequence[Sequence[float | None]] | None = None, *, resamples: int = 10_000
 ) -> BestOfNMetrics:
-    """Computes the table for n = 1, 2, 4 ... up to the smallest number of solutions.
+    """Computes the table of a pool for n = 1, 2, 4 ... up to the smallest number of solutions.
 
     Args:
         items: the pool.
@@ -156,13 +63,27 @@ def evaluate(
     """
     if not items:
         raise ValueError("the pool is empty")
-    stored = [item.rewards for item in items]
-    known = [list(row) for row in rewards] if rewards is not None else None
-    if known is None and all(row is not None for row in stored):
-        known = [list(row or ()) for row in stored]
-    filled = None if known is None else [[-math.inf if value is None else value for value in row] for row in known]
     most = min(len(item.solutions) for item in items)
-    sizes = sorted({1 << power for power in range(most.bit_length()) if 1 << power <= most} | {most})
+    known = [item.rewards for item in items] if rewards is None else [tuple(row) for row in rewards]
+    scored = all(row is not None for row in known)
+    answered = [
+        Answered(item.id, item.answers, item.correct, row if scored else None)
+        for item, row in zip(items, known, strict=True)
+    ]
+    return evaluate_answered(answered, powers_of_two(most), resamples=resamples)
+
+
+def evaluate_answered(
+    items: Sequence[Answered], sizes: Sequence[int], *, samples: bool = True, resamples: int = 10_000
+) -> BestOfNMetrics:
+    """Computes how often each way to pick one of the first n solutions is right, with intervals over the problems.
+
+    Args:
+        items: at least one.
+        sizes: the values of n, ascending.
+        samples: whether the solutions are independent samples; only then do pass@1 and pass@k mean anything.
+        resamples: of the bootstrap.
+    """
     methods: list[MethodMetrics] = []
 
     def add(method: str, n: int, outcomes: list[float]) -> None:
@@ -174,18 +95,27 @@ def evaluate(
             )
         )
 
-    add("pass@1", most, [sum(item.correct) / len(item.correct) for item in items])
-    picks: list[tuple[str, Callable[[Sequence[str], Sequence[float]], int]]] = [("majority", pick_majority)]
-    if filled is not None:
+    if samples:
+        add("pass@1", sizes[-1], [sum(item.correct) / len(item.correct) for item in items])
+    picks: list[tuple[str, Callable[[Sequence[str | None], Sequence[float | None]], int | None]]]
+    picks = [("majority", pick_majority)]
+    if all(item.rewards is not None for item in items):
         picks += [("best-of-n", pick_best), ("weighted", pick_weighted)]
     for name, pick in picks:
         for n in sizes:
             outcomes: list[float] = []
-            for number, item in enumerate(items):
-                row = filled[number][:n] if filled is not None else []
-                outcomes.append(float(item.correct[pick(item.answers[:n], row)]))
+            for item in items:
+                picked = pick(item.answers[:n], (item.rewards or ())[:n])
+                outcomes.append(0.0 if picked is None else float(item.correct[picked]))
             add(name, n, outcomes)
     for n in sizes:
         add("pass@n", n, [float(any(item.correct[:n])) for item in items])
-    unscored = sum(value is None for row in known or [] for value in row)
+    if samples:
+        for n in sizes:
+            add("pass@k", n, [_pass_at_k(item.correct, n) for item in items])
+    unscored = sum(value is None for item in items for value in item.rewards or ())
     return BestOfNMetrics(ids=[item.id for item in items], methods=methods, unscored=unscored)
+
+
+def _pass_at_k(correct: Sequence[bool], k: int) -> float:
+    return pass_at_k(len(correct), sum(correct), min(k, len(correct)))

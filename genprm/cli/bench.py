@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from genprm.batch import Progress
-    from genprm.benchmarks.best_of_n import PoolItem
     from genprm.inputs import BadRow, InputRow
     from genprm.metrics import Metrics
+    from genprm.pools import PoolItem
     from genprm.rows import VerifyRow
     from genprm.runs import RunFolder
 
@@ -41,7 +41,9 @@ Family = Annotated[
         show_default="what the model's name or its genprm.json says",
     ),
 ]
-Aggregate = Literal["min", "mean", "last", "product", "solution"]
+
+
+AggregateName = Literal["min", "mean", "last", "product", "solution"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def best_of_n(
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
     aggregate: Annotated[
-        Aggregate | None,
+        AggregateName | None,
         typer.Option(
             help="A solution's reward from the scores of its steps; `solution` is the judgement of the whole.",
             show_default="solution where the judge gives one, else min",
@@ -222,7 +224,7 @@ def best_of_n(
     """Picks one of several solutions, and computes how often it is right: best reward, votes, and their limits."""
     del context, config
     with friendly():
-        from genprm.benchmarks.best_of_n import PoolItem, read_pool
+        from genprm.pools import PoolItem, read_pool
 
         items: list[PoolItem] = []
         for item in read_pool(files, limit=limit):
@@ -463,10 +465,9 @@ def _solutions(file: str, items: Sequence[PoolItem]) -> Iterator[Iterator[InputR
         yield (parse_row(Record(file, line, row)) for row in rows)
 
 
-def _reward(row: VerifyRow | None, aggregate: Aggregate | None) -> float | None:
+def _reward(row: VerifyRow | None, aggregate: AggregateName | None) -> float | None:
     """A solution's reward as log-odds, so that its sigmoid is the score again; None without one."""
-    import math
-
+    from genprm.search.voting import Aggregate, clipped, reward
     from genprm.types import logit
 
     if row is None:
@@ -477,16 +478,5 @@ def _reward(row: VerifyRow | None, aggregate: Aggregate | None) -> float | None:
         score = row.solution.score
         if score is None:
             return None
-        return logit(score) if row.solution.log_odds is None else row.solution.log_odds
-    scores = [score for score in row.scores if score is not None]
-    if len(scores) < len(row.scores):
-        return None
-    match aggregate:
-        case "mean":
-            return logit(math.fsum(scores) / len(scores))
-        case "last":
-            return logit(scores[-1])
-        case "product":
-            return logit(math.prod(scores))
-        case _:
-            return logit(min(scores))
+        return clipped(logit(score) if row.solution.log_odds is None else row.solution.log_odds)
+    return reward(row.scores, Aggregate(aggregate or "min"), [step.log_odds for step in row.steps])

@@ -85,7 +85,10 @@ def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
             method.method, f"{method.n}", f"[bold]{percent(method.accuracy)}[/]", _interval(method.low, method.high)
         )
     console.print(out)
-    console.print(f"[dim]{len(table.ids):,} problems. pass@n: one of the first n is right.[/]")
+    console.print(
+        f"[dim]{len(table.ids):,} problems. pass@n: one of the first n is right; "
+        "pass@k: the same over all choices of n.[/]"
+    )
     if table.unscored:
         console.print(f"[dim]{table.unscored:,} solutions without a reward rank below all others.[/]")
 

@@ -41,6 +41,15 @@ class Family(StrEnum):
     """Two labels on the separator after each step, as TRL's PRMTrainer and PURE train them."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiscriminativeProfile:
+    """The variant of a format."""
+
+    separator: str = "\n"
+    """What is written after each step for a token-classification PRM: `step_separator` of TRL. The other families have
+    separators of their own."""
+
+
 class Head(StrEnum):
     """What the log-odds of a step are read from."""
 

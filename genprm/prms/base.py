@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from genprm.types import Judgement
 
@@ -38,4 +38,26 @@ class PRM(Protocol):
 
     async def close(self) -> None:
         """Frees engine and sandbox if the PRM opened them. Idempotent."""
+        ...
+
+
+class PartialJudgement(Protocol):
+    """The judgement of a solution so far. It never changes, so that several continuations can be judged from it."""
+
+    @property
+    def judgement(self) -> Judgement:
+        """What was judged so far."""
+        ...
+
+    async def extended(self, step: str) -> PartialJudgement:
+        """The judgement of this solution with one more step. Raises what `PRM.judge` raises."""
+        ...
+
+
+@runtime_checkable
+class StepwisePRM(Protocol):
+    """A PRM that judges a further step without judging again those before it, which is what a beam search asks for."""
+
+    def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
+        """An empty judgement. Extended by all steps it is the judgement of the whole solution."""
         ...

@@ -11,25 +11,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from genprm.engines import EngineKind, choose_engine, load_engine
 from genprm.engines.base import ContextOverflowError, Engine
-from genprm.prms.adapters import Adapter, Family, Head, Layout, adapter_for, detect
+from genprm.prms.adapters import Adapter, DiscriminativeProfile, Family, Head, Layout, adapter_for, detect
 from genprm.prms.base import PRMError
 from genprm.prms.batching import Batcher
 from genprm.prms.calls import chain_name, check_steps
+from genprm.prms.hub import read_config
 from genprm.prms.kinds import transformers_engine
 from genprm.prms.logprobs import BATCH_TOKENS
 from genprm.prms.pooling import pooling_scorer
 from genprm.prms.scored import scored_step
 from genprm.types import DEFAULT_THRESHOLD, Judgement, Tokens
 
-__all__ = ["DiscriminativePRM", "Family", "adapter_for", "detect", "load_discriminative"]
+__all__ = ["DiscriminativePRM", "DiscriminativeProfile", "Family", "adapter_for", "detect", "load_discriminative"]
 
 CAPACITY = 64
 """Solutions in flight from which on batches are full."""
@@ -44,7 +43,7 @@ class DiscriminativePRM:
     Args:
         engine: the model, loaded as its family needs: see `load_discriminative`.
         family: the format it was trained with.
-        separator: see `adapter_for`.
+        profile: the variant of the format.
         threshold: the score from which a step is right.
         name: for reports; by default the engine's model name.
         owned: whether `close` closes the engine.
@@ -59,13 +58,15 @@ class DiscriminativePRM:
         engine: Engine,
         family: Family,
         *,
-        separator: str = "\n",
+        profile: DiscriminativeProfile = DiscriminativeProfile(),
         threshold: float = DEFAULT_THRESHOLD,
         name: str | None = None,
         owned: bool = False,
     ) -> None:
         self.engine = engine
-        self.adapter = adapter_for(family, engine.tokenizer, separator=separator)
+        self.family = family
+        self.profile = profile
+        self.adapter = adapter_for(family, engine.tokenizer, separator=profile.separator)
         self.threshold = threshold
         self.name = name or engine.model_name
         self.capacity = CAPACITY
@@ -100,7 +101,7 @@ async def load_discriminative(
     family: Family | str | None = None,
     engine: EngineKind | Engine = "auto",
     base_urls: Sequence[str] = (),
-    separator: str = "\n",
+    profile: DiscriminativeProfile = DiscriminativeProfile(),
     threshold: float = DEFAULT_THRESHOLD,
     revision: str | None = None,
     tokenizer: str | None = None,
@@ -108,7 +109,7 @@ async def load_discriminative(
     dtype: str = "auto",
     **engine_options: Any,
 ) -> DiscriminativePRM:
-    r"""Loads a discriminative PRM.
+    """Loads a discriminative PRM.
 
     Args:
         name_or_path: a folder, or a model id such as `Qwen/Qwen2.5-Math-PRM-7B`.
@@ -116,7 +117,7 @@ async def load_discriminative(
         engine: an engine's name, or an engine that is open already with the model in it (and stays open). `auto` takes
             vLLM only for what vLLM serves.
         base_urls: servers with the model.
-        separator: of the token-classification family: `step_separator` of TRL, `"\n"` by default there.
+        profile: the variant of the format.
         threshold: the score from which a step is right.
         revision: revision of the model on the Hub.
         tokenizer: folder or id of the tokenizer, where it is not the model's.
@@ -157,42 +158,11 @@ async def load_discriminative(
             **(_engine_options(kind, known) | engine_options),
         )
     try:
-        return DiscriminativePRM(
-            engine, known, separator=separator, threshold=threshold, name=name_or_path, owned=owned
-        )
+        return DiscriminativePRM(engine, known, profile=profile, threshold=threshold, name=name_or_path, owned=owned)
     except BaseException:
         if owned:
             await engine.close()
         raise
-
-
-def read_config(path: str, revision: str | None = None) -> dict[str, object]:
-    """A model's `config.json`; {} where there is none to be had.
-
-    Raises:
-        PRMError: it is no JSON object.
-    """
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(
-            path,
-            "config.json",
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:
-        found = None
-    if found is None:
-        return {}
-    try:
-        config = json.loads(Path(found).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PRMError(f"{found} is no JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise PRMError(f"{found} holds no JSON object")
-    return config
 
 
 def _engine_options(kind: EngineKind, family: Family) -> dict[str, Any]:

@@ -111,6 +111,11 @@ class GenPRM:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
+    def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
+        """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""
+        runs = [ChainRun(self, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
+        return PartialJudgement(self, runs, [])
+
     async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
         """Chains on one step: all of them, or as many as it takes to settle the verdict."""
         wave = len(runs) if self.confidence is None else WAVE
@@ -131,7 +136,7 @@ class GenPRM:
         spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
         asked = sum(len(chains) for chains in by_step)
         # What a critique of this solution cost on average stands for those that were not written.
-        saved = round(spent.generated / asked * (steps * self.votes - asked))
+        saved = round(spent.generated / asked * (steps * self.votes - asked)) if asked else 0
         return Judgement((*judged, *[left] * (steps - len(judged))), self.threshold, spent, saved)
 
     async def close(self) -> None:
@@ -154,6 +159,31 @@ class GenPRM:
             return ids
         written = next((index for index, token in enumerate(ids) if token != bos), len(ids))
         return [bos] * self.profile.bos + ids[written:]
+
+
+class PartialJudgement:
+    """The judgement of a solution so far, from which several continuations can be judged."""
+
+    def __init__(self, prm: GenPRM, runs: Sequence[ChainRun], by_step: Sequence[Sequence[Chain]]) -> None:
+        self._prm = prm
+        self._runs = runs
+        self._by_step = by_step
+
+    @property
+    def judgement(self) -> Judgement:
+        """What was judged so far."""
+        return self._prm._judgement(self._by_step, len(self._by_step))
+
+    async def extended(self, step: str) -> PartialJudgement:
+        """The judgement of this solution with one more step; this one stays as it is."""
+        check_steps([step])
+        try:
+            async with AsyncExitStack() as stack:
+                runs = [run.fork(stack) for run in self._runs]
+                chains = await all_of(run.step(len(self._by_step), step) for run in runs)
+                return PartialJudgement(self._prm, runs, [*self._by_step, chains])
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
 
 T = TypeVar("T")

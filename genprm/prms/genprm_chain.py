@@ -25,7 +25,7 @@ from genprm.prms.protocol import (
 )
 from genprm.prms.spending import needs_code
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
-from sandbox import Session
+from sandbox import Session, Status
 
 if TYPE_CHECKING:
     from genprm.prms.genprm import GenPRM
@@ -75,6 +75,8 @@ class ChainRun:
         """Opened with the first snippet, closed by the stack of the judgement."""
         self._stack = stack
         self._tokens = Tokens()
+        self._ran: list[str] = []
+        """Snippets whose effects the session holds."""
 
     async def run(self, steps: Sequence[str]) -> list[Chain]:
         """Judges the steps in order."""
@@ -83,6 +85,12 @@ class ChainRun:
     def adopt(self, other: ChainRun) -> None:
         """Goes on from the other chain's conversation, after a step about which this one was not asked."""
         self._history = list(other._history)
+
+    def fork(self, stack: AsyncExitStack) -> ChainRun:
+        """A chain that goes on from here by itself. Its session, if it needs one, first runs again what ran so far."""
+        forked = ChainRun(self._prm, self._problem, self._seed, self._vote, stack)
+        forked._history, forked._ran = list(self._history), list(self._ran)
+        return forked
 
     async def step(self, index: int, step: str) -> Chain:
         """Judges the next step."""
@@ -179,7 +187,12 @@ class ChainRun:
         assert self._prm.sandbox is not None
         if self._session is None:
             self._session = await self._stack.enter_async_context(self._prm.sandbox.session())
+            for earlier in self._ran:
+                await self._session.run(earlier)
         result = await self._session.run(block.source)
+        if result.status in (Status.OK, Status.EXIT, Status.EXCEPTION):
+            # Any other snippet has left no trace in the session.
+            self._ran.append(block.source)
         turn.code.append(CodeRun(block.source, result.status.value, result.stdout, result.error, result.duration_s))
         shown = prompts.render("genprm/code_output", output=code_output(result, self._prm.profile.output_chars))
         turn.append(shown, encode(shown))

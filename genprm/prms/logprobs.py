@@ -114,11 +114,23 @@ class LogprobModel:
             name = self._engine.model_name
         self.name = name
         self._tokenizer = tokenizer
-        self._cache = cache
+        self.cache = cache
         self._ask: Callable[[Sequence[int], int], Awaitable[list[float]]] | None = None
         self._lock = asyncio.Lock()
         self.hits = 0
         """Answers that came from the cache."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, while it is open."""
+        return self._engine
+
+    def knows(self, ids: Sequence[int], start: int) -> bool:
+        """Whether the cache has the answer about these tokens: see `logprobs`."""
+        if self.cache is None or self._tokenizer is None:
+            return False
+        key = self.cache.key(self.name, self._tokenizer.fingerprint, ids, start)
+        return self.cache.get(key, len(ids) - start) is not None
 
     async def open(self) -> Engine:
         """Opens the engine, where it is not open.
@@ -143,11 +155,11 @@ class LogprobModel:
             EngineError: the engine does not open or cannot answer.
         """
         key = ""
-        if self._cache is not None:
+        if self.cache is not None:
             if self._tokenizer is None:
                 self._tokenizer = (await self.open()).tokenizer
-            key = self._cache.key(self.name, self._tokenizer.fingerprint, ids, start)
-            if (kept := await asyncio.to_thread(self._cache.get, key, len(ids) - start)) is not None:
+            key = self.cache.key(self.name, self._tokenizer.fingerprint, ids, start)
+            if (kept := await asyncio.to_thread(self.cache.get, key, len(ids) - start)) is not None:
                 self.hits += 1
                 return kept
         engine = await self.open()
@@ -156,8 +168,8 @@ class LogprobModel:
         values = await self._ask(ids, start)
         if len(values) != len(ids) - start:
             raise PRMError(f"{self.name!r} gave {len(values)} log-probabilities for {len(ids) - start} tokens")
-        if self._cache is not None:
-            await asyncio.to_thread(self._cache.put, key, values)
+        if self.cache is not None:
+            await asyncio.to_thread(self.cache.put, key, values)
         return values
 
     async def close(self) -> None:

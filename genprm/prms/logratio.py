@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.adapters import chat_pieces
+from genprm.prms.base import PRMError
 from genprm.prms.step_labels import unlabelled
 
+NO_REFERENCE = "none"
+"""The reference of who wants none."""
 DEFAULT_BETA = 0.001
 """The scale with which the released models are used. Rankings do not depend on it; thresholds other than 0.5 do."""
 
@@ -49,12 +52,21 @@ class Reduce(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ImplicitDefaults:
-    """What is known about a released implicit PRM."""
+class ImplicitProfile:
+    """What an implicit PRM was trained against, and how its rewards are read."""
 
-    reference: str
-    """The model that it was trained against."""
+    reference: str | None = None
+    """The model it was trained against: a folder or a model id; `none` for log-probabilities without a reference. None
+    where nobody knows."""
     beta: float = DEFAULT_BETA
+    """The scale of rewards, above 0."""
+    mode: ImplicitMode = ImplicitMode.CLEAN
+    reward: Reward = Reward.CUMULATIVE
+    """Which reward is the score."""
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise PRMError(f"profile.beta must be above 0, not {self.beta!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +101,17 @@ class ImplicitRewards:
                 return values[-1]
 
 
-def detect(config: Mapping[str, object], name: str) -> ImplicitDefaults | None:
+def detect(name: str) -> ImplicitProfile | None:
     """What is known about an implicit PRM by its name; None when it is no released one.
 
-    Their `config.json` is that of any causal language model, so that only the name tells.
-
     Args:
-        config: the parsed `config.json`; not looked at.
-        name: the model's id or path.
+        name: the model's id or path. Its `config.json` is that of any causal language model.
     """
     lower = name.lower()
     if "eurusprm" in lower:
-        return ImplicitDefaults("Qwen/Qwen2.5-Math-7B-Instruct")
+        return ImplicitProfile("Qwen/Qwen2.5-Math-7B-Instruct")
     if "implicitprm" in lower:
-        return ImplicitDefaults("meta-llama/Llama-3.1-8B-Instruct")
+        return ImplicitProfile("meta-llama/Llama-3.1-8B-Instruct")
     return None
 
 

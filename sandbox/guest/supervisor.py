@@ -23,7 +23,7 @@ from . import frames, kernel, processes
 from .lineage import Session, SessionBroken, Verdict
 from .output import Output, drain
 from .worker import Worker
-from .zygote import Settings, serve
+from .zygote import SCRATCH, Settings, serve
 
 _SPARES = 2
 _WARM_S = 110.0
@@ -283,7 +283,10 @@ def _prepare(proc: str) -> tuple[bool, int]:
     own_users = os.getuid() == 0 and {setuid, setgid, kill} <= have and not _in_user_namespace(proc)
     if own_users:
         if kernel.CAP_SYS_ADMIN in have:  # bubblewrap cannot limit the number of files, a mount can
-            kernel.mount_tmpfs("/tmp", "size=16m,nr_inodes=1k,mode=711")
+            kernel.mount_tmpfs(SCRATCH, "size=16m,nr_inodes=1k,mode=711")
+        # A session may enter its own folder and see no other's. Some versions of runc give a tmpfs the mode of the
+        # image's folder, whatever mode they are asked for.
+        os.chmod(SCRATCH, 0o711)
         kernel.drop_capabilities(frozenset({setuid, setgid, kill}))
         kernel.hide_memory()
     return own_users, kernel.landlock_version()

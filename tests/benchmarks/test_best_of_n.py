@@ -5,8 +5,10 @@ from itertools import combinations
 
 import pytest
 
-from genprm.benchmarks.best_of_n import PoolItem, evaluate, pick_best, pick_majority, pick_weighted, read_pool
+from genprm.benchmarks.best_of_n import evaluate
 from genprm.inputs import BadRow
+from genprm.pools import PoolItem, read_pool
+from genprm.search.voting import pick_best, pick_majority, pick_weighted
 from tests.benchmarks.shared import shared_data
 
 
@@ -43,7 +45,7 @@ def test_a_small_pool():
 
 def test_a_pool_without_rewards_has_no_best():
     item = PoolItem("0", "p", ("s",), ("4",), (True,), None)
-    assert {method for method, _ in accuracies(evaluate([item]))} == {"pass@1", "majority", "pass@n"}
+    assert {method for method, _ in accuracies(evaluate([item]))} == {"pass@1", "majority", "pass@n", "pass@k"}
     with pytest.raises(ValueError, match="empty"):
         evaluate([])
 
@@ -91,3 +93,4 @@ def test_the_real_pool_against_an_independent_computation():
     # The first two solutions against every pair: the same in expectation, so within what 50 problems allow.
     pairs = [any(pair) for row in rows for pair in combinations(row["score"], 2)]
     assert got["pass@n", 2] == pytest.approx(sum(pairs) / len(pairs), abs=0.1)
+    assert got["pass@k", 2] == pytest.approx(sum(pairs) / len(pairs))

@@ -20,7 +20,8 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers import TransformersEngine
 from genprm.prms import PRMError
 from genprm.prms.adapters import QWEN_SYSTEM, Family, Layout, adapter_for, detect
-from genprm.prms.discriminative import DiscriminativePRM, load_discriminative, read_config
+from genprm.prms.discriminative import DiscriminativePRM, load_discriminative
+from genprm.prms.hub import read_config
 from genprm.prms.pooling import two_class_log_odds
 from genprm.types import Verdict
 from tests.engines.conftest import VLLM_ENV, need_vllm

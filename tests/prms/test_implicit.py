@@ -25,16 +25,16 @@ from genprm.prms import PRMError, network
 from genprm.prms.implicit import (
     ImplicitMode,
     ImplicitPRM,
+    ImplicitProfile,
     ImplicitRewards,
     LogprobCache,
     LogprobModel,
     Reduce,
     Reward,
-    detect,
-    load_implicit,
 )
+from genprm.prms.load_implicit import load_implicit
 from genprm.prms.logprobs import weights_name
-from genprm.prms.logratio import ChatSpans, Spans, rewards
+from genprm.prms.logratio import ChatSpans, Spans, detect, rewards
 from genprm.types import Judgement, sigmoid
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
@@ -359,7 +359,11 @@ async def test_rows_are_judged_with_one_model_open_at_a_time(pair: Pair, both: O
 
 async def test_load_opens_and_closes(pair: Pair, tmp_path: Path) -> None:
     prm = await load_implicit(
-        str(pair.prm), reference=str(pair.reference), engine="transformers", cache=tmp_path, beta=1.0
+        str(pair.prm),
+        reference=str(pair.reference),
+        engine="transformers",
+        cache=tmp_path,
+        profile=ImplicitProfile(beta=1.0),
     )
     try:
         found = await prm.rewards(PROBLEM, SOLUTIONS[0])
@@ -371,7 +375,7 @@ async def test_load_opens_and_closes(pair: Pair, tmp_path: Path) -> None:
 
 def test_released_models_know_their_reference() -> None:
     names = ("PRIME-RL/EurusPRM-Stage1", "Windy0822/ImplicitPRM_DPO", "Qwen/Qwen3-4B")
-    assert [(known := detect({}, name)) and known.reference for name in names] == [
+    assert [(known := detect(name)) and known.reference for name in names] == [
         "Qwen/Qwen2.5-Math-7B-Instruct",
         "meta-llama/Llama-3.1-8B-Instruct",
         None,
@@ -437,7 +441,7 @@ async def test_vllm_gives_the_same_rewards(pair: Pair, tmp_path: Path) -> None:
             reference=str(pair.reference),
             engine="vllm",
             cache=tmp_path,
-            beta=1.0,
+            profile=ImplicitProfile(beta=1.0),
             lazy=True,
             max_num_seqs=16,
         )

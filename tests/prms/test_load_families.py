@@ -9,7 +9,7 @@ from genprm.prms import load_prm
 from genprm.prms.base import PRMError
 from genprm.prms.critic import Critic
 from genprm.prms.genprm import GenPRM
-from genprm.prms.load import read_profile
+from genprm.prms.profiles import read_profile
 from genprm.prms.thinking import ThinkPRMJudge
 from tests.prms.scripted import ScriptedEngine
 
@@ -68,7 +68,7 @@ def test_names_tell_the_family(tmp_path):
     with pytest.raises(PRMError, match="cannot tell the family"):
         read_profile(str(tmp_path / "Qwen"))
     assert read_profile(str(tmp_path / "Qwen"), family="critic").family == "critic"
-    with pytest.raises(PRMError, match="must be one of genprm, thinkprm, critic"):
+    with pytest.raises(PRMError, match="must be one of genprm, thinkprm, critic, implicit, qwen-prm"):
         read_profile(str(tmp_path / "Qwen"), family="judge")
 
 
