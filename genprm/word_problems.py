@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 FEWEST, MOST = 2, 6
 """Steps of a problem."""
@@ -159,129 +160,96 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """Something that happens to the number of things: `{k}` is how much, `{e}` the equation."""
+    """Something that happens to the number of things."""
 
     operator: str
+    """`/2` halves."""
     told: str
     solved: str
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Theme:
     """A story about a number of things that changes."""
 
-    opening: tuple[str, str]
-    """`{a}` groups of `{b}`; what the first step says."""
-    second: tuple[str, str, str]
-    """A second kind of groups; its step; the step that adds the two."""
+    first: _Event
+    second: _Event
+    """Its `question` is the step that adds the two."""
     events: tuple[_Event, ...]
     left: str
-    """The question after the last event."""
-    closings: tuple[tuple[_Event, str], ...]
-    """A last event, with its question."""
+    closings: tuple[_Event, ...]
 
 
-def _events(*events: tuple[str, str, str]) -> tuple[_Event, ...]:
-    return tuple(_Event(*event) for event in events)
+# A paragraph a theme. `first` and `second`: {a} groups of {b}, and the step that counts them; for the second, the step
+# that adds the two. Then what may happen, with what the step says: {k} is how much, {e} the equation. `left` is the
+# question after that, and `last` one more event that brings its question with it.
+_STORIES = """
+first  | A bakery bakes {a} trays with {b} rolls on each tray. | The bakery bakes {e} rolls.
+second | It also bakes {a} large trays with {b} rolls on each. | On the large trays there are {e} rolls. | In all there are {e} rolls.
++      | Then it bakes {k} more rolls. | With the new ones there are {e} rolls.
+-      | A school takes {k} of the rolls. | After the school there are {e} rolls left.
+/2     | Half of the rolls are sold in the morning. | After the morning there are {e} rolls left.
+-      | The baker burns {k} of the rolls. | Without the burnt ones there are {e} rolls left.
+left   | How many rolls are left?
+last * | Each roll that is left costs ${k}. | The rolls bring in {e} dollars. | How many dollars do they bring in?
+last / | The rest is packed into bags of {k} rolls. | The rolls fill {e} bags. | How many bags are filled?
+
+first  | A gardener plants {a} rows of tomatoes with {b} plants in each row. | The gardener plants {e} plants.
+second | In the field there are {a} more rows with {b} plants in each. | In the field there are {e} plants. | Together that makes {e} plants.
+-      | A storm ruins {k} of the plants. | After the storm there are {e} plants left.
++      | A neighbour brings {k} more plants. | With the neighbour's there are {e} plants.
+/2     | Snails eat half of the plants. | After the snails there are {e} plants left.
+-      | The gardener gives away {k} plants. | After the gift there are {e} plants left.
+left   | How many plants are left?
+last * | Each plant gives {k} kilograms of tomatoes. | The harvest is {e} kilograms. | How many kilograms are harvested?
+last / | The plants are put into boxes of {k} plants. | The plants fill {e} boxes. | How many boxes are needed?
+
+first  | Nadia saves ${b} a week for {a} weeks. | Nadia saves {e} dollars.
+second | In summer she works {a} days for ${b} a day. | In summer she earns {e} dollars. | Together she has {e} dollars.
+-      | She spends ${k} on a coat. | After the coat she has {e} dollars.
++      | Her aunt gives her ${k}. | With the gift she has {e} dollars.
+/2     | She gives half of her money to her brother. | After giving she has {e} dollars.
+-      | She buys books for ${k}. | After the books she has {e} dollars.
+left   | How many dollars does she have?
+last * | A year later she has {k} times as much. | A year later she has {e} dollars. | How many dollars does she have then?
+last / | She buys tickets for ${k} each with all of it. | She buys {e} tickets. | How many tickets does she buy?
+
+first  | A library has {a} shelves with {b} books on each shelf. | The library has {e} books.
+second | In the cellar there are {a} boxes with {b} books in each. | In the cellar there are {e} books. | In all the library has {e} books.
++      | It buys {k} new books. | With the new ones it has {e} books.
+-      | It lends out {k} books. | After lending there are {e} books left.
+/2     | Half of the books go to a school. | After that there are {e} books left.
++      | Readers bring back {k} books. | With those there are {e} books.
+left   | How many books does it have then?
+last / | The books are put on new shelves of {k} books. | They fill {e} shelves. | How many new shelves are filled?
+last * | Each book gets {k} stamps. | The books get {e} stamps. | How many stamps are needed?
+
+first  | A train makes {a} trips with {b} people on each trip. | The train carries {e} people.
+second | A bus makes {a} trips with {b} people on each. | The bus carries {e} people. | Together they carry {e} people.
+-      | At the lake {k} people get off. | After the lake there are {e} people.
++      | In town {k} people join. | After the town there are {e} people.
+/2     | At noon half of the people go home. | After noon there are {e} people.
+-      | In the evening {k} people leave. | In the evening there are {e} people.
+left   | How many people are there in the end?
+last * | Each of them pays ${k}. | They pay {e} dollars. | How many dollars do they pay?
+last / | They sit down at tables of {k} people. | They need {e} tables. | How many tables do they need?
+"""
 
 
-_THEMES = (
-    _Theme(
-        ("A bakery bakes {a} trays with {b} rolls on each tray.", "The bakery bakes {e} rolls."),
-        (
-            "It also bakes {a} large trays with {b} rolls on each.",
-            "On the large trays there are {e} rolls.",
-            "In all there are {e} rolls.",
-        ),
-        _events(
-            ("+", "Then it bakes {k} more rolls.", "With the new ones there are {e} rolls."),
-            ("-", "A school takes {k} of the rolls.", "After the school there are {e} rolls left."),
-            ("/2", "Half of the rolls are sold in the morning.", "After the morning there are {e} rolls left."),
-            ("-", "The baker burns {k} of the rolls.", "Without the burnt ones there are {e} rolls left."),
-        ),
-        "How many rolls are left?",
-        (
-            (_Event("*", "Each roll that is left costs ${k}.", "The rolls bring in {e} dollars."), "How many dollars do they bring in?"),
-            (_Event("/", "The rest is packed into bags of {k} rolls.", "The rolls fill {e} bags."), "How many bags are filled?"),
-        ),
-    ),
-    _Theme(
-        ("A gardener plants {a} rows of tomatoes with {b} plants in each row.", "The gardener plants {e} plants."),
-        (
-            "In the field there are {a} more rows with {b} plants in each.",
-            "In the field there are {e} plants.",
-            "Together that makes {e} plants.",
-        ),
-        _events(
-            ("-", "A storm ruins {k} of the plants.", "After the storm there are {e} plants left."),
-            ("+", "A neighbour brings {k} more plants.", "With the neighbour's there are {e} plants."),
-            ("/2", "Snails eat half of the plants.", "After the snails there are {e} plants left."),
-            ("-", "The gardener gives away {k} plants.", "After the gift there are {e} plants left."),
-        ),
-        "How many plants are left?",
-        (
-            (_Event("*", "Each plant gives {k} kilograms of tomatoes.", "The harvest is {e} kilograms."), "How many kilograms are harvested?"),
-            (_Event("/", "The plants are put into boxes of {k} plants.", "The plants fill {e} boxes."), "How many boxes are needed?"),
-        ),
-    ),
-    _Theme(
-        ("Nadia saves ${b} a week for {a} weeks.", "Nadia saves {e} dollars."),
-        (
-            "In summer she works {a} days for ${b} a day.",
-            "In summer she earns {e} dollars.",
-            "Together she has {e} dollars.",
-        ),
-        _events(
-            ("-", "She spends ${k} on a coat.", "After the coat she has {e} dollars."),
-            ("+", "Her aunt gives her ${k}.", "With the gift she has {e} dollars."),
-            ("/2", "She gives half of her money to her brother.", "After giving she has {e} dollars."),
-            ("-", "She buys books for ${k}.", "After the books she has {e} dollars."),
-        ),
-        "How many dollars does she have?",
-        (
-            (_Event("*", "A year later she has {k} times as much.", "A year later she has {e} dollars."), "How many dollars does she have then?"),
-            (_Event("/", "She buys tickets for ${k} each with all of it.", "She buys {e} tickets."), "How many tickets does she buy?"),
-        ),
-    ),
-    _Theme(
-        ("A library has {a} shelves with {b} books on each shelf.", "The library has {e} books."),
-        (
-            "In the cellar there are {a} boxes with {b} books in each.",
-            "In the cellar there are {e} books.",
-            "In all the library has {e} books.",
-        ),
-        _events(
-            ("+", "It buys {k} new books.", "With the new ones it has {e} books."),
-            ("-", "It lends out {k} books.", "After lending there are {e} books left."),
-            ("/2", "Half of the books go to a school.", "After that there are {e} books left."),
-            ("+", "Readers bring back {k} books.", "With those there are {e} books."),
-        ),
-        "How many books does it have then?",
-        (
-            (_Event("/", "The books are put on new shelves of {k} books.", "They fill {e} shelves."), "How many new shelves are filled?"),
-            (_Event("*", "Each book gets {k} stamps.", "The books get {e} stamps."), "How many stamps are needed?"),
-        ),
-    ),
-    _Theme(
-        ("A train makes {a} trips with {b} people on each trip.", "The train carries {e} people."),
-        (
-            "A bus makes {a} trips with {b} people on each.",
-            "The bus carries {e} people.",
-            "Together they carry {e} people.",
-        ),
-        _events(
-            ("-", "At the lake {k} people get off.", "After the lake there are {e} people."),
-            ("+", "In town {k} people join.", "After the town there are {e} people."),
-            ("/2", "At noon half of the people go home.", "After noon there are {e} people."),
-            ("-", "In the evening {k} people leave.", "In the evening there are {e} people."),
-        ),
-        "How many people are there in the end?",
-        (
-            (_Event("*", "Each of them pays ${k}.", "They pay {e} dollars."), "How many dollars do they pay?"),
-            (_Event("/", "They sit down at tables of {k} people.", "They need {e} tables."), "How many tables do they need?"),
-        ),
-    ),
-)  # fmt: skip
+def _read_theme(paragraph: str) -> _Theme:
+    rows = [[cell.strip() for cell in line.split("|")] for line in paragraph.splitlines()]
+    named = {row[0]: row for row in rows if row[0] in ("first", "second", "left")}
+    return _Theme(
+        first=_Event("*", *named["first"][1:]),
+        second=_Event("*", *named["second"][1:]),
+        events=tuple(_Event(*row) for row in rows if row[0] in ("+", "-", "/2")),
+        left=named["left"][1],
+        closings=tuple(_Event(row[0].removeprefix("last "), *row[1:]) for row in rows if row[0].startswith("last ")),
+    )
+
+
+_THEMES = tuple(_read_theme(paragraph) for paragraph in _STORIES.strip().split("\n\n"))
 
 
 def _story(draft: _Draft, steps: int) -> None:
@@ -291,20 +259,21 @@ def _story(draft: _Draft, steps: int) -> None:
     groups = 2 if steps >= 4 and rng.random() < 0.4 else 1
     closing = rng.random() < 0.6
     a, b = rng.randint(3, 9), rng.randint(4, 24)
-    draft.told.append(theme.opening[0].format(a=a, b=b))
-    value = draft.calculate(a, "*", b, theme.opening[1])
+    draft.told.append(theme.first.told.format(a=a, b=b))
+    value = draft.calculate(a, "*", b, theme.first.solved)
     if groups == 2:
         a, b = rng.randint(2, 9), rng.randint(4, 20)
-        draft.told.append(theme.second[0].format(a=a, b=b))
-        other = draft.calculate(a, "*", b, theme.second[1])
-        value = draft.calculate(value, "+", other, theme.second[2])
+        draft.told.append(theme.second.told.format(a=a, b=b))
+        other = draft.calculate(a, "*", b, theme.second.solved)
+        value = draft.calculate(value, "+", other, theme.second.question)
     happens = list(theme.events)
     rng.shuffle(happens)
     for event in happens[: steps - len(draft.calculations) - closing]:
         value = _happen(draft, event, value)
     question = theme.left
     if closing:
-        event, question = rng.choice(theme.closings)
+        event = rng.choice(theme.closings)
+        question = event.question
         _happen(draft, event, value)
     draft.told.append(question)
 
@@ -335,7 +304,7 @@ def _comparison(draft: _Draft, steps: int) -> None:
     people, thing = rng.sample(_NAMES, 4), rng.choice(_THINGS)
     counts = [rng.randint(8, 60)]
     draft.told.append(f"{people[0]} has {counts[0]} {thing}.")
-    for before, name in zip(people, people[1 : steps // 2 + 1], strict=False):
+    for before, name in pairwise(people[: steps // 2 + 1]):
         kind = rng.choice(["more", "fewer", "times", "half"])
         k = rng.randint(2, 5) if kind == "times" else rng.randint(5, 40)
         operator, right = {"more": ("+", k), "fewer": ("-", k), "times": ("*", k), "half": ("/", 2)}[kind]

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from data import ASSISTANT, BOS, CHAT_TEMPLATE, EOS, IGNORE, PAD, USER, Segment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from train import CONTEXT, BatchTrainer, Batches, Snapshot, save_weights
+from train import CONTEXT, Batches, BatchTrainer, Snapshot, save_weights
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainingArguments
 
 import prompts
@@ -163,7 +163,8 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(len(ids) for ids, _ in data.rows)
     print(
-        f"{parameters / 1e6:.1f} M parameters, {len(data)} sequences, {tokens / 1e6:.1f} M tokens, {len(batches)} batches",
+        f"{parameters / 1e6:.1f} M parameters, {len(data)} sequences, {tokens / 1e6:.1f} M tokens, "
+        f"{len(batches)} batches",
         flush=True,
     )
     arguments = TrainingArguments(
