@@ -234,7 +234,7 @@ second | A bus makes {a} trips with {b} people on each. | The bus carries {e} pe
 left   | How many people are there in the end?
 last * | Each of them pays ${k}. | They pay {e} dollars. | How many dollars do they pay?
 last / | They sit down at tables of {k} people. | They need {e} tables. | How many tables do they need?
-"""
+"""  # noqa: E501
 
 
 def _read_theme(paragraph: str) -> _Theme:
