@@ -1,7 +1,8 @@
 """Implicit PRMs such as EurusPRM: a step's reward is how much likelier the PRM finds it than its reference model does.
 
-`genprm.prms.logratio` has the arithmetic, `genprm.prms.logprobs` the models, `genprm.prms.load_implicit` opens both. The two models see the same tokens once
-each, and need never be in memory together: `ImplicitPRM.judge_rows` takes one after the other.
+`genprm.prms.logratio` has the arithmetic, `genprm.prms.logprobs` the models, `genprm.prms.load_implicit` opens both. The
+two models see the same tokens once each, and need never be in memory together: `ImplicitPRM.judge_rows` takes one after
+the other, and after `ImplicitPRM.prepare` the reference's part is on disk.
 """
 
 from __future__ import annotations
@@ -142,10 +143,10 @@ class ImplicitPRM:
         return judged
 
     async def prepare(self, rows: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """Asks the reference about these solutions beforehand, and closes it: its answers are in the cache when they
-        are judged, so that the two models are never in memory together.
+        """Asks the reference about these solutions beforehand, and closes it.
 
-        Without a cache this does nothing. What fails here fails again, with its reason, when it is judged.
+        Its answers are in the cache when they are judged, so that the two models are never in memory together. Without
+        a cache this does nothing. What fails here fails again, with its reason, when it is judged.
 
         Args:
             rows: problem and steps of each solution.

@@ -1,0 +1,160 @@
+"""Which family a model is of, and how to talk to it: from a file beside its weights, its configuration or its name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from genprm.prms import adapters, critic, logratio, thinking
+from genprm.prms.adapters import DiscriminativeProfile
+from genprm.prms.base import PRMError
+from genprm.prms.critic import CriticProfile
+from genprm.prms.hub import find_file, read_config
+from genprm.prms.logratio import ImplicitProfile
+from genprm.prms.protocol import Profile, SamplingDefaults
+from genprm.prms.thinking import ThinkProfile
+
+PROFILE_FILE = "genprm.json"
+"""Beside a model's weights: its family, and what it was trained to expect."""
+
+DiscriminativeFamily = Literal[
+    "qwen-prm", "math-shepherd", "rlhflow", "skywork-prm", "versaprm", "token-classification"
+]
+Family = Literal["genprm", "thinkprm", "critic", "implicit"] | DiscriminativeFamily
+AnyProfile = Profile | ThinkProfile | CriticProfile | ImplicitProfile | DiscriminativeProfile
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GenPRMModel(_Model):
+    """How to talk to a model of the GenPRM family."""
+
+    family: Literal["genprm"] = "genprm"
+    profile: Profile = Profile()
+    sampling: SamplingDefaults = SamplingDefaults()
+
+    def sampled(self, votes: int) -> SamplingDefaults:
+        """How so many chains are sampled."""
+        return self.sampling
+
+
+class ThinkPRMModel(_Model):
+    """How to talk to a model of the ThinkPRM family."""
+
+    family: Literal["thinkprm"] = "thinkprm"
+    profile: ThinkProfile = ThinkProfile()
+    sampling: SamplingDefaults | None = None
+    """None: one chain is greedy, several are sampled."""
+
+    def sampled(self, votes: int) -> SamplingDefaults:
+        """How so many chains are sampled."""
+        return self.sampling or thinking.default_sampling(votes)
+
+
+class CriticModel(_Model):
+    """How to talk to a chat model that is asked for the first wrong step."""
+
+    family: Literal["critic"] = "critic"
+    profile: CriticProfile = CriticProfile()
+    sampling: SamplingDefaults | None = None
+
+    def sampled(self, votes: int) -> SamplingDefaults:
+        """How so many chains are sampled."""
+        return self.sampling or critic.default_sampling(votes)
+
+
+class ImplicitModel(_Model):
+    """How the rewards of an implicit PRM are read. Nothing is sampled."""
+
+    family: Literal["implicit"] = "implicit"
+    profile: ImplicitProfile = ImplicitProfile()
+
+
+class DiscriminativeModel(_Model):
+    """How a discriminative PRM wants a solution written. Nothing is sampled."""
+
+    family: DiscriminativeFamily
+    profile: DiscriminativeProfile = DiscriminativeProfile()
+
+
+ModelProfile = Annotated[
+    GenPRMModel | ThinkPRMModel | CriticModel | ImplicitModel | DiscriminativeModel, Field(discriminator="family")
+]
+"""`genprm.json`. Released models have none; then the family's defaults count."""
+FAMILIES: tuple[Family, ...] = ("genprm", "thinkprm", "critic", "implicit", *get_args(DiscriminativeFamily))
+_PROFILE: TypeAdapter[ModelProfile] = TypeAdapter(ModelProfile)
+
+
+def read_profile(path: str, revision: str | None = None, family: Family | None = None) -> ModelProfile:
+    """What is known about a model: its `genprm.json`, else what its configuration and its name say.
+
+    Args:
+        path: a folder, or a model id.
+        revision: the model's revision on the Hub.
+        family: the family to take it as. A file that says another is left aside.
+
+    Raises:
+        PRMError: the file is malformed, or nothing tells the family.
+    """
+    if family is not None and family not in FAMILIES:
+        raise PRMError(f"the family must be one of {', '.join(FAMILIES)}, not {family!r}")
+    if not Path(path).is_dir() and (Path(path).exists() or path.startswith((".", "/"))):
+        raise PRMError(f"there is no model in {path!r}: a folder with config.json and weights is wanted")
+    if (found := find_file(path, PROFILE_FILE, revision)) is not None:
+        try:
+            known = _PROFILE.validate_json(found.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise PRMError(f"{found} is no model profile: {error}") from None
+        if family in (None, known.family):
+            return known
+    if family is not None:
+        named = _by_name(path)
+        return named if named is not None and named.family == family else _PROFILE.validate_python({"family": family})
+    # A folder's own name counts before those of the folders above it; its architecture before those too.
+    if (named := _by_name(Path(path).name)) is not None:
+        return named
+    config = read_config(path, revision)
+    for name in (Path(path).name, path):
+        if (kind := adapters.detect(config, name)) is not None:
+            return DiscriminativeModel(family=kind.value)
+    if (named := _by_name(path)) is not None:
+        return named
+    raise PRMError(
+        f"cannot tell the family of {path!r}: neither its name, nor its configuration, nor a {PROFILE_FILE} beside its "
+        f"weights says so. Name it, as one of {', '.join(FAMILIES)}."
+    )
+
+
+def change_profile(known: ModelProfile, fields: Mapping[str, object]) -> AnyProfile:
+    """A model's profile with some of its fields changed.
+
+    Raises:
+        PRMError: the profile has no such field, or it cannot have that value.
+    """
+    own = asdict(known.profile)
+    for name in fields:
+        if name not in own:
+            (near,) = difflib.get_close_matches(name, own, n=1, cutoff=0.0)
+            raise PRMError(f"a profile of the family {known.family!r} has no {name!r}. The nearest one is {near!r}.")
+    try:
+        return _PROFILE.validate_python({"family": known.family, "profile": {**own, **fields}}).profile
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PRMError(f"the profile's {first['loc'][-1]!r} cannot be {first['input']!r}: {first['msg']}") from None
+
+
+def _by_name(name: str) -> ModelProfile | None:
+    """What a name says about a model whose configuration is that of any causal language model."""
+    if "thinkprm" in name.lower():
+        return ThinkPRMModel()
+    if "genprm" in name.lower():
+        return GenPRMModel()
+    implicit = logratio.detect(name)
+    return None if implicit is None else ImplicitModel(profile=implicit)
