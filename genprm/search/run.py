@@ -1,0 +1,226 @@
+"""One problem, searched: policy, PRM and method put together, and the row that comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from genprm.keep import Keep
+from genprm.prms.base import PRM
+from genprm.rows import TokensRow, step_row
+from genprm.search.beam import beam_search
+from genprm.search.best_of_n import best_of_n
+from genprm.search.candidates import Candidate, Found
+from genprm.search.dvts import dvts
+from genprm.search.policy import Path, PathState, Policy
+from genprm.search.problems import ProblemRow
+from genprm.search.rows import CandidateRow, NodeRow, SearchRow
+from genprm.search.scoring import UNSCORED, Meter, Scored, Scorer
+from genprm.search.voting import Aggregate, clipped, pick_best, pick_majority, pick_weighted
+from genprm.steps import split_steps
+from genprm.types import Tokens, sigmoid
+
+
+class Method(StrEnum):
+    """How solutions are looked for."""
+
+    BEST_OF_N = "best_of_n"
+    BEAM = "beam"
+    DVTS = "dvts"
+
+
+class Choose(StrEnum):
+    """Which of the solutions found is the answer."""
+
+    BEST = "best"
+    WEIGHTED = "weighted"
+    MAJORITY = "majority"
+
+
+PICKS = {Choose.BEST: pick_best, Choose.WEIGHTED: pick_weighted, Choose.MAJORITY: pick_majority}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How to search."""
+
+    method: Method = Method.BEST_OF_N
+    n: int = 8
+    width: int = 4
+    """Continuations of a beginning that is kept, in beam search and DVTS."""
+    iterations: int = 20
+    """Most rounds of beam search and DVTS; the last one writes to the end."""
+    lookahead: int = 0
+    """Greedy steps written behind a beginning before it is judged; 0 writes none."""
+    aggregate: Aggregate | None = None
+    """None: the judgement of the whole where the judge gives one, else the lowest score of a step."""
+    choose: Choose = Choose.BEST
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a solution's answer is."""
+
+    answer: str | None
+    """The same text for equal answers; None without one."""
+    correct: bool | None
+    """Whether it equals the reference; None where nobody knows."""
+
+
+class Grader(Protocol):
+    """Reads answers off solutions and compares them; see `genprm.search.grading`."""
+
+    async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
+        """One grade a solution, in order."""
+        ...
+
+
+async def search(
+    row: ProblemRow,
+    settings: SearchSettings,
+    *,
+    policy: Policy | None,
+    prm: PRM | None,
+    grader: Grader,
+    seed: int = 0,
+    keep: Keep = Keep.SCORES,
+) -> SearchRow:
+    """Searches for a solution of one problem.
+
+    Args:
+        row: the problem. If it comes with solutions, those are judged and nothing is sampled.
+        settings: how to search.
+        policy: writes solutions; None where the problem has its own.
+        prm: judges them; None samples only, or takes the rewards that are stored with the solutions.
+        grader: reads and compares answers.
+        seed: makes it repeatable.
+        keep: whether the row keeps the judge's chains or scores alone.
+
+    Raises:
+        EngineError: an engine could not answer.
+        SandboxError: the sandbox broke.
+    """
+    started = time.perf_counter()
+    meter = Meter()
+    scorer = None if prm is None else Scorer(prm, row.problem, how=settings.aggregate, seed=seed, meter=meter)
+    try:
+        found = await _found(row, settings, policy, scorer, seed, meter)
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from None
+    finally:
+        if scorer is not None:
+            await scorer.close()
+    if row.pool is None:
+        texts = [candidate.path.text if candidate.finished else "" for candidate in found.candidates]
+        grades = await grader.grade(row.answer, texts)
+    else:
+        marks = zip(row.pool.answers, row.pool.correct, strict=True)
+        grades = [Grade(answer, correct) for answer, correct in marks][: len(found.candidates)]
+    candidates = [
+        _candidate_row(candidate, grade, keep) for candidate, grade in zip(found.candidates, grades, strict=True)
+    ]
+    answers = [candidate.answer for candidate in candidates]
+    chosen = PICKS[settings.choose](answers, [candidate.reward for candidate in candidates])
+    return SearchRow(
+        key=row.key,
+        id=row.id,
+        problem=row.problem,
+        answer=row.answer,
+        chosen=chosen,
+        prediction=None if chosen is None else answers[chosen],
+        correct=None if chosen is None else candidates[chosen].correct,
+        candidates=candidates,
+        nodes=[
+            NodeRow(parent=node.parent, steps=list(node.steps), score=_score(node.reward), state=node.state)
+            for node in found.nodes
+        ],
+        policy=_tokens(meter.policy),
+        prm=_tokens(meter.prm),
+        judged_steps=meter.judged_steps,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended several tasks: the others were only cancelled because of it."""
+    first: BaseException = failed
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+async def _found(
+    row: ProblemRow, settings: SearchSettings, policy: Policy | None, scorer: Scorer | None, seed: int, meter: Meter
+) -> Found:
+    if row.pool is not None:
+        return await _pool(row, settings, scorer)
+    if policy is None:
+        raise ValueError("a problem without solutions of its own needs a policy")
+    if settings.method is Method.BEST_OF_N:
+        return await best_of_n(row.problem, policy, scorer, n=settings.n, seed=seed, meter=meter)
+    if scorer is None:
+        raise ValueError(f"{settings.method} is led by a PRM: it needs one")
+    grow = beam_search if settings.method is Method.BEAM else dvts
+    return await grow(
+        row.problem,
+        policy,
+        scorer,
+        n=settings.n,
+        width=settings.width,
+        iterations=settings.iterations,
+        seed=seed,
+        meter=meter,
+        lookahead=settings.lookahead,
+    )
+
+
+async def _pool(row: ProblemRow, settings: SearchSettings, scorer: Scorer | None) -> Found:
+    """Solutions that exist already, as far as n goes."""
+    assert row.pool is not None
+    stored = row.pool.rewards
+    found = Found()
+    for number, solution in enumerate(row.pool.solutions[: settings.n]):
+        path = Path((), solution, tuple(split_steps(solution)), PathState.FINISHED)
+        scored = UNSCORED if stored is None else Scored(clipped(stored[number]), None)
+        found.candidates.append(Candidate(path, scored))
+    if scorer is not None:
+        scored = [await scorer.score(candidate.path.steps) for candidate in found.candidates]
+        found.candidates = [Candidate(old.path, new) for old, new in zip(found.candidates, scored, strict=True)]
+    return found
+
+
+def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateRow:
+    judgement, path = candidate.scored.judgement, candidate.path
+    steps = () if judgement is None else judgement.steps
+    chains = max((len(step.chains) for step in steps), default=0)
+    full = all(len(step.chains) == chains for step in steps)
+    return CandidateRow(
+        steps=list(path.steps),
+        finished=candidate.finished,
+        answer=grade.answer if candidate.finished else None,
+        correct=grade.correct if candidate.finished else False,
+        reward=candidate.scored.reward,
+        score=_score(candidate.scored.reward),
+        scores=[] if judgement is None else judgement.scores,
+        reason=candidate.scored.reason,
+        votes=[[step.chains[vote].score for step in steps] for vote in range(chains)] if full else [],
+        vote_tokens=[sum(step.chains[vote].tokens.generated for step in steps) for vote in range(chains)]
+        if full
+        else [],
+        generated=candidate.tokens.generated,
+        node=candidate.node,
+        judged=[step_row(text, step, keep) for text, step in zip(path.steps, steps, strict=False)]
+        if keep is Keep.FULL
+        else [],
+    )
+
+
+def _score(reward: float | None) -> float | None:
+    return None if reward is None else sigmoid(reward)
+
+
+def _tokens(tokens: Tokens) -> TokensRow:
+    return TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached)

@@ -1,0 +1,120 @@
+"""From the judgements of several solutions to one answer. Pure functions.
+
+A *reward* is the log-odds that a solution is right, so that its sigmoid is a score again; None where there is none. An
+*answer* is a text that is the same for equal answers; None for a solution that came to none, which is never picked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+
+from genprm.types import logit, sigmoid
+
+LARGEST = 1000.0
+"""Log-odds of a score of exactly 0 or 1, as JSON has no infinity."""
+
+
+class Aggregate(StrEnum):
+    """How the scores of a solution's steps become one."""
+
+    LAST = "last"
+    MIN = "min"
+    MEAN = "mean"
+    PRODUCT = "product"
+    SOLUTION = "solution"
+    """The judgement of the solution as a whole, from judges that give one."""
+
+
+def reward(
+    scores: Sequence[float | None], how: Aggregate, log_odds: Sequence[float | None] | None = None
+) -> float | None:
+    """The reward of a solution, from the scores of its steps.
+
+    Args:
+        scores: one a step, in [0, 1].
+        how: any aggregate but `SOLUTION`, which needs no steps.
+        log_odds: of the same steps, where they are known: they tell scores apart that round to 0 or 1.
+
+    Returns:
+        Log-odds, at most `LARGEST` in size; None where a step has no score, or there is no step.
+    """
+    known = [score for score in scores if score is not None]
+    if not known or len(known) < len(scores):
+        return None
+    odds = [
+        logit(score) if exact is None else exact
+        for score, exact in zip(known, log_odds or [None] * len(known), strict=True)
+    ]
+    match how:
+        case Aggregate.LAST:
+            found = odds[-1]
+        case Aggregate.MIN:
+            found = min(odds)
+        case Aggregate.MEAN:
+            found = logit(math.fsum(known) / len(known))
+        case Aggregate.PRODUCT:
+            found = _log_odds_of(math.fsum(_log_sigmoid(one) for one in odds))
+        case Aggregate.SOLUTION:
+            raise ValueError("the reward of a whole solution is not made of its steps")
+    return clipped(found)
+
+
+def clipped(log_odds: float) -> float:
+    """Log-odds that JSON can hold."""
+    return max(-LARGEST, min(LARGEST, log_odds))
+
+
+def pick_best(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
+    """The solution with the highest reward; of several, the first. One without a reward ranks below all others."""
+    ranked = [(-math.inf if rewards[i] is None else rewards[i], -i) for i, a in enumerate(answers) if a is not None]
+    return -max(ranked)[1] if ranked else None
+
+
+def pick_majority(answers: Sequence[str | None], rewards: Sequence[float | None] = ()) -> int | None:
+    """A solution with the most frequent answer; of several, the one met first."""
+    del rewards
+    return _heaviest(answers, [1.0] * len(answers))
+
+
+def pick_weighted(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
+    """A solution with the answer whose scores add up to most; no reward, no weight."""
+    return _heaviest(answers, [0.0 if one is None else sigmoid(one) for one in rewards])
+
+
+def powers_of_two(n: int) -> list[int]:
+    """1, 2, 4 ... up to n, and n itself."""
+    return sorted({1 << power for power in range(n.bit_length()) if 1 << power <= n} | {n})
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that one of k solutions, drawn from n without putting back, is right (arXiv 2107.03374, eq. 1).
+
+    Args:
+        n: solutions, at least 1.
+        correct: how many of them are right.
+        k: 1 to n.
+    """
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"pass@{k!r} of {n!r} solutions with {correct!r} right ones makes no sense")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def _heaviest(answers: Sequence[str | None], weights: Sequence[float]) -> int | None:
+    totals: dict[str, list[float]] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer is not None:
+            totals.setdefault(answer, []).append(weight)
+    if not totals:
+        return None
+    return answers.index(max(totals, key=lambda answer: math.fsum(totals[answer])))
+
+
+def _log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x)) if x >= 0 else x - math.log1p(math.exp(x))
+
+
+def _log_odds_of(log_p: float) -> float:
+    """log(p / (1 - p)) from log p."""
+    return math.inf if log_p >= 0 else log_p - math.log(-math.expm1(log_p))

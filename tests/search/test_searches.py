@@ -1,0 +1,308 @@
+"""The searches, against rules whose outcome is known."""
+
+import asyncio
+
+import pytest
+
+from genprm.keep import Keep
+from genprm.pools import PoolItem
+from genprm.search.beam import beam_search
+from genprm.search.best_of_n import best_of_n
+from genprm.search.candidates import Found, NodeState
+from genprm.search.dvts import dvts
+from genprm.search.grading import TextGrader
+from genprm.search.policy import PathState, Policy, PolicySettings
+from genprm.search.problems import ProblemRow
+from genprm.search.run import Choose, Method, SearchSettings, search
+from genprm.search.scoring import Meter, Scorer
+from genprm.search.voting import Aggregate
+from genprm.types import Judgement
+from tests.search.shared import RuleEngine, TruthJudge
+
+LENGTH = 3
+
+
+def digits(text: str, seed: int) -> str:
+    """Writes three steps of a digit each, chosen by the seed; greedy ones are 0. Written whole or step by step."""
+    done = text.count("\n\n")
+    out = ""
+    for depth in range(done, LENGTH):
+        digit = (seed >> (3 * depth)) % 4
+        out += f"{digit}\n\n" if depth < LENGTH - 1 else f"\\boxed{{{digit}}}<eos>"
+    return out
+
+
+def worth(step: str) -> float:
+    """Larger digits are better."""
+    return {"0": 0.1, "1": 0.3, "2": 0.6, "3": 0.9}[step.strip("\\boxed{}")]
+
+
+def scorer(judge: TruthJudge, how: Aggregate = Aggregate.PRODUCT) -> Scorer:
+    return Scorer(judge, "p", how=how, seed=0, meter=Meter())
+
+
+def policy(rule=digits, **settings) -> Policy:
+    return Policy(RuleEngine(rule), PolicySettings(**settings))
+
+
+async def beam(rule=digits, n=8, width=4, iterations=9, lookahead=0, judge=None, **settings) -> Found:
+    return await beam_search(
+        "p", policy(rule, **settings), scorer(judge or TruthJudge(worth)), n=n, width=width, iterations=iterations,
+        seed=0, meter=Meter(), lookahead=lookahead,
+    )  # fmt: skip
+
+
+async def test_best_of_n_samples_whole_solutions_and_smaller_n_are_beginnings_of_larger():
+    engine = RuleEngine(digits)
+    meter = Meter()
+    eight = await best_of_n("p", Policy(engine), scorer(TruthJudge(worth)), n=8, seed=3, meter=meter)
+    assert len(engine.prompts) == 8
+    assert engine.most_in_flight == 8
+    assert meter.policy.generated == engine.sampled
+    four = await best_of_n("p", policy(), scorer(TruthJudge(worth)), n=4, seed=3, meter=Meter())
+    assert [one.path.text for one in eight.candidates[:4]] == [one.path.text for one in four.candidates]
+    for one in eight.candidates:
+        assert one.finished
+        assert len(one.path.steps) == LENGTH
+        assert one.scored.judgement is not None
+
+
+async def test_equal_solutions_are_judged_once():
+    judge = TruthJudge(lambda step: 0.5)
+    found = await best_of_n("p", policy(lambda *_: "same<eos>"), scorer(judge), n=5, seed=0, meter=Meter())
+    assert judge.judged == [("same",)]
+    assert len(found.candidates) == 5
+
+
+async def test_what_was_cut_off_is_neither_judged_nor_an_answer():
+    judge = TruthJudge(lambda step: 0.5)
+    found = await best_of_n(
+        "p", policy(lambda _, seed: "\\boxed{1}" + "x" * 40, max_tokens=20), scorer(judge), n=2, seed=0, meter=Meter()
+    )
+    assert [one.path.state for one in found.candidates] == [PathState.CUT] * 2
+    assert judge.judged == []
+    row = await search(
+        ProblemRow("k", "f", 1, "p", answer="1"),
+        SearchSettings(n=2),
+        policy=policy(lambda _, seed: "\\boxed{1}" + "x" * 40, max_tokens=20),
+        prm=judge,
+        grader=TextGrader(),
+    )
+    assert (row.chosen, row.prediction, row.correct) == (None, None, None)
+    assert [one.answer for one in row.candidates] == [None, None]
+
+
+async def test_a_beam_keeps_the_best_of_each_round():
+    found = await beam(n=8, width=4)
+    levels: dict[int, list[int]] = {}
+    depth = {-1: 0}
+    for index, node in enumerate(found.nodes):
+        depth[index] = depth[node.parent] + 1
+        levels.setdefault(depth[index], []).append(index)
+    assert sorted(levels) == [1, 2, 3]
+    for level in (1, 2):
+        nodes = [found.nodes[index] for index in levels[level]]
+        assert len(nodes) == 8
+        kept = [node for node in nodes if node.state is NodeState.KEPT]
+        assert len(kept) == 2
+        worst = min(node.reward for node in kept)
+        assert all(node.reward <= worst for node in nodes if node.state is NodeState.DROPPED)
+        children = {found.nodes[index].parent for index in levels[level + 1]}
+        assert children == {index for index in levels[level] if found.nodes[index].state is NodeState.KEPT}
+    assert {node.state for index, node in enumerate(found.nodes) if index in levels[3]} <= {
+        NodeState.FINISHED,
+        NodeState.DUPLICATE,
+    }
+    assert all(one.finished for one in found.candidates)
+    best = max(found.candidates, key=lambda one: one.scored.reward)
+    assert best.path.steps[:2] == ("3", "3")
+
+
+async def test_a_beam_does_not_pay_for_the_same_continuation_twice():
+    judge = TruthJudge(worth)
+    found = await beam(rule=lambda text, _: digits(text, 0), judge=judge)
+    states = [node.state for node in found.nodes]
+    assert states.count(NodeState.DUPLICATE) == len(states) - LENGTH
+    assert len(judge.judged) == LENGTH
+    assert len(found.candidates) == 1
+
+
+async def test_a_finished_solution_takes_its_share_of_the_beam_with_it():
+    """Half of the first round ends at once: the second round has only so many continuations as are missing."""
+
+    def rule(text: str, seed: int) -> str:
+        return f"{seed % 1000}<eos>" if not text and seed % 2 else f"{seed % 1000}\n\n" if not text else f"{seed}<eos>"
+
+    found = await beam(rule=rule, judge=TruthJudge(lambda step: 0.5), n=8, width=2)
+    first = [node for node in found.nodes if node.parent == -1]
+    ended = sum(node.state is NodeState.FINISHED for node in first)
+    assert 0 < ended < 8
+    assert len(found.nodes) - len(first) == 8 - ended
+    assert sum(one.finished for one in found.candidates) == 8
+
+
+async def test_the_last_round_writes_to_the_end():
+    found = await beam(iterations=2)
+    assert all(one.finished for one in found.candidates)
+    assert all(len(one.path.steps) == LENGTH for one in found.candidates)
+    endless = await beam(rule=lambda text, seed: f"{seed % 4}\n\n" * 30, iterations=2, max_tokens=24)
+    assert not any(one.finished for one in endless.candidates)
+    assert {node.state for node in endless.nodes if node.parent != -1} <= {NodeState.CUT, NodeState.DUPLICATE}
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+async def test_what_looking_ahead_writes_is_judged(lookahead: int):
+    judge = TruthJudge(worth)
+    engine = RuleEngine(digits)
+    await beam_search(
+        "p", Policy(engine), scorer(judge), n=4, width=2, iterations=9, seed=0, meter=Meter(), lookahead=lookahead
+    )
+    greedy = [sampling for sampling in engine.samplings if sampling.temperature == 0]
+    assert bool(greedy) == bool(lookahead)
+    # Judged beginnings are longer by what was written ahead; one that has ended is judged as it is.
+    assert min(map(len, judge.judged)) == 1 + lookahead
+
+
+async def test_dvts_goes_down_independent_trees():
+    found = await dvts("p", policy(), scorer(TruthJudge(worth)), n=8, width=4, iterations=9, seed=0, meter=Meter())
+    roots = [node for node in found.nodes if node.parent == -1]
+    assert len(roots) == 8
+    assert [node.state for node in roots].count(NodeState.KEPT) == 2
+    assert all(one.finished for one in found.candidates)
+    for one in found.candidates:
+        steps: list[str] = []
+        node = one.node
+        while node != -1:
+            steps = [*found.nodes[node].steps, *steps]
+            node = found.nodes[node].parent
+        assert tuple(steps) == one.path.steps
+
+
+async def test_searches_do_not_depend_on_what_else_runs():
+    alone = await beam()
+    many = await asyncio.gather(*(beam() for _ in range(5)))
+    assert all(other.nodes == alone.nodes for other in many)
+
+
+async def test_a_beginning_without_a_score_ranks_last():
+    judge = TruthJudge(lambda step: None if step == "3" else worth(step))
+    found = await beam(judge=judge)
+    unscored = [node for node in found.nodes if node.steps == ("3",)]
+    assert unscored
+    assert all(node.state is not NodeState.KEPT for node in unscored)
+
+
+async def test_a_row_says_what_was_found_and_what_it_cost():
+    row = await search(
+        ProblemRow("k", "f", 1, "p", "id", "2"),
+        SearchSettings(Method.BEAM, n=8, width=4, aggregate=Aggregate.PRODUCT),
+        policy=policy(),
+        prm=TruthJudge(worth),
+        grader=TextGrader(),
+        keep=Keep.FULL,
+    )
+    assert (row.key, row.id, row.prediction, row.correct) == ("k", "id", "2", True)
+    assert row.chosen is not None
+    chosen = row.candidates[row.chosen]
+    assert chosen.scores == [0.9, 0.9, 0.6]
+    assert chosen.score == pytest.approx(0.9 * 0.9 * 0.6)
+    assert chosen.votes == [[0.9, 0.9, 0.6]]
+    assert chosen.vote_tokens == [3]
+    assert chosen.judged[0].chains[0].text == "about 3"
+    assert row.policy.generated > 0
+    assert row.prm.generated == row.judged_steps
+    assert row.generated == row.policy.generated + row.prm.generated
+
+
+async def test_majority_and_weighted_votes_choose_differently():
+    replies = {0: "a \\boxed{1}<eos>", 1: "b \\boxed{1}<eos>", 2: "c \\boxed{2}<eos>"}
+    count = iter(range(100))
+
+    async def chosen(choose: Choose) -> str | None:
+        nonlocal count
+        count = iter(range(100))
+        row = await search(
+            ProblemRow("k", "f", 1, "p"),
+            SearchSettings(n=3, choose=choose),
+            policy=policy(lambda *_: replies[next(count)]),
+            prm=TruthJudge(lambda step: {"a": 0.1, "b": 0.2, "c": 0.8}[step[0]]),
+            grader=TextGrader(),
+        )
+        assert row.correct is None
+        return row.prediction
+
+    assert await chosen(Choose.MAJORITY) == "1"
+    assert await chosen(Choose.WEIGHTED) == "2"
+    assert await chosen(Choose.BEST) == "2"
+
+
+async def test_a_pool_is_judged_without_sampling():
+    item = PoolItem("0", "p", ("3", "0", "2"), ("a", "b", "c"), (False, True, True), (0.5, 7.0, -1.0))
+    row = ProblemRow("k", "f", 1, "p", pool=item)
+    judged = await search(row, SearchSettings(), policy=None, prm=TruthJudge(worth), grader=TextGrader())
+    assert (judged.chosen, judged.correct) == (0, False)
+    stored = await search(row, SearchSettings(), policy=None, prm=None, grader=TextGrader())
+    assert (stored.chosen, stored.correct) == (1, True)
+    two = await search(row, SearchSettings(n=1), policy=None, prm=None, grader=TextGrader())
+    assert len(two.candidates) == 1
+
+
+async def test_an_error_of_an_engine_is_raised_as_it_is():
+    class Broken(TruthJudge):
+        async def judge(self, problem, steps, *, seed=0) -> Judgement:
+            raise RuntimeError("the sandbox is gone")
+
+    with pytest.raises(RuntimeError, match="the sandbox is gone"):
+        await search(
+            ProblemRow("k", "f", 1, "p"),
+            SearchSettings(Method.DVTS, n=4, width=2),
+            policy=policy(),
+            prm=Broken(worth),
+            grader=TextGrader(),
+        )
+
+
+async def test_forced_openings_and_the_end_at_the_answer():
+    seen: list[str] = []
+
+    def rule(text: str, _: int) -> str:
+        seen.append(text)
+        return "a\n\n" if text.endswith("Step 1: ") else "so \\boxed{4}.\n\nand more<eos>"
+
+    forced = policy(rule, opening="Step {number}: ", ends_with="\\boxed{")
+    path = await forced.finish(forced.begin("p"), 0)
+    assert path.text == "Step 1: a\n\nStep 2: so \\boxed{4}.\n\n"
+    assert path.steps == ("Step 1: a", "Step 2: so \\boxed{4}.")
+    assert path.state is PathState.FINISHED
+    assert seen == ["Step 1: ", "Step 1: a\n\nStep 2: "]
+    assert path.spent.generated == path.generated
+
+
+async def test_an_opening_that_is_left_blank_is_no_step():
+    forced = policy(lambda text, _: "a\n\n" if text == "Step 1: " else "<eos>", opening="Step {number}: ")
+    path = await forced.finish(forced.begin("p"), 0)
+    assert (path.text, path.steps, path.state) == ("Step 1: a\n\n", ("Step 1: a",), PathState.FINISHED)
+
+
+async def test_only_separators_and_too_many_steps_end_a_path():
+    blank = policy(lambda *_: "\n\n")
+    path = await blank.step(blank.begin("p"), 0)
+    assert path.state is PathState.CUT
+    endless = policy(lambda *_: "a\n\n", ends_with="\\boxed{", max_steps=3)
+    path = await endless.finish(endless.begin("p"), 0)
+    assert (len(path.steps), path.state) == (3, PathState.CUT)
+    long = policy(lambda *_: "<overflow>")
+    assert (await long.step(long.begin("p"), 0)).state is PathState.CUT
+
+
+async def test_prompts_of_base_models_and_conversations():
+    plain = policy(chat=False, prompt="Q: {{ problem }}\nA:")
+    text = plain.engine.tokenizer.decode(plain.begin("p").ids)
+    assert text.endswith("Q: p\nA:")
+    chat = policy(system="Be brief.")
+    ids = chat.begin("p", [{"role": "assistant", "content": "x"}, {"role": "user", "content": "again"}]).ids
+    assert chat.engine.tokenizer.decode(ids).endswith(
+        "<｜Assistant｜>x<｜end▁of▁sentence｜><｜User｜>again<｜Assistant｜>"
+    )
+    with pytest.raises(Exception, match="cannot hold a conversation"):
+        plain.begin("p", [{"role": "user", "content": "again"}])
