@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from genprm.cli import options
-from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
-from genprm.cli.verify import FREE, Judging, calibration_digest, opened
+from genprm.cli.bench_runs import Batch, judge, stored_rewards
+from genprm.cli.boundary import UsageError, friendly, run_async, stdout
+from genprm.cli.judging import Judging
 from genprm.keep import Keep
 from genprm.types import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
-    from genprm.batch import Progress
     from genprm.inputs import BadRow, InputRow
     from genprm.metrics import Metrics
     from genprm.pools import PoolItem
@@ -32,30 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Family = Annotated[
-    options.FamilyName | None,
-    typer.Option(
-        "--prm",
-        "--family",
-        help="The protocol to talk to the model in; `critic` for any chat model.",
-        show_default="what the model's name or its genprm.json says",
-    ),
-]
-
-
 AggregateName = Literal["min", "mean", "last", "product", "solution"]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """How a run is made: the options that concern no model."""
-
-    seed: int
-    concurrency: int | None
-    limit: int | None
-    keep: Keep
-    out: Path | None
-    clean: bool
 
 
 @app.command("processbench")
@@ -66,11 +39,13 @@ def processbench(
         typer.Argument(metavar="FILE...", help="ProcessBench's files, one a subset.", show_default=False),
     ],
     model: options.Model = "nano",
-    prm: Family = None,
+    prm: options.Family = None,
+    reference: options.Reference = None,
     with_code: options.WithCode = None,
     mode: options.Mode = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
+    reference_url: options.ReferenceUrl = None,
     votes: options.Votes = 1,
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
@@ -105,7 +80,7 @@ def processbench(
 
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile,
+            calibration, profile, reference, reference_url,
         )  # fmt: skip
         batch = Batch(seed, concurrency, limit, keep, out, clean)
         rows = list(read_rows(files, limit=limit))
@@ -118,7 +93,7 @@ def processbench(
         def finish(run: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
             return _finish_processbench(run, metrics, judged, labelled, tune_on)
 
-        code = run_async(_judge("bench processbench", judging, batch, files, rows, finish))
+        code = run_async(judge("bench processbench", judging, batch, files, rows, finish))
     raise typer.Exit(code)
 
 
@@ -127,11 +102,13 @@ def prmbench(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PRMBench's JSONL file.", show_default=False)],
     model: options.Model = "nano",
-    prm: Family = None,
+    prm: options.Family = None,
+    reference: options.Reference = None,
     with_code: options.WithCode = None,
     mode: options.Mode = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
+    reference_url: options.ReferenceUrl = None,
     votes: options.Votes = 1,
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
@@ -158,7 +135,7 @@ def prmbench(
 
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile,
+            calibration, profile, reference, reference_url,
         )  # fmt: skip
         batch = Batch(seed, concurrency, limit, keep, out, clean)
         read = list(read_prmbench(files, limit=limit))
@@ -176,7 +153,7 @@ def prmbench(
             return BenchMetrics(**metrics.model_dump(), prmbench=table)
 
         inputs = [item.row if isinstance(item, PRMBenchItem) else item for item in read]
-        code = run_async(_judge("bench prmbench", judging, batch, files, inputs, finish))
+        code = run_async(judge("bench prmbench", judging, batch, files, inputs, finish))
     raise typer.Exit(code)
 
 
@@ -193,11 +170,13 @@ def best_of_n(
         str | None,
         typer.Option(help="Judge the solutions with this model.", show_default="none: the pool's stored rewards count"),
     ] = None,
-    prm: Family = None,
+    prm: options.Family = None,
+    reference: options.Reference = None,
     with_code: options.WithCode = None,
     mode: options.Mode = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
+    reference_url: options.ReferenceUrl = None,
     votes: options.Votes = 1,
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
@@ -234,10 +213,10 @@ def best_of_n(
                 raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
         batch = Batch(seed, concurrency, limit, keep, out, clean)
         if model is None:
-            raise typer.Exit(_stored_rewards(batch, files, items))
+            raise typer.Exit(stored_rewards(batch, files, items))
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile,
+            calibration, profile, reference, reference_url,
         )  # fmt: skip
         inputs = [list(rows) for rows in _solutions(files[0], items)]
 
@@ -252,7 +231,7 @@ def best_of_n(
             return BenchMetrics(**metrics.model_dump(), best_of_n=table)
 
         flat = [row for group in inputs for row in group]
-        code = run_async(_judge("bench best-of-n", judging, batch, files, flat, finish))
+        code = run_async(judge("bench best-of-n", judging, batch, files, flat, finish))
     raise typer.Exit(code)
 
 
@@ -284,6 +263,8 @@ def _judging(
     threshold: float,
     calibration: Path | None,
     profile: Path | None,
+    reference: str | None,
+    reference_url: list[str] | None,
 ) -> Judging:
     return Judging(
         model=model,
@@ -299,114 +280,9 @@ def _judging(
         threshold=threshold,
         calibration=calibration,
         profile=profile,
+        reference=reference,
+        reference_url=tuple(reference_url or ()),
     )
-
-
-async def _judge(
-    command: str,
-    judging: Judging,
-    batch: Batch,
-    files: Sequence[str],
-    rows: Sequence[InputRow | BadRow],
-    finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
-) -> int:
-    """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
-    import asyncio
-
-    from genprm.batch import BatchError, Progress
-    from genprm.cli.progress import shown
-    from genprm.runs import open_run
-    from genprm.verify import default_concurrency, verify
-
-    config: dict[str, JsonValue] = {
-        "files": list(files),
-        "model": judging.model,
-        "family": judging.family,
-        "revision": judging.revision,
-        "dtype": judging.dtype,
-        "engine": "openai" if judging.base_url else judging.engine,
-        "base_url": list(judging.base_url),
-        "sandbox": judging.sandbox,
-        "mode": judging.mode,
-        "votes": judging.votes,
-        "temperature": judging.temperature,
-        "threshold": judging.threshold,
-        "calibration": calibration_digest(judging.calibration),
-        "profile": options.read_profile_file(judging.profile),
-        "seed": batch.seed,
-        "limit": batch.limit,
-        "concurrency": batch.concurrency,
-        "keep": batch.keep.value,
-    }
-    out = batch.out or _default_out(command, config, files)
-    with open_run(out, command=command, config=config, free=FREE, clean=batch.clean) as run:
-        if run.done:
-            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
-        progress = Progress(len(rows))
-        started = time.perf_counter()
-        stopped: BaseException | None = None
-        try:
-            async with opened(judging, batch.seed, run) as prm:
-                started = time.perf_counter()
-                with shown(stderr()) as on_progress:
-                    await verify(
-                        rows,
-                        prm,
-                        run,
-                        concurrency=batch.concurrency or default_concurrency(prm.capacity, judging.votes),
-                        seed=batch.seed,
-                        keep=batch.keep,
-                        progress=progress,
-                        on_progress=on_progress,
-                    )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        _finish(run, progress, time.perf_counter() - started, finish, interrupted=stopped is not None)
-        if stopped is not None:
-            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
-    return FAILED if progress.failed else 0
-
-
-def _finish(
-    run: RunFolder,
-    progress: Progress,
-    seconds: float,
-    finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
-    *,
-    interrupted: bool,
-) -> None:
-    """Writes metrics and page."""
-    from genprm.cli import summary
-    from genprm.metrics import SessionMetrics, Tally
-    from genprm.report import write_page
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
-    from genprm.verify import finished_rows
-
-    rows = {row.key: row for row in finished_rows(run, progress)}
-    tally = Tally()
-    for row in rows.values():
-        tally.add(row)
-    session = SessionMetrics(
-        rows=progress.judged,
-        failed=progress.failed,
-        seconds=round(seconds, 3),
-        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
-    )
-    metrics = tally.metrics(failed=progress.failed, session=session, interrupted=interrupted)
-    if not interrupted:
-        metrics = finish(run, metrics, rows)
-    write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
-    if interrupted:
-        return
-    failures = list(read_rows_of(run.path, FailureRow, FAILURES))
-    page = run.path / REPORT
-    left_out = write_page(page, info=run.info, metrics=metrics, rows=rows.values(), failures=failures)
-    summary.print_failures(stderr(), failures, str(run.path / FAILURES))
-    if left_out:
-        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
-    stdout().print(f"page: {page}", soft_wrap=True)
 
 
 def _finish_processbench(
@@ -424,34 +300,6 @@ def _finish_processbench(
     if len(table.curve) > 1 and plot_curve(run.path / "f1.svg", table):
         stdout().print(f"F1 against votes and tokens: {run.path / 'f1.svg'}", soft_wrap=True)
     return BenchMetrics(**metrics.model_dump(), processbench=table)
-
-
-def _stored_rewards(batch: Batch, files: Sequence[str], items: Sequence[PoolItem]) -> int:
-    """The table of a pool by what is stored in it."""
-    from genprm.benchmarks.best_of_n import evaluate
-    from genprm.cli.bench_metrics import BenchMetrics
-    from genprm.cli.bench_tables import print_best_of_n
-    from genprm.metrics import Tally
-    from genprm.runs import METRICS, open_run, write_atomically
-
-    if not items:
-        raise UsageError(f"there are no problems in {', '.join(map(repr, files))}")
-    config: dict[str, JsonValue] = {"files": list(files), "model": None, "limit": batch.limit}
-    command = "bench best-of-n"
-    out = batch.out or _default_out(command, config, files)
-    with open_run(out, command=command, config=config, clean=batch.clean) as run:
-        table = evaluate(items)
-        metrics = BenchMetrics(**Tally().metrics(failed=0).model_dump(), best_of_n=table)
-        write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
-    print_best_of_n(stdout(), table)
-    return 0
-
-
-def _default_out(command: str, config: dict[str, JsonValue], files: Sequence[str]) -> Path:
-    from genprm.runs import digest
-
-    stem = "stdin" if files[0] == "-" else Path(files[0]).stem
-    return Path("runs") / f"{command.replace(' ', '-')}-{stem}-{digest(command, config, FREE)[:8]}"
 
 
 def _solutions(file: str, items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:

@@ -20,7 +20,18 @@ _NOT_IN_RECIPES = {"config", "help", "clean"}
 EngineName = Literal["auto", "vllm", "openai", "transformers"]
 SandboxName = Literal["auto", "docker", "bubblewrap"]
 ModeName = Literal["direct", "analyze", "code", "execute", "auto"]
-FamilyName = Literal["genprm", "thinkprm", "critic"]
+FamilyName = Literal[
+    "genprm",
+    "thinkprm",
+    "critic",
+    "implicit",
+    "qwen-prm",
+    "math-shepherd",
+    "rlhflow",
+    "skywork-prm",
+    "versaprm",
+    "token-classification",
+]
 
 
 def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
@@ -100,8 +111,26 @@ Model = Annotated[
 Family = Annotated[
     FamilyName | None,
     typer.Option(
-        help="The protocol to talk to the model in; `critic` for any chat model.",
-        show_default="what the model's name or its genprm.json says",
+        "--prm",
+        "--family",
+        help="The kind of PRM that the model is taken as: `critic` takes any chat model, `implicit` any causal "
+        "language model with a --reference.",
+        show_default="what its genprm.json, its name or its architecture says",
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="The model that an implicit PRM was trained against: a Hugging Face name or a folder; `none` scores "
+        "without one.",
+        show_default="what is known of a released one",
+    ),
+]
+ReferenceUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A server with the OpenAI completions API that serves the reference. Repeat it for several servers.",
+        show_default="none",
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from Hugging Face.")]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +10,7 @@ import typer
 
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, friendly, run_async, stderr, stdout
+from genprm.cli.judging import FREE, Judging, opened
 from genprm.keep import Keep
 from genprm.types import DEFAULT_THRESHOLD
 
@@ -20,36 +18,13 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from genprm.batch import Progress
-    from genprm.prms.base import PRM
     from genprm.runs import RunFolder
-
-FREE = ("limit", "concurrency", "sandbox", "base_url")
-"""Options that do not change results: they may differ when a run goes on."""
 
 EPILOG = """Examples:\n
   genprm verify solutions.jsonl --with-code --out runs/a\n
   genprm verify solutions.jsonl --model GenPRM/GenPRM-7B --votes 8\n
   genprm verify solutions.jsonl --model GenPRM/GenPRM-7B --base-url http://127.0.0.1:8000/v1\n
 Exit codes: 0 all rows were judged, 1 some failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How solutions are judged: the options of `verify` that concern the model."""
-
-    model: str
-    family: options.FamilyName | None
-    revision: str | None
-    dtype: str
-    engine: options.EngineName
-    base_url: tuple[str, ...]
-    sandbox: options.SandboxName
-    mode: options.ModeName
-    votes: int
-    temperature: float | None
-    threshold: float
-    calibration: Path | None = None
-    profile: Path | None = None
 
 
 def verify(
@@ -65,9 +40,11 @@ def verify(
     with_code: options.WithCode = None,
     mode: options.Mode = None,
     model: options.Model = "nano",
-    family: options.Family = None,
+    prm: options.Family = None,
+    reference: options.Reference = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
+    reference_url: options.ReferenceUrl = None,
     votes: options.Votes = 1,
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
@@ -94,7 +71,7 @@ def verify(
     with friendly():
         judging = Judging(
             model=model,
-            family=family,
+            family=prm,
             revision=revision,
             dtype=dtype,
             engine=engine,
@@ -106,6 +83,8 @@ def verify(
             threshold=threshold,
             calibration=calibration,
             profile=profile,
+            reference=reference,
+            reference_url=tuple(reference_url or ()),
         )
         code = run_async(_verify(judging, files, seed, concurrency, limit, keep, out, clean))
     raise typer.Exit(code)
@@ -133,19 +112,7 @@ async def _verify(
 
     config: dict[str, JsonValue] = {
         "files": list(files),
-        "model": judging.model,
-        "family": judging.family,
-        "revision": judging.revision,
-        "dtype": judging.dtype,
-        "engine": "openai" if judging.base_url else judging.engine,
-        "base_url": list(judging.base_url),
-        "sandbox": judging.sandbox,
-        "mode": judging.mode,
-        "votes": judging.votes,
-        "temperature": judging.temperature,
-        "threshold": judging.threshold,
-        "calibration": calibration_digest(judging.calibration),
-        "profile": options.read_profile_file(judging.profile),
+        **judging.config(),
         "seed": seed,
         "limit": limit,
         "concurrency": concurrency,
@@ -165,7 +132,7 @@ async def _verify(
         stopped: BaseException | None = None
         try:
             async with (
-                opened(judging, seed, run) as prm,
+                opened(judging, seed, run, lambda: () if "-" in files else read_rows(files, limit=limit)) as prm,
                 CodeTests(lambda: open_sandbox(judging.sandbox)) as code_tests,
             ):
                 started = time.perf_counter()
@@ -188,82 +155,6 @@ async def _verify(
             stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
             raise stopped
     return FAILED if progress.failed else 0
-
-
-@asynccontextmanager
-async def opened(judging: Judging, seed: int, run: RunFolder) -> AsyncGenerator[PRM]:
-    """Loads the model, starts the sandbox, and notes in the run's folder what they came to."""
-    from genprm.calibrate import CalibratedPRM, Calibration
-    from genprm.prms.critic import Critic
-    from genprm.prms.genprm import GenPRM
-    from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
-    from genprm.prms.thinking import ThinkPRMJudge
-    from genprm.provenance import weights_of
-
-    _hush()
-    calibration = None if judging.calibration is None else Calibration.load(judging.calibration)
-    prm = await load_prm(
-        judging.model,
-        family=judging.family,
-        engine=judging.engine,
-        base_urls=judging.base_url,
-        revision=judging.revision,
-        dtype=judging.dtype,
-        sandbox=judging.sandbox,
-        mode=judging.mode,
-        votes=judging.votes,
-        temperature=judging.temperature,
-        threshold=judging.threshold,
-        profile=options.read_profile_file(judging.profile),
-        seed=seed,
-    )
-    try:
-        where = BUILT_IN_PATH if judging.model == BUILT_IN else judging.model
-        facts: dict[str, JsonValue] = {
-            "model": prm.name,
-            # What a server has loaded is its own affair.
-            "weights": None if judging.base_url else weights_of(where, judging.revision),
-            "capacity": prm.capacity,
-        }
-        if isinstance(prm, GenPRM):
-            facts |= {"profile": asdict(prm.profile), "sampling": asdict(prm.sampling)}
-            facts["engine"] = type(prm.engine).__module__.rpartition(".")[2]
-            if prm.sandbox is not None:
-                facts["sandbox"] = prm.sandbox.backend
-                if judging.sandbox == "auto":
-                    stderr().print(f"Sandbox: {prm.sandbox.note}", soft_wrap=True, markup=False)
-        if isinstance(prm, (ThinkPRMJudge, Critic)):
-            facts |= {"profile": asdict(prm.profile), "sampling": asdict(prm.sampling)}
-            facts["engine"] = type(prm.engine).__module__.rpartition(".")[2]
-        run.note(facts, fixed=("model", "weights", "profile", "sampling", "engine"))
-        yield prm if calibration is None else CalibratedPRM(prm, calibration)
-    finally:
-        await prm.close()
-
-
-def calibration_digest(path: Path | None) -> str | None:
-    """What is noted of a calibration: its content decides, not where it lies."""
-    import hashlib
-
-    from genprm.calibrate import CalibrationError
-
-    if path is None:
-        return None
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise CalibrationError(f"cannot read the calibration {str(path)!r}: {error.strerror}") from error
-
-
-def _hush() -> None:
-    """Keeps other libraries' bars and chatter out of the log of a run."""
-    import os
-
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if not stderr().is_terminal:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from typer.testing import CliRunner
 
-from genprm.cli import bench
+from genprm.cli import bench_runs
 from genprm.cli.main import app
 from tests.judges import ArithmeticJudge
 
@@ -24,11 +24,11 @@ def judge(monkeypatch, tmp_path):
     judge = ArithmeticJudge()
 
     @asynccontextmanager
-    async def opened(judging, seed, run):
+    async def opened(judging, seed, run, rows):
         run.note({"model": judge.name})
         yield judge
 
-    monkeypatch.setattr(bench, "opened", opened)
+    monkeypatch.setattr(bench_runs, "opened", opened)
     (tmp_path / "math.json").write_text(json.dumps(ROWS))
     return judge
 

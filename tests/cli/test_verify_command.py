@@ -22,7 +22,7 @@ def judge(monkeypatch):
     judge = ArithmeticJudge()
 
     @asynccontextmanager
-    async def opened(judging, seed, run):
+    async def opened(judging, seed, run, rows):
         yield judge
 
     monkeypatch.setattr(verify, "opened", opened)
@@ -138,7 +138,7 @@ def test_wrong_usage_is_one_message_and_code_2(solutions, judge, arguments, mess
 
 def test_a_bug_is_reported_without_a_traceback_unless_asked_for(solutions, monkeypatch):
     @asynccontextmanager
-    async def opened(judging, seed, run):
+    async def opened(judging, seed, run, rows):
         raise ZeroDivisionError("a [bug]")
         yield
 
