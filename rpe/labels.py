@@ -23,6 +23,17 @@ DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0
 """The paper's threshold of the ratio, one of the better ones of the difference (table 4), and zero for hard labels."""
 
 
+def dynamic_rollouts(pass_at_1: float) -> int:
+    """Rollouts a step by how hard the problem is (eq. 9): 128 where Pass@1 is below 0.1, 64 below 0.9, else 32.
+
+    Raises:
+        ValueError: `pass_at_1` is not in [0, 1].
+    """
+    if not 0.0 <= pass_at_1 <= 1.0:
+        raise ValueError(f"Pass@1 must be between 0 and 1, not {pass_at_1!r}")
+    return 128 if pass_at_1 < 0.1 else 64 if pass_at_1 < 0.9 else 32
+
+
 @dataclass(frozen=True, slots=True)
 class StepLabel:
     """The label of one step."""
@@ -114,3 +125,13 @@ def _standard_error(
     if before == 0.0:
         return None
     return math.sqrt(after_variance / before**2 + before_variance * after**2 / before**4)
+
+
+def first_wrong(labels: Sequence[bool | None]) -> int | None:
+    """The 0-based index of the first wrong step; -1 when all are right; None when an unknown label comes before."""
+    for index, label in enumerate(labels):
+        if label is None:
+            return None
+        if not label:
+            return index
+    return -1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from genprm.benchmarks.best_of_n import BestOfNMetrics
 from genprm.benchmarks.comparison import Comparison, compare_best_of_n, compare_first_errors, compare_prmbench
 from genprm.benchmarks.evaluation import ProcessBenchMetrics
@@ -14,6 +16,8 @@ from genprm.rows import VerifyRow
 from genprm.runs import METRICS, RunError, read_info, read_rows_of
 
 _FIRST_ERRORS = ("verify", "bench processbench")
+_CHOICES = ("search", "bench best-of-n")
+"""Runs that choose among solutions."""
 
 
 class BenchMetrics(Metrics):
@@ -36,7 +40,7 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
         if all(command in _FIRST_ERRORS for command in commands):
             rows = [list(read_rows_of(path, VerifyRow)) for path in (first, second)]
             return compare_first_errors(*rows)
-        if commands[0] != commands[1]:
+        if commands[0] != commands[1] and not all(command in _CHOICES for command in commands):
             raise UsageError(f"a run of {commands[0]!r} cannot be compared with one of {commands[1]!r}")
         a, b = (_metrics(path) for path in (first, second))
         if a.prmbench and b.prmbench:
@@ -75,8 +79,15 @@ def plot_curve(path: Path, table: ProcessBenchMetrics) -> bool:
     return True
 
 
-def _metrics(path: Path) -> BenchMetrics:
+class _Tables(BaseModel):
+    """What is compared of `metrics.json`, whatever else it holds."""
+
+    prmbench: PRMBenchMetrics | None = None
+    best_of_n: BestOfNMetrics | None = None
+
+
+def _metrics(path: Path) -> _Tables:
     try:
-        return BenchMetrics.model_validate_json((path / METRICS).read_bytes())
+        return _Tables.model_validate_json((path / METRICS).read_bytes())
     except FileNotFoundError as error:
         raise RunError(f"the run in {str(path)!r} is not finished: it has no {METRICS}") from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genprm.cli import bench, calibrate, doctor, verify, view
+from genprm.cli import bench, calibrate, doctor, search, verify, view
 from genprm.cli.boundary import set_debug
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def common(
 
 
 app.command("verify", epilog=verify.EPILOG)(verify.verify)
+app.command("search", epilog=search.EPILOG)(search.search)
 app.command("view")(view.view)
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genprm.cli.boundary import friendly, stderr, stdout
+
+if TYPE_CHECKING:
+    from genprm.runs import RunInfo
 
 
 def view(
@@ -35,8 +38,12 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     from genprm.runs import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
 
     info = read_info(run)
+    if info.command == "search":
+        return _write_search(run, info, out, max_mb)
     if info.command not in ("verify", "bench processbench", "bench prmbench"):
-        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs that judge solutions have a page")
+        raise RunError(
+            f"{str(run)!r} is a run of {info.command!r}; only runs that judge or search solutions have a page"
+        )
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):
@@ -52,4 +59,26 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     )
     if left_out:
         stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
+    return page
+
+
+def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Path:
+    from genprm.benchmarks.searches import SearchMetrics, evaluate_searches
+    from genprm.report.search_page import write_search_page
+    from genprm.rows import FailureRow
+    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of
+    from genprm.search.rows import SearchRow
+    from genprm.search.run import Method
+
+    rows = list(read_rows_of(run, SearchRow))
+    failures = list(read_rows_of(run, FailureRow, FAILURES))
+    stored = run / METRICS
+    if stored.exists():
+        metrics = SearchMetrics.model_validate_json(stored.read_bytes())
+    else:
+        metrics = evaluate_searches(rows, Method(str(info.config["method"])), failed=len(failures))
+    page = out or run / REPORT
+    left_out = write_search_page(page, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb)
+    if left_out:
+        stderr().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
     return page

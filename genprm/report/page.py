@@ -11,12 +11,12 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from genprm.metrics import Metrics
 from genprm.rows import FailureRow, VerifyRow
@@ -24,7 +24,10 @@ from genprm.runs import RunInfo
 
 MAX_MB = 64
 """Room for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""
-_EXCERPT = 140
+EXCERPT = 140
+"""Characters of a problem in the list."""
+
+RowT = TypeVar("RowT", bound=BaseModel)
 
 
 def write_page(
@@ -49,22 +52,50 @@ def write_page(
     Returns:
         How many rows are in the list only.
     """
+    return write_rows(path, "page.js", _entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb)
+
+
+def write_rows(
+    path: Path,
+    script: str,
+    entry: Callable[[RowT], JsonValue],
+    *,
+    info: RunInfo,
+    metrics: BaseModel,
+    rows: Iterable[RowT],
+    failures: Iterable[FailureRow] = (),
+    max_mb: float = MAX_MB,
+) -> int:
+    """Writes a page of rows of any kind: see `write_page`.
+
+    Args:
+        path: the file.
+        script: the asset that shows such rows.
+        entry: what the list shows of a row.
+        info: what `run.json` holds.
+        metrics: what `metrics.json` holds.
+        rows: read once.
+        failures: inputs without a row.
+        max_mb: room for rows.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as page:
-        left_out = _write(page, info, metrics, rows, failures, int(max_mb * 2**20))
+        left_out = _write(page, script, entry, info, metrics, rows, failures, int(max_mb * 2**20))
     temporary.replace(path)
     return left_out
 
 
 def _write(
     page: TextIO,
+    script_name: str,
+    entry: Callable[[RowT], JsonValue],
     info: RunInfo,
-    metrics: Metrics,
-    rows: Iterable[VerifyRow],
+    metrics: BaseModel,
+    rows: Iterable[RowT],
     failures: Iterable[FailureRow],
     room: int,
 ) -> int:
-    style, script, body = _asset("page.css"), _asset("page.js"), _asset("page.html")
+    style, script, body = _asset("page.css"), _asset(script_name), _asset("page.html")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
@@ -81,7 +112,7 @@ def _write(
             page.write(f'<script type="application/json" id="row-{number}">{text}</script>\n')
         else:
             left_out += 1
-        index.append(_entry(row))
+        index.append(entry(row))
     data = {
         "info": info.model_dump(mode="json"),
         "metrics": metrics.model_dump(mode="json"),
@@ -101,7 +132,7 @@ def _entry(row: VerifyRow) -> JsonValue:
         "first_error": row.first_error,
         "label": row.label,
         "scores": [None if score is None else round(score, 3) for score in row.scores],
-        "excerpt": (row.problem or "")[:_EXCERPT],
+        "excerpt": (row.problem or "")[:EXCERPT],
     }
 
 

@@ -92,7 +92,10 @@ class PRMRecipe(_Strict):
     """The model that judges; see `genprm.load_prm`."""
 
     model: str = "nano"
-    family: Literal["genprm", "thinkprm", "critic"] | None = None
+    family: str | None = None
+    reference: str | None = None
+    """The reference model of an implicit PRM."""
+    reference_url: list[str] = []
     engine: EngineKind = "auto"
     base_url: list[str] = []
     revision: str | None = None

@@ -158,6 +158,9 @@ ESCAPE = (
                refused("x32 getpid", (0x40000000 + 39, None))
                refused("x32 ptrace", (0x40000000 + 521, None))
                refused("old call", (0x40000000 + 512, None))
+           """), allowed={OK, KILLED}),
+    attack("unknown-calls", "makes system calls that no table knows",
+           system_calls("""
            refused("call of tomorrow", (600, 600))
            refused("call of nowhere", (100_000, 100_000))
            """), allowed=OK),

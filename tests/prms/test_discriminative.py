@@ -29,38 +29,12 @@ from tests.prms import tiny_models
 from tests.prms.servers import vllm_server
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
 
-TOKENIZERS: dict[Family, str] = {
-    Family.QWEN_PRM: "qwen",
-    Family.TOKEN_CLASSIFICATION: "qwen",
-    Family.SKYWORK: "qwen-bos",
-    Family.MATH_SHEPHERD: "mistral",
-    Family.RLHFLOW: "llama",
-    Family.VERSAPRM: "llama",
-}
-KINDS: dict[Family, str] = {
-    Family.QWEN_PRM: "qwen2-prm",
-    Family.TOKEN_CLASSIFICATION: "qwen2-tokens",
-    Family.SKYWORK: "qwen2-value",
-    Family.MATH_SHEPHERD: "mistral",
-    Family.RLHFLOW: "llama",
-    Family.VERSAPRM: "llama",
-}
-
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
     """A model of every family, as a folder."""
-    folders: dict[Family, Path] = {}
-    for family, tokenizer in TOKENIZERS.items():
-        folder = tmp_path_factory.mktemp(family)
-        if tokenizer == "mistral":
-            size = tiny_models.save_mistral_tokenizer(folder)
-        elif tokenizer == "llama":
-            size = tiny_models.save_llama_tokenizer(folder)
-        else:
-            size = tiny_models.save_qwen_tokenizer(folder, bos=tokenizer == "qwen-bos")
-        folders[family] = tiny_models.save_model(folder, KINDS[family], size, seed=len(folders))
-    return folders
+    parent = tmp_path_factory.mktemp("models")
+    return {family: tiny_models.save_family(parent, family, seed=number) for number, family in enumerate(Family)}
 
 
 @pytest.fixture(scope="session")

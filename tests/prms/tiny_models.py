@@ -10,6 +10,7 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from genprm.prms.adapters import Family
 from genprm.prms.network import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
 
 PROBLEM = "Natalia sold 48 clips in April, and then half as many in May. How many in total?"
@@ -133,6 +134,31 @@ def save_model(folder: Path, kind: str, vocab_size: int, *, seed: int = 0, **con
                 weight.normal_(std=0.3)
     model.save_pretrained(folder)
     return folder
+
+
+FAMILY_PARTS: dict[Family, tuple[str, str, str]] = {
+    Family.QWEN_PRM: ("Qwen2.5-Math-PRM-7B", "qwen", "qwen2-prm"),
+    Family.TOKEN_CLASSIFICATION: ("trl-prm", "qwen", "qwen2-tokens"),
+    Family.SKYWORK: ("Skywork-o1-Open-PRM-Qwen-2.5-7B", "qwen-bos", "qwen2-value"),
+    Family.MATH_SHEPHERD: ("math-shepherd-mistral-7b-prm", "mistral", "mistral"),
+    Family.RLHFLOW: ("Llama3.1-8B-PRM-Deepseek-Data", "llama", "llama"),
+    Family.VERSAPRM: ("VersaPRM", "llama", "llama"),
+}
+"""The name of a released model, the tokenizer and the architecture of each family."""
+
+
+def save_family(parent: Path, family: Family, *, seed: int = 0) -> Path:
+    """A model of a family, in a folder with the name of a released one."""
+    name, tokenizer, kind = FAMILY_PARTS[family]
+    folder = parent / name
+    folder.mkdir()
+    if tokenizer == "mistral":
+        size = save_mistral_tokenizer(folder)
+    elif tokenizer == "llama":
+        size = save_llama_tokenizer(folder)
+    else:
+        size = save_qwen_tokenizer(folder, bos=tokenizer == "qwen-bos")
+    return save_model(folder, kind, size, seed=seed)
 
 
 def _byte_level(text: Sequence[str], specials: Sequence[str]) -> Tokenizer:

@@ -13,6 +13,9 @@ from sandbox.soak import soak
 
 from .conftest import opened
 
+KEPT_CONNECTIONS = 3
+"""To the engine: its client opens a few more where guests happen to be replaced at the same moment, ten at most."""
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -21,6 +24,7 @@ async def test_a_soak_answers_rightly_and_leaks_nothing(backend: str) -> None:
     try:
         await box.grow()
         await asyncio.sleep(3)  # the zygotes finish their warm-up, which grows them
+        await soak(box, 100, seed=0)  # guests that an attack wore out are replaced over connections that stay open
         report = await soak(box, 600, sessions=4, seed=1)
     finally:
         await box.close()
@@ -32,7 +36,7 @@ async def test_a_soak_answers_rightly_and_leaks_nothing(backend: str) -> None:
     assert after.guest_strays == after.guest_zombies == after.guest_scratch_entries == 0
     assert after.guest_processes <= before.guest_processes
     assert after.guest_descriptors <= before.guest_descriptors
-    assert after.host_descriptors <= before.host_descriptors
+    assert after.host_descriptors <= before.host_descriptors + KEPT_CONNECTIONS
     assert after.supervisors_kb <= before.supervisors_kb + 8192
     assert after.host_resident_kb <= before.host_resident_kb + 65536
 

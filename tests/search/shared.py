@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from genprm.answers import boxed_answer
 from genprm.engines.base import Completion, ContextOverflowError, Sampling
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
+from genprm.search.run import Grade
 from genprm.types import Chain, ChainFinish, Judgement, Tokens, combine_chains, logit
 from tests.prms.scripted import ASSISTANT, byte_tokenizer
 
@@ -79,3 +81,11 @@ class TruthJudge:
 
     async def close(self) -> None:
         pass
+
+
+class TextGrader:
+    """Answers are equal when they read the same."""
+
+    async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
+        answers = [boxed_answer(solution) for solution in solutions]
+        return [Grade(answer, None if reference is None else answer == reference) for answer in answers]

@@ -10,14 +10,13 @@ from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
 from genprm.search.candidates import Found, NodeState
 from genprm.search.dvts import dvts
-from genprm.search.grading import TextGrader
 from genprm.search.policy import PathState, Policy, PolicySettings
 from genprm.search.problems import ProblemRow
 from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.search.scoring import Meter, Scorer
 from genprm.search.voting import Aggregate
 from genprm.types import Judgement
-from tests.search.shared import RuleEngine, TruthJudge
+from tests.search.shared import RuleEngine, TextGrader, TruthJudge
 
 LENGTH = 3
 
