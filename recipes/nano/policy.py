@@ -29,7 +29,7 @@ from genprm.steps import join_steps
 from genprm.word_problems import WordProblem, make_problems, write_steps
 
 TRAINING_SEED = 20_000
-"""Problems of this seed and the next are trained on, and no others: tests, examples and figures use other seeds."""
+"""Problems of this seed and the next ones are trained on: tests, examples and figures use seeds below it."""
 ASK = prompts.render("policy/system")
 REFINE = "There might be some problem in this paragraph of your reasoning, please rethink and refine your answer:\n>"
 PHRASES = (ASK, REFINE, " The answer is \\boxed{", "\n\nStep ", "The paragraph says ")
@@ -62,8 +62,8 @@ def sequences(count: int, seed: int) -> Iterator[list[Segment]]:
     """Training sequences; control tokens stand in the text."""
     rng = random.Random(seed)
     # Short problems first: where numbers are copied from is learned sooner from them.
-    short = make_problems(count // 3, TRAINING_SEED, steps=(2, 3))
-    for problem in short + make_problems(count - len(short), TRAINING_SEED + 1):
+    short = make_problems(count // 3, TRAINING_SEED + 2 * seed, steps=(2, 3))
+    for problem in short + make_problems(count - len(short), TRAINING_SEED + 2 * seed + 1):
         solution = Segment(join_steps(problem.solution), True)
         kind = rng.random()
         if kind < 0.62:
@@ -128,6 +128,7 @@ def main() -> None:
     """Trains and saves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano-policy"), help="where the model goes")
+    parser.add_argument("--init", type=Path, help="go on from this model, with its tokenizer")
     parser.add_argument("--sequences", type=int, default=40_000)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early (for a trial)")
     parser.add_argument("--tokens-per-batch", type=int, default=1536)
@@ -138,28 +139,34 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    raw = train_tokenizer(4000, TRAINING_SEED)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    if options.init:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.init)
+        raw = tokenizer.backend_tokenizer
+    else:
+        raw = train_tokenizer(4000, TRAINING_SEED)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=raw, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+        )
+        tokenizer.chat_template = CHAT_TEMPLATE
     data = Solutions(raw, options.sequences, options.seed)
     batches = Batches(data, options.tokens_per_batch, options.seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=raw.get_vocab_size(),
-            hidden_size=options.hidden,
-            intermediate_size=2 * options.hidden,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.hidden // 32,
-            num_key_value_heads=options.hidden // 32,
-            max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
-            bos_token_id=raw.token_to_id(BOS),
-            eos_token_id=raw.token_to_id(EOS),
-            pad_token_id=raw.token_to_id(PAD),
-        )
+    config = Qwen2Config(
+        vocab_size=raw.get_vocab_size(),
+        hidden_size=options.hidden,
+        intermediate_size=2 * options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 32,
+        num_key_value_heads=options.hidden // 32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=raw.token_to_id(BOS),
+        eos_token_id=raw.token_to_id(EOS),
+        pad_token_id=raw.token_to_id(PAD),
     )
+    if options.init:
+        model = Qwen2ForCausalLM.from_pretrained(options.init, dtype=torch.float32)
+    else:
+        model = Qwen2ForCausalLM(config)
     parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(len(ids) for ids, _ in data.rows)
     print(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpe import Method, step_labels
+from rpe import Method, dynamic_rollouts, first_wrong, step_labels
 
 values = st.lists(st.sampled_from([k / 32 for k in range(33)]), min_size=1, max_size=12)
 positive = st.lists(st.sampled_from([k / 32 for k in range(1, 17)]), min_size=1, max_size=12)
@@ -85,3 +85,27 @@ def test_bad_values_are_named() -> None:
         step_labels([0.5, 0.5], start=0.5, rollouts=[8])
     with pytest.raises(ValueError, match="at least 1"):
         step_labels([0.5], start=0.5, rollouts=[0])
+
+
+@given(st.permutations([[0.5, 0.25], [0.9, 0.9, 0.0], [0.1], [0.5, 0.5, 0.5]]))
+def test_labels_do_not_depend_on_what_is_labelled_before(rows: list[list[float]]) -> None:
+    together = {tuple(row): step_labels(row, start=0.5) for row in rows}
+    assert together == {tuple(row): step_labels(row, start=0.5) for row in sorted(rows)}
+
+
+@pytest.mark.parametrize(("rate", "rollouts"), [(0.0, 128), (0.09, 128), (0.1, 64), (0.89, 64), (0.9, 32), (1.0, 32)])
+def test_harder_problems_get_more_rollouts(rate: float, rollouts: int) -> None:
+    assert dynamic_rollouts(rate) == rollouts
+
+
+def test_pass_at_1_is_a_rate() -> None:
+    with pytest.raises(ValueError, match=r"between 0 and 1, not 1\.5"):
+        dynamic_rollouts(1.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [([True, True], -1), ([True, False, True], 1), ([None, False], None), ([True, None], None), ([False, None], 0)],
+)
+def test_the_first_wrong_step(labels: list[bool | None], first: int | None) -> None:
+    assert first_wrong(labels) == first
