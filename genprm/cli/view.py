@@ -41,9 +41,7 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     if info.command == "search":
         return _write_search(run, info, out, max_mb)
     if info.command not in ("verify", "bench processbench", "bench prmbench"):
-        raise RunError(
-            f"{str(run)!r} is a run of {info.command!r}; only runs that judge or search solutions have a page"
-        )
+        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs that judge or search have a page")
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):

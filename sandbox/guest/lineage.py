@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
 import signal
 import time
 from dataclasses import dataclass
@@ -251,7 +250,7 @@ class Session:
         self._wiped = None
         self._keeper_end.sendall(b"w")
         while self._wiped is None:
-            if not select.select([self.exits], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not processes.readable(self.exits, end):
                 raise RuntimeError("a session's keeper does not answer")
             self._read_keeper()
         if self._wiped:
@@ -299,8 +298,7 @@ class Session:
 
     def _next_report(self, deadline: float) -> dict[str, object]:
         while (report := self._take_report()) is None:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.reports], [], [], left)[0]:
+            if not processes.readable(self.reports, deadline):
                 raise RuntimeError("a session was not ready in time")
         return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from dataclasses import dataclass
@@ -13,6 +14,16 @@ _ALIVE_AFTER_KILL_S = 2.0
 
 def wake(number: int, frame: object) -> None:
     """A signal handler: the signal has written to the wake-up descriptor, that is all."""
+
+
+def readable(descriptor: int, deadline: float) -> bool:
+    """Wait until there is something to read; False when the deadline on the monotonic clock passes first.
+
+    By poll: select knows no descriptor above 1023, and hundreds of sessions hold more.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,21 +44,23 @@ async def test_a_soak_answers_rightly_and_leaks_nothing(backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_256_sessions_are_open_at_once(backend: str) -> None:
-    box = await opened(backend, lanes=2)
+    # On one lane: more descriptors than `select` knows.
+    box = await opened(backend, lanes=1)
     try:
         sessions = [box.session() for _ in range(256)]
         await asyncio.gather(*(session.run(f"x = {number}") for number, session in enumerate(sessions)))
         results = await asyncio.gather(*(session.run("print(x)") for session in sessions))
         assert [result.stdout for result in results] == [f"{number}\n" for number in range(256)]
-        assert sum(lane["sessions"] for lane in await box.stats()) == 256
+        (lane,) = await box.stats()
+        assert lane["sessions"] == 256
         await asyncio.gather(*(session.close() for session in sessions))
-        assert sum(lane["sessions"] for lane in await box.stats()) == 0
+        (lane,) = await box.stats()
+        assert lane["sessions"] == 0
     finally:
         await box.close()
 
 
 async def test_lanes_come_when_needed_and_go_when_idle(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module, "_IDLE_S", 0.0)
     monkeypatch.setattr(box_module, "_HOUSEKEEPING_S", 0.2)
     box = await opened(backend, lanes=2)
     try:
@@ -70,6 +72,7 @@ async def test_lanes_come_when_needed_and_go_when_idle(backend: str, monkeypatch
 
         while len(await box.stats()) < 2:
             await asyncio.gather(*(chain() for _ in range(4)))
+        monkeypatch.setattr(box_module, "_IDLE_S", 0.0)
         await until(box, 1)
     finally:
         await box.close()
