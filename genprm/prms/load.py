@@ -111,7 +111,7 @@ async def load_prm(
                 f"a PRM of the family {known.family!r} samples nothing: leave out votes ({votes!r}) and temperature "
                 f"({temperature!r})"
             )
-        options = engine_options | {
+        options: dict[str, Any] = engine_options | {
             "engine": engine,
             "base_urls": base_urls,
             "revision": revision,
@@ -162,6 +162,8 @@ async def load_prm(
                 judge = ThinkPRMJudge(engine, votes=votes, profile=chosen, sampling=sampling, threshold=threshold)
             case CriticProfile() as chosen:
                 judge = Critic(engine, votes=votes, profile=chosen, sampling=sampling, threshold=threshold)
+            case chosen:
+                raise AssertionError(f"a family that samples has no such profile: {chosen!r}")
         judge.owned = stack.pop_all()
         return judge
 
