@@ -1,0 +1,113 @@
+"""What a search came to, for a terminal and as plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from genprm.cli.bench_tables import percent, print_best_of_n
+from genprm.cli.progress import duration
+
+if TYPE_CHECKING:
+    from genprm.benchmarks.searches import SearchMetrics
+
+_STYLES = {
+    "best-of-n": ("PRM, best", "o-", "C0"),
+    "weighted": ("PRM, weighted vote", "s-", "C1"),
+    "majority": ("majority", "^-", "C2"),
+    "pass@k": ("pass@n (bound)", "--", "0.5"),
+}
+
+
+def print_search(console: Console, metrics: SearchMetrics) -> None:
+    """Accuracies, tokens, and what to spend on."""
+    if metrics.best_of_n is not None:
+        print_best_of_n(console, metrics.best_of_n)
+        console.print()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_row("problems", f"{metrics.rows:,}", f"[red]{metrics.failed:,} failed[/]" if metrics.failed else "")
+    if metrics.accuracy is not None:
+        interval = (
+            f"[dim]95 % interval {percent(metrics.low)} to {percent(metrics.high)}, {metrics.graded:,} problems[/]"
+        )
+        table.add_row("accuracy of the choice", f"{percent(metrics.accuracy)} %", interval)
+    unfinished = f"[dim]{metrics.unfinished:,} came to no end and are no answers[/]" if metrics.unfinished else ""
+    table.add_row("solutions", f"{metrics.solutions:,}", unfinished)
+    if metrics.ungraded:
+        table.add_row("not compared", f"[yellow]{metrics.ungraded:,}[/]", "[dim]the comparison did not end[/]")
+    for name, tokens in metrics.tokens.items():
+        cached = f", {tokens['cached']:,} of these cached" if tokens["cached"] else ""
+        detail = f"[dim]{tokens['prompt']:,} prompt tokens{cached}[/]"
+        table.add_row(f"tokens, {name}", f"{tokens['generated']:,}", detail)
+    if session := metrics.session:
+        rate = f"[dim]{session.rows:,} problems, {session.generated_per_s:,.0f} generated tokens a second[/]"
+        table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
+    console.print(table)
+    if metrics.budgets:
+        _print_budgets(console, metrics)
+
+
+def _print_budgets(console: Console, metrics: SearchMetrics) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    for name in ("tokens a problem", "solutions", "votes each", "accuracy", "95 % interval", "held out"):
+        table.add_column(name, justify="right")
+    for budget in metrics.budgets:
+        best = budget.best
+        table.add_row(
+            f"{budget.tokens:,.0f}",
+            f"{best.n}",
+            f"{best.votes}" if best.votes else "majority",
+            percent(best.accuracy),
+            f"{percent(best.low)} to {percent(best.high)}",
+            percent(budget.held_out),
+        )
+    console.print("\n[dim]What to spend on: the best split of each budget that this run can tell of.[/]")
+    console.print(table)
+    console.print("[dim]held out: the split chosen on one half of the problems, tried on the other.[/]")
+
+
+def plot(path: Path, metrics: SearchMetrics) -> bool:
+    """Draws accuracy against n and against tokens; False where there is nothing to draw or no matplotlib."""
+    if metrics.best_of_n is None or len(metrics.costs) < 2:
+        return False
+    costly = all(point.policy + point.prm > 0 for point in metrics.costs)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    by_n, by_tokens = figure.subplots(1, 2, sharey=True)
+    costs = {point.n: point for point in metrics.costs}
+    for method, (label, style, colour) in _STYLES.items():
+        points = [point for point in metrics.best_of_n.methods if point.method == method]
+        if not points:
+            continue
+        accuracies = [100 * point.accuracy for point in points]
+        judged = method in ("best-of-n", "weighted")
+        tokens = [costs[point.n].policy + (costs[point.n].prm if judged else 0.0) for point in points]
+        sizes = [point.n for point in points]
+        for axes, values in ((by_n, sizes), (by_tokens, tokens)):
+            axes.plot(values, accuracies, style, color=colour, label=label, markersize=4)
+        if judged or method == "majority":
+            low, high = [100 * point.low for point in points], [100 * point.high for point in points]
+            by_n.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+    by_n.set_xscale("log", base=2)
+    by_n.set_xticks(list(costs), [str(n) for n in costs])
+    by_n.set_xticks([], minor=True)
+    by_n.set(xlabel="solutions a problem (n)", ylabel="accuracy, %")
+    if costly:
+        by_tokens.set_xscale("log")
+        by_tokens.set(xlabel="generated tokens a problem, policy and PRM")
+    else:
+        by_tokens.set_visible(False)
+    by_n.legend(frameon=False)
+    figure.savefig(path)
+    return True
