@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from genprm.cli import options
-from genprm.cli.boundary import stderr
+from genprm.cli.boundary import UsageError, stderr
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from genprm.prms.base import PRM
     from genprm.runs import RunFolder
 
-FREE = ("limit", "concurrency", "sandbox", "base_url", "reference_url")
+FREE = ("limit", "concurrency", "sandbox", "base_url", "reference_url", "cluster", "workers")
 """Options that do not change results: they may differ when a run goes on."""
 
 
@@ -41,6 +41,11 @@ class Judging:
     profile: Path | None = None
     reference: str | None = None
     reference_url: tuple[str, ...] = ()
+    until: Literal["end", "first-error"] = "end"
+    confidence: float | None = None
+    """When votes stop; None for never."""
+    cluster: str | None = None
+    workers: int | None = None
 
     def config(self) -> dict[str, JsonValue]:
         """What a run's folder keeps of it."""
@@ -57,6 +62,10 @@ class Judging:
             "mode": self.mode,
             "votes": self.votes,
             "temperature": self.temperature,
+            "confidence": self.confidence,
+            "until": self.until,
+            "cluster": self.cluster,
+            "workers": self.workers,
             "threshold": self.threshold,
             "calibration": calibration_digest(self.calibration),
             "profile": options.read_profile_file(self.profile),
@@ -77,58 +86,54 @@ async def opened(
             asked about all of them first, and makes room for the PRM.
     """
     from genprm.calibrate import CalibratedPRM, Calibration
+    from genprm.cluster import ClusterPRM, load_cluster
     from genprm.inputs import InputRow
-    from genprm.prms.critic import Critic
-    from genprm.prms.discriminative import DiscriminativePRM
-    from genprm.prms.genprm import GenPRM
     from genprm.prms.implicit import ImplicitPRM
     from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
-    from genprm.prms.thinking import ThinkPRMJudge
-    from genprm.provenance import weights_of
+    from genprm.provenance import facts_of, weights_of
 
     _hush()
     calibration = None if judging.calibration is None else Calibration.load(judging.calibration)
-    prm = await load_prm(
-        judging.model,
-        family=judging.family,
-        engine=judging.engine,
-        base_urls=judging.base_url,
-        revision=judging.revision,
-        dtype=judging.dtype,
-        sandbox=judging.sandbox,
-        mode=judging.mode,
-        votes=judging.votes,
-        temperature=judging.temperature,
-        threshold=judging.threshold,
-        profile=options.read_profile_file(judging.profile),
-        reference=judging.reference,
-        reference_urls=judging.reference_url,
-        lazy=True,
-        seed=seed,
-    )
+    how: dict[str, Any] = {
+        "family": judging.family,
+        "engine": judging.engine,
+        "base_urls": judging.base_url,
+        "revision": judging.revision,
+        "dtype": judging.dtype,
+        "sandbox": judging.sandbox,
+        "mode": judging.mode,
+        "votes": judging.votes,
+        "temperature": judging.temperature,
+        "threshold": judging.threshold,
+        "until": judging.until,
+        "confidence": judging.confidence,
+        "profile": options.read_profile_file(judging.profile),
+        "reference": judging.reference,
+        "reference_urls": judging.reference_url,
+        "seed": seed,
+    }
+    if judging.cluster is not None:
+        prm = await load_cluster(judging.cluster, judging.model, workers=judging.workers, **how)
+    elif judging.workers is not None:
+        raise UsageError(f"--workers {judging.workers} is for --cluster")
+    else:
+        prm = await load_prm(judging.model, lazy=True, **how)
     try:
         if isinstance(prm, ImplicitPRM):
             left = (row for row in rows() if isinstance(row, InputRow) and row.key not in run.done)
             await prm.prepare((row.problem, row.steps) for row in left)
             await prm.model.open()
         where = BUILT_IN_PATH if judging.model == BUILT_IN else judging.model
-        facts: dict[str, JsonValue] = {
-            "model": prm.name,
-            # What a server has loaded is its own affair.
-            "weights": None if judging.base_url else weights_of(where, judging.revision),
-            "capacity": prm.capacity,
-        }
-        if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic, ImplicitPRM, DiscriminativePRM)):
-            facts |= {"profile": asdict(prm.profile), "engine": type(prm.engine).__module__.rpartition(".")[2]}
-        if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic)):
-            facts["sampling"] = asdict(prm.sampling)
-        if isinstance(prm, DiscriminativePRM):
-            facts["family"] = prm.family.value
-        if isinstance(prm, GenPRM) and prm.sandbox is not None:
-            facts["sandbox"] = prm.sandbox.backend
-            if judging.sandbox == "auto":
-                stderr().print(f"Sandbox: {prm.sandbox.note}", soft_wrap=True, markup=False)
-        run.note(facts, fixed=("model", "weights", "profile", "sampling", "engine", "family"))
+        facts = prm.facts if isinstance(prm, ClusterPRM) else facts_of(prm)
+        # What a server has loaded is its own affair; a folder may be moved, so its content counts and not its name.
+        facts["weights"] = None if judging.base_url else weights_of(where, judging.revision)
+        note = facts.pop("sandbox_note", None)
+        if note and judging.sandbox == "auto":
+            stderr().print(f"Sandbox: {note}", soft_wrap=True, markup=False)
+        if isinstance(prm, ClusterPRM):
+            stderr().print(f"Cluster: {len(prm.workers)} workers", soft_wrap=True)
+        fixed = ("weights", "profile", "sampling", "engine", "family", *(["model"] if facts["weights"] is None else []))
+        run.note(facts, fixed=fixed)
         yield prm if calibration is None else CalibratedPRM(prm, calibration)
     finally:
         await prm.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module, util
 from typing import Annotated
 
 import typer
 
-from genprm.cli import bench, calibrate, doctor, search, verify, view
+from genprm.cli import bench, calibrate, doctor, options, refine, sandbox, search, verify, view
 from genprm.cli.boundary import set_debug
 
 app = typer.Typer(
@@ -42,14 +41,15 @@ def common(
     set_debug(debug)
 
 
-app.command("verify", epilog=verify.EPILOG)(verify.verify)
+app.command("verify", epilog=verify.EPILOG, cls=options.WithCodeAuto)(verify.verify)
 app.command("search", epilog=search.EPILOG)(search.search)
+app.command("refine", epilog=refine.EPILOG)(refine.refine)
+app.command("label", epilog=label.EPILOG)(label.label)
 app.command("view")(view.view)
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
-if util.find_spec("genprm.cli.sandbox") is not None:
-    app.add_typer(import_module("genprm.cli.sandbox").app, name="sandbox")
+app.add_typer(sandbox.app, name="sandbox")
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
+from typer.core import TyperCommand
 
 from genprm.cli.boundary import UsageError
 from genprm.keep import Keep
@@ -46,6 +47,42 @@ def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
         flag = "--with-code" if with_code else "--no-code"
         raise UsageError(f"--mode {mode} contradicts {flag}: give one of the two")
     return mode
+
+
+ADAPTIVE = "adaptive"
+ADAPTIVE_VOTES = 8
+"""Votes at most where `adaptive` names no number: what the published results use."""
+
+
+def resolve_votes(votes: str, confidence: float | None = None) -> tuple[int, float | None]:
+    """What `--votes` and `--confidence` ask for: votes at most, and when to stop; None for never.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    word, _, number = votes.partition(":")
+    adaptive = word == ADAPTIVE
+    text = (number or str(ADAPTIVE_VOTES)) if adaptive else votes
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--votes is a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
+    if confidence is not None and not adaptive:
+        raise UsageError(f"--confidence {confidence:g} is for adaptive votes: --votes adaptive:{votes}")
+    return int(text), (confidence or 1.0) if adaptive else None
+
+
+class WithCodeAuto(TyperCommand):
+    """A command that also takes `--with-code auto`, which is `--mode auto`.
+
+    The flag alone takes no value, so that a file may follow it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spells it out before the options are read."""
+        for place in range(len(args) - 1):
+            if args[place : place + 2] == ["--with-code", "auto"]:
+                args = [*args[:place], "--mode", "auto", *args[place + 2 :]]
+                break
+        return super().parse_args(ctx, args)
 
 
 def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -154,7 +191,7 @@ WithCode = Annotated[
     bool | None,
     typer.Option(
         "--with-code/--no-code",
-        help="Let the model write Python that checks a step, and run it.",
+        help="Let the model write Python that checks a step, and run it; `--with-code auto` does so where it pays.",
         show_default="with-code",
     ),
 ]
@@ -166,7 +203,41 @@ Mode = Annotated[
         show_default="execute with code, analyze without",
     ),
 ]
-Votes = Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")]
+Votes = Annotated[
+    str,
+    typer.Option(
+        metavar="N|adaptive[:N]",
+        help="Independent chains a solution; their scores are averaged. `adaptive` stops voting on a step when the "
+        "missing votes cannot flip its verdict (see --confidence); it asks for 8 at most, or N.",
+    ),
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        max=1.0,
+        help="With adaptive votes: how sure a verdict must be to stop; below 1, voting also stops when the missing "
+        "votes will probably not flip it.",
+        show_default="1",
+    ),
+]
+Until = Annotated[
+    Literal["end", "first-error"],
+    typer.Option(help="`first-error` leaves out the steps after the first wrong one."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray|ADDRESS",
+        help="Judge on the workers of a Ray cluster: `ray` for the one this machine belongs to (or one of its own), or "
+        "an address like ray://head:10001.",
+        show_default="none",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Workers on the cluster.", show_default="one a GPU, or one a node without GPUs"),
+]
 Temperature = Annotated[
     float | None,
     typer.Option(min=0.0, max=2.0, help="0 is greedy.", show_default="the model's own"),

@@ -45,7 +45,9 @@ def verify(
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
     reference_url: options.ReferenceUrl = None,
-    votes: options.Votes = 1,
+    votes: options.Votes = "1",
+    confidence: options.Confidence = None,
+    until: options.Until = "end",
     temperature: options.Temperature = None,
     seed: options.Seed = 0,
     threshold: options.Threshold = DEFAULT_THRESHOLD,
@@ -59,6 +61,8 @@ def verify(
     clean: options.Clean = False,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
+    cluster: options.Cluster = None,
+    workers: options.Workers = None,
     config: options.Config = None,
 ) -> None:
     """Judges every step of the solutions in FILE..., and writes a folder with all of it and a page to read it in.
@@ -69,6 +73,7 @@ def verify(
     """
     del context, config
     with friendly():
+        most, stop_at = options.resolve_votes(votes, confidence)
         judging = Judging(
             model=model,
             family=prm,
@@ -78,7 +83,11 @@ def verify(
             base_url=tuple(base_url or ()),
             sandbox=sandbox,
             mode=options.resolve_mode(mode, with_code),
-            votes=votes,
+            votes=most,
+            confidence=stop_at,
+            until=until,
+            cluster=cluster,
+            workers=workers,
             temperature=temperature,
             threshold=threshold,
             calibration=calibration,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genprm.engines import EngineKind, load_engine
 from genprm.engines.base import Engine
@@ -26,6 +27,7 @@ from genprm.prms.profiles import (
     read_profile,
 )
 from genprm.prms.protocol import Mode, Profile, SamplingDefaults
+from genprm.prms.spending import CERTAINTY, Until
 from genprm.prms.thinking import ThinkPRMJudge, ThinkProfile
 from genprm.types import DEFAULT_THRESHOLD
 from sandbox import Limits, Sandbox, open_sandbox
@@ -34,6 +36,8 @@ from sandbox.opening import BackendName
 BUILT_IN = "nano"
 """The name of the built-in model."""
 BUILT_IN_PATH = Path(__file__).parent.parent / "nano"
+
+ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
 
 async def load_prm(
@@ -48,6 +52,9 @@ async def load_prm(
     top_p: float | None = None,
     top_k: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
+    until: Until | str = Until.END,
+    confidence: float | None = None,
+    certainty: float = CERTAINTY,
     profile: AnyProfile | Mapping[str, object] | None = None,
     reference: str | Engine | None = None,
     reference_urls: Sequence[str] = (),
@@ -76,6 +83,10 @@ async def load_prm(
         top_p: nucleus of the sampling.
         top_k: number of candidates of the sampling; 0 for all.
         threshold: the score from which a step is right.
+        until: of a GenPRM: how far a solution is judged: `first-error` leaves out the steps after the first wrong one.
+        confidence: of a GenPRM with several votes: stop voting on a step once its verdict is settled with that
+            confidence, in (0, 1]; 1 once the missing votes cannot flip it. None takes all votes.
+        certainty: of `Mode.AUTO`: see `genprm.prms.spending.needs_code`.
         profile: the variant of the protocol, where it is not the model's own; or those of its fields that differ from
             the model's own, by name.
         reference: of an implicit PRM, the model it was trained against, where it is not the one that its profile or its
@@ -96,7 +107,8 @@ async def load_prm(
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
     """
-    mode = _mode(mode)
+    mode = _one_of(Mode, mode, "mode")
+    until = _one_of(Until, until, "until")
     path = _path(name_or_path)
     known = await asyncio.to_thread(read_profile, path, revision, family)
     if isinstance(profile, Mapping):
@@ -105,6 +117,11 @@ async def load_prm(
         raise PRMError(f"a judge of the family {known.family!r} cannot have the profile {profile!r}")
     if not isinstance(known, ImplicitModel) and (reference is not None or reference_urls):
         raise PRMError(f"a reference is for implicit PRMs: {path!r} is taken as one of the family {known.family!r}")
+    if not isinstance(known, GenPRMModel) and (until != Until.END or confidence is not None):
+        raise PRMError(
+            f"until and confidence are for the family 'genprm', which judges step by step: {path!r} is taken as one of "
+            f"the family {known.family!r}"
+        )
     if isinstance(known, (ImplicitModel, DiscriminativeModel)):
         if votes != 1 or temperature:
             raise PRMError(
@@ -156,7 +173,16 @@ async def load_prm(
         match profile or known.profile:
             case Profile() as chosen:
                 judge = GenPRM(
-                    engine, box, mode=mode, votes=votes, profile=chosen, sampling=sampling, threshold=threshold
+                    engine,
+                    box,
+                    mode=mode,
+                    votes=votes,
+                    profile=chosen,
+                    sampling=sampling,
+                    threshold=threshold,
+                    until=until,
+                    confidence=confidence,
+                    certainty=certainty,
                 )
             case ThinkProfile() as chosen:
                 judge = ThinkPRMJudge(engine, votes=votes, profile=chosen, sampling=sampling, threshold=threshold)
@@ -173,11 +199,11 @@ def _path(model: str) -> str:
     return str(BUILT_IN_PATH) if model == BUILT_IN else model
 
 
-def _mode(mode: Mode | str) -> Mode:
+def _one_of(kind: type[ChoiceT], value: ChoiceT | str, name: str) -> ChoiceT:
     try:
-        return Mode(mode)
+        return kind(value)
     except ValueError:
-        raise PRMError(f"mode must be one of {', '.join(Mode)}, not {mode!r}") from None
+        raise PRMError(f"{name} must be one of {', '.join(kind)}, not {value!r}") from None
 
 
 async def _open(
