@@ -17,17 +17,20 @@ from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdi
 if TYPE_CHECKING:
     from genprm.api import judge, judge_sync
     from genprm.prms import PRM, PRMError, load_prm
+    from genprm.refine import Critique, critique
 
 __all__ = [
     "PRM",
     "Chain",
     "CodeRun",
+    "Critique",
     "Judgement",
     "PRMError",
     "StepJudgement",
     "Tokens",
     "Verdict",
     "__version__",
+    "critique",
     "judge",
     "judge_sync",
     "load_prm",
@@ -37,6 +40,7 @@ __version__ = "0.1.0"
 
 _LAZY = {"PRM": "genprm.prms", "PRMError": "genprm.prms", "load_prm": "genprm.prms", "judge": "genprm.api"}
 _LAZY["judge_sync"] = "genprm.api"
+_LAZY |= {"Critique": "genprm.refine", "critique": "genprm.refine"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from genprm.benchmarks.best_of_n import Answered, BestOfNMetrics, evaluate_answered
 from genprm.benchmarks.statistics import mean_interval
 from genprm.metrics import SessionMetrics
-from genprm.search.rows import CandidateRow, SearchRow
+from genprm.search.rows import CandidateRow, RefineRow, SearchRow
 from genprm.search.run import Method
 from genprm.search.voting import Aggregate, pick_best, pick_majority, powers_of_two, reward
 
@@ -121,19 +121,29 @@ def evaluate_searches(
             if row.answer is not None
             for one in row.candidates
         ),
-        tokens={
-            name: {
-                kind: sum(getattr(getattr(row, name), kind) for row in rows)
-                for kind in ("prompt", "cached", "generated")
-            }
-            for name in ("policy", "prm")
-        },
+        tokens=tokens_of(rows),
         judged_steps=sum(row.judged_steps for row in rows),
         best_of_n=table,
         costs=[_cost(rows, n) for n in powers_of_two(most)] if samples and most else [],
         splits=[cell.split for cell in cells.values()],
         budgets=_budgets(list(cells.values())),
     )
+
+
+def tokens_of(rows: Sequence[SearchRow] | Sequence[RefineRow]) -> dict[str, dict[str, int]]:
+    """What policy and PRM spent over all rows."""
+    return {
+        "policy": {
+            "prompt": sum(row.policy.prompt for row in rows),
+            "cached": sum(row.policy.cached for row in rows),
+            "generated": sum(row.policy.generated for row in rows),
+        },
+        "prm": {
+            "prompt": sum(row.prm.prompt for row in rows),
+            "cached": sum(row.prm.cached for row in rows),
+            "generated": sum(row.prm.generated for row in rows),
+        },
+    }
 
 
 def _answered(row: SearchRow, size: int) -> Answered:

@@ -250,7 +250,7 @@ def judging_of(recipe: PRMRecipe) -> Judging:
         engine=recipe.engine,
         base_url=tuple(recipe.base_url),
         sandbox=recipe.sandbox,
-        mode=cast("options.ModeName", recipe.mode.value),
+        mode=recipe.mode.value,
         votes=recipe.votes,
         temperature=recipe.temperature,
         threshold=recipe.threshold,

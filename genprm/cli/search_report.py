@@ -12,6 +12,7 @@ from genprm.cli.bench_tables import percent, print_best_of_n
 from genprm.cli.progress import duration
 
 if TYPE_CHECKING:
+    from genprm.benchmarks.refinement import RefineMetrics
     from genprm.benchmarks.searches import SearchMetrics
 
 _STYLES = {
@@ -111,3 +112,40 @@ def plot(path: Path, metrics: SearchMetrics) -> bool:
     by_n.legend(frameon=False)
     figure.savefig(path)
     return True
+
+
+def print_refinement(console: Console, metrics: RefineMetrics) -> None:
+    """Accuracy, answers mended and broken, and tokens, after each turn."""
+    if metrics.turns:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in (
+            "turn",
+            "accuracy",
+            "95 % interval",
+            "refined",
+            "accepted",
+            "of these wrong",
+            "fixed",
+            "broken",
+            "tokens",
+        ):
+            table.add_column(name, justify="right")
+        for turn in metrics.turns:
+            table.add_row(
+                f"{turn.turn}",
+                f"[bold]{percent(turn.accuracy)}[/]",
+                f"{percent(turn.low)} to {percent(turn.high)}",
+                f"{turn.refined:,}",
+                f"{turn.accepted:,}",
+                f"{turn.accepted_wrong:,}",
+                f"[green]{turn.fixed:,}[/]",
+                f"[red]{turn.broken:,}[/]" if turn.broken else "0",
+                f"{turn.policy + turn.prm:,.0f}",
+            )
+        console.print(table)
+        console.print(
+            f"[dim]{metrics.graded:,} problems. Each line is what one would answer, had the loop ended there. "
+            "fixed, broken: against turn 0. tokens: generated for a problem so far, by policy and PRM.[/]"
+        )
+    failed = f", [red]{metrics.failed:,} failed[/]" if metrics.failed else ""
+    console.print(f"{metrics.rows:,} problems{failed}")

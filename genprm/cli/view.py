@@ -38,7 +38,7 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     from genprm.runs import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
 
     info = read_info(run)
-    if info.command == "search":
+    if info.command in ("search", "refine"):
         return _write_search(run, info, out, max_mb)
     if info.command not in ("verify", "bench processbench", "bench prmbench"):
         raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs that judge or search have a page")
@@ -61,22 +61,27 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
 
 
 def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Path:
+    from genprm.benchmarks.refinement import RefineMetrics, evaluate_refinement
     from genprm.benchmarks.searches import SearchMetrics, evaluate_searches
-    from genprm.report.search_page import write_search_page
+    from genprm.report.search_page import write_refine_page, write_search_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of
-    from genprm.search.rows import SearchRow
+    from genprm.search.rows import RefineRow, SearchRow
     from genprm.search.run import Method
 
-    rows = list(read_rows_of(run, SearchRow))
     failures = list(read_rows_of(run, FailureRow, FAILURES))
-    stored = run / METRICS
-    if stored.exists():
-        metrics = SearchMetrics.model_validate_json(stored.read_bytes())
-    else:
-        metrics = evaluate_searches(rows, Method(str(info.config["method"])), failed=len(failures))
+    stored = (run / METRICS).read_bytes() if (run / METRICS).exists() else None
     page = out or run / REPORT
-    left_out = write_search_page(page, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb)
+    if info.command == "refine":
+        turns = list(read_rows_of(run, RefineRow))
+        mended = evaluate_refinement(turns, failed=len(failures))
+        mended = RefineMetrics.model_validate_json(stored) if stored else mended
+        left_out = write_refine_page(page, info=info, metrics=mended, rows=turns, failures=failures, max_mb=max_mb)
+    else:
+        rows = list(read_rows_of(run, SearchRow))
+        found = evaluate_searches(rows, Method(str(info.config["method"])), failed=len(failures))
+        found = SearchMetrics.model_validate_json(stored) if stored else found
+        left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
     if left_out:
         stderr().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
     return page

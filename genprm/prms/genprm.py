@@ -100,14 +100,14 @@ class GenPRM:
                 runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
                 if self.until is Until.END and self.confidence is None:
                     paths = await all_of(run.run(steps) for run in runs)
-                    return self._judgement([list(chains) for chains in zip(*paths, strict=True)], len(steps))
+                    return self.judgement_of([list(chains) for chains in zip(*paths, strict=True)], len(steps))
                 by_step: list[list[Chain]] = []
                 for index, step in enumerate(steps):
                     by_step.append(await self._vote(runs, index, step))
                     score = combine_chains(by_step[-1], self.threshold).score
                     if self.until is Until.FIRST_ERROR and score is not None and score < self.threshold:
                         break
-                return self._judgement(by_step, len(steps))
+                return self.judgement_of(by_step, len(steps))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
@@ -130,7 +130,8 @@ class GenPRM:
             run.adopt(runs[0])
         return chains
 
-    def _judgement(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
+    def judgement_of(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
+        """The judgement that chains come to: [step][vote], of the first of so many steps."""
         judged = [combine_chains(chains, self.threshold) for chains in by_step]
         left = StepJudgement(None, None, None, (), reason="not judged: it comes after the first wrong step")
         spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
@@ -172,7 +173,7 @@ class PartialJudgement:
     @property
     def judgement(self) -> Judgement:
         """What was judged so far."""
-        return self._prm._judgement(self._by_step, len(self._by_step))
+        return self._prm.judgement_of(self._by_step, len(self._by_step))
 
     async def extended(self, step: str) -> PartialJudgement:
         """The judgement of this solution with one more step; this one stays as it is."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue
 from genprm.report.page import EXCERPT, MAX_MB, write_rows
 from genprm.rows import FailureRow
 from genprm.runs import RunInfo
-from genprm.search.rows import SearchRow
+from genprm.search.rows import RefineRow, SearchRow
 
 
 def write_search_page(
@@ -35,5 +35,31 @@ def _entry(row: SearchRow) -> JsonValue:
         "prediction": row.prediction,
         "correct": row.correct,
         "possible": any(one.correct is True for one in row.candidates),
+        "excerpt": row.problem[:EXCERPT],
+    }
+
+
+def write_refine_page(
+    path: Path,
+    *,
+    info: RunInfo,
+    metrics: BaseModel,
+    rows: Iterable[RefineRow],
+    failures: Iterable[FailureRow] = (),
+    max_mb: float = MAX_MB,
+) -> int:
+    """Writes the page of a refinement: see `genprm.report.page.write_page`."""
+    return write_rows(
+        path, "search.js", _refine_entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb
+    )
+
+
+def _refine_entry(row: RefineRow) -> JsonValue:
+    return {
+        "id": row.id or row.key,
+        "key": row.key,
+        "prediction": row.prediction,
+        "correct": row.correct,
+        "possible": any(one.correct is True for one in row.turns),
         "excerpt": row.problem[:EXCERPT],
     }

@@ -77,3 +77,50 @@ class SearchRow(_Model):
     def generated(self) -> int:
         """Tokens generated for this problem, by policy and PRM."""
         return self.policy.generated + self.prm.generated
+
+
+class TurnRow(_Model):
+    """One turn of the critic loop."""
+
+    steps: list[str]
+    finished: bool
+    answer: str | None
+    correct: bool | None
+    reward: float | None
+    score: float | None
+    scores: list[float | None]
+    first_error: int | None
+    accepted: bool
+    """Whether the PRM found nothing wrong."""
+    reason: str | None = None
+    """Why there is no judgement."""
+    message: str | None
+    """What the policy was told after this turn, had there been another; None when nothing was wrong."""
+    judged: list[StepRow] = Field(default_factory=list[StepRow])
+    policy: int
+    """Tokens that the policy generated in this turn."""
+    prm: int
+
+
+class RefineRow(_Model):
+    """What the critic loop came to on one problem."""
+
+    key: str
+    id: str | None = None
+    problem: str
+    answer: str | None = None
+    chosen: int | None
+    """The turn whose solution is the answer; None when none came to an end."""
+    prediction: str | None
+    correct: bool | None
+    after: list[int | None]
+    """The same, had the loop ended after turn 0, 1, 2 ..."""
+    turns: list[TurnRow]
+    policy: TokensRow
+    prm: TokensRow
+    seconds: float
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated for this problem, by policy and PRM."""
+        return self.policy.generated + self.prm.generated

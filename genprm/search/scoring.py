@@ -134,7 +134,7 @@ class Scorer:
 
     async def close(self) -> None:
         """Stops what is still being judged, when nobody waits for it any more."""
-        tasks = [*self._partial.values(), *self._whole.values()]
+        tasks: list[asyncio.Task[object]] = [*self._partial.values(), *self._whole.values()]  # pyright: ignore[reportAssignmentType]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
