@@ -1,8 +1,8 @@
 """Implicit PRMs such as EurusPRM: a step's reward is how much likelier the PRM finds it than its reference model does.
 
-`genprm.prms.logratio` has the arithmetic, `genprm.prms.logprobs` the models, `genprm.prms.load_implicit` opens both. The
-two models see the same tokens once each, and need never be in memory together: `ImplicitPRM.judge_rows` takes one after
-the other, and after `ImplicitPRM.prepare` the reference's part is on disk.
+`genprm.prms.logratio` has the arithmetic, `genprm.prms.logprobs` the models, `genprm.prms.load_implicit` opens both.
+The two models see the same tokens once each, and need never be in memory together: `ImplicitPRM.judge_rows` takes one
+after the other, and after `ImplicitPRM.prepare` the reference's part is on disk.
 """
 
 from __future__ import annotations
