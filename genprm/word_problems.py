@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 FEWEST, MOST = 2, 6
@@ -258,7 +259,7 @@ def _story(draft: _Draft, steps: int) -> None:
     theme = rng.choice(_THEMES)
     groups = 2 if steps >= 4 and rng.random() < 0.4 else 1
     closing = rng.random() < 0.6
-    a, b = rng.randint(3, 9), rng.randint(4, 24)
+    a, b = rng.randint(3, 9), rng.randint(4, 20)
     draft.told.append(theme.first.told.format(a=a, b=b))
     value = draft.calculate(a, "*", b, theme.first.solved)
     if groups == 2:
@@ -281,9 +282,9 @@ def _story(draft: _Draft, steps: int) -> None:
 def _happen(draft: _Draft, event: _Event, value: int) -> int:
     match event.operator:
         case "+":
-            k = draft.rng.randint(5, 60)
+            k = draft.rng.randrange(5, 65, 5)
         case "-":
-            k = draft.rng.randint(5, min(60, max(5, value - 2)))
+            k = draft.rng.randrange(5, min(65, max(6, value - 1)), 5)
         case "*":
             k = draft.rng.randint(2, 5)
         case "/":
@@ -306,7 +307,7 @@ def _comparison(draft: _Draft, steps: int) -> None:
     draft.told.append(f"{people[0]} has {counts[0]} {thing}.")
     for before, name in pairwise(people[: steps // 2 + 1]):
         kind = rng.choice(["more", "fewer", "times", "half"])
-        k = rng.randint(2, 5) if kind == "times" else rng.randint(5, 40)
+        k = rng.randint(2, 5) if kind == "times" else rng.randrange(5, 45, 5)
         operator, right = {"more": ("+", k), "fewer": ("-", k), "times": ("*", k), "half": ("/", 2)}[kind]
         amount = {"more": f"{k} more", "fewer": f"{k} fewer", "times": f"{k} times as many", "half": "half as many"}
         draft.told.append(
@@ -331,7 +332,7 @@ def _shopping(draft: _Draft, steps: int) -> None:
     value = draft.calculate(first, "+", second, "Together they cost {e} dollars.")
     question = f"How many dollars does {name} pay?"
     if steps == 5:
-        k = rng.randint(5, 30)
+        k = rng.randrange(5, 35, 5)
         draft.told.append(f"A coupon takes ${k} off.")
         value = draft.calculate(value, "-", k, "With the coupon they cost {e} dollars.")
     if steps >= 4:
@@ -358,3 +359,23 @@ def _make(rng: random.Random, steps: int) -> tuple[str, tuple[Calculation, ...]]
             continue
         if len(draft.calculations) == steps:
             return " ".join(draft.told), tuple(draft.calculations)
+
+
+def find_problem(identity: str | None, text: str) -> WordProblem | None:
+    """The problem of an id that `make_problems` gave, if it made this text with the usual lengths; else None."""
+    match = re.fullmatch(r"word-(\d+)-(\d+)", identity or "")
+    if match is None:
+        return None
+    found = _known(int(match[1]), 1 + int(match[2]) // 1000)
+    problem = found[int(match[2])] if int(match[2]) < len(found) else None
+    return problem if problem is not None and problem.text == text else None
+
+
+def read_equations(step: str) -> list[tuple[str, str]]:
+    """The equations of a step, each as its left side and the claimed value."""
+    return [(f"{left}{operator}{right}", value) for left, operator, right, value in _EQUATION.findall(step)]
+
+
+@cache
+def _known(seed: int, thousands: int) -> list[WordProblem]:
+    return make_problems(1000 * thousands, seed)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genprm.cli import bench, calibrate, doctor, options, refine, sandbox, search, verify, view
+from genprm.cli import bench, calibrate, doctor, label, options, refine, sandbox, search, synthesize, verify, view
 from genprm.cli.boundary import set_debug
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("verify", epilog=verify.EPILOG, cls=options.WithCodeAuto)(verify.ver
 app.command("search", epilog=search.EPILOG)(search.search)
 app.command("refine", epilog=refine.EPILOG)(refine.refine)
 app.command("label", epilog=label.EPILOG)(label.label)
+app.command("synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
 app.command("view")(view.view)
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)

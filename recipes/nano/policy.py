@@ -34,6 +34,7 @@ ASK = prompts.render("policy/system")
 REFINE = "There might be some problem in this paragraph of your reasoning, please rethink and refine your answer:\n>"
 PHRASES = (ASK, REFINE, " The answer is \\boxed{", "\n\nStep ", "The paragraph says ")
 """One token each."""
+NUMBERS = 401
 DRILLED = 12
 """Equations of a drill."""
 
@@ -68,7 +69,7 @@ def sequences(count: int, seed: int) -> Iterator[list[Segment]]:
         kind = rng.random()
         if kind < 0.62:
             yield [Segment(opening(problem, rng), False), solution]
-        elif kind < 0.72:
+        elif kind < 0.70:
             steps, at = wrong_solution(problem, rng)
             left, right = steps[at].split(" = ")
             said = f"The paragraph says {left.split()[-1]} = {right.split()[0].rstrip('.')}."
@@ -84,7 +85,11 @@ def sequences(count: int, seed: int) -> Iterator[list[Segment]]:
 
 
 def train_tokenizer(count: int, seed: int) -> Tokenizer:
-    """A byte-level BPE of 768 tokens in which every digit is a token of its own."""
+    """A byte-level BPE of 768 tokens, and one for every number that can occur.
+
+    With a token a number, what is to be learned is where numbers are copied from and tables of sums and products, which
+    so small a model can learn in minutes; what it gets wrong is near the truth, as with people.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -98,7 +103,8 @@ def train_tokenizer(count: int, seed: int) -> Tokenizer:
     )
     texts = (text for problem in make_problems(count, seed) for text in (problem.text, *problem.solution))
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in PHRASES])
+    numbers = [str(number) for number in range(10, NUMBERS)]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*PHRASES, *numbers)])
     return tokenizer
 
 
@@ -129,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano-policy"), help="where the model goes")
     parser.add_argument("--init", type=Path, help="go on from this model, with its tokenizer")
-    parser.add_argument("--sequences", type=int, default=40_000)
+    parser.add_argument("--sequences", type=int, default=36_000)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early (for a trial)")
     parser.add_argument("--tokens-per-batch", type=int, default=1536)
     parser.add_argument("--learning-rate", type=float, default=2e-3)

@@ -1,0 +1,253 @@
+"""`genprm label`: step labels from Monte Carlo rollouts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from genprm.cli import options
+from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from genprm.batch import Progress
+    from genprm.inputs import BadRow
+    from genprm.runs import RunFolder
+    from genprm.search.problems import ProblemRow
+    from rpe.rollouts import Settings
+
+FREE = ("limit", "concurrency", "policy_url", "completer_url")
+"""Options that do not change results: they may differ when a run goes on."""
+
+EPILOG = """Examples:\n
+  genprm label --generate 50 --out runs/labels\n
+  genprm label math-train.jsonl --policy Qwen/Qwen2.5-7B-Instruct --completer Qwen/Qwen2.5-Math-7B-Instruct
+  --policy-url http://127.0.0.1:8000/v1 --completer-url http://127.0.0.1:8001/v1 --most 2048"""
+
+
+def label(
+    context: typer.Context,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]", help="JSONL files of problems with `problem` and `answer`.", show_default=False
+        ),
+    ] = None,
+    generate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead of files: so many word problems made by rule.", show_default="none"),
+    ] = None,
+    generate_seed: Annotated[int, typer.Option(min=0, help="Of the problems made by rule.")] = 0,
+    policy: Annotated[str, typer.Option(help="The model that writes solutions: a name or a folder.")] = "nano-policy",
+    policy_url: Annotated[
+        list[str] | None, typer.Option(help="A server of the policy. Repeat it for several.", show_default="none")
+    ] = None,
+    completer: Annotated[
+        str | None, typer.Option(help="The model that continues them.", show_default="the policy")
+    ] = None,
+    completer_url: Annotated[
+        list[str] | None, typer.Option(help="A server of the completer. Repeat it for several.", show_default="none")
+    ] = None,
+    engine: options.Engine = "auto",
+    dtype: options.Dtype = "auto",
+    solutions: Annotated[int, typer.Option(min=1, help="Solutions to label a problem, half of them right.")] = 4,
+    first: Annotated[int, typer.Option(min=1, help="Solutions to sample at first.")] = 32,
+    most: Annotated[int, typer.Option(min=1, help="Solutions to sample at most.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of solutions and of continuations.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a solution, and of a continuation.")] = 2048,
+    budget: Annotated[
+        str,
+        typer.Option(help="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number."),
+    ] = "adaptive",
+    confidence: Annotated[float, typer.Option(help="From which an adaptive label is decided.")] = 0.95,
+    first_error: Annotated[
+        bool,
+        typer.Option("--first-error/--every-step", help="Whether an adaptive budget looks for the first wrong step."),
+    ] = True,
+    method: Annotated[
+        Literal["ratio", "difference", "hard"], typer.Option(help="How the progress of a step is measured.")
+    ] = "ratio",
+    threshold: Annotated[
+        float | None, typer.Option(help="Progress of a right step.", show_default="0.8, -0.3 or 0 by method")
+    ] = None,
+    seed: options.Seed = 0,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Problems in flight at once.", show_default="8")
+    ] = None,
+    limit: options.Limit = None,
+    out: options.Out = None,
+    clean: options.Clean = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="A dataset repository to push the result to.", show_default="none")
+    ] = None,
+    config: options.Config = None,
+) -> None:
+    """Samples solutions, rolls out from their prefixes, and labels every step by relative progress.
+
+    The folder of the run holds a row a problem, and `dataset/` with Parquet, card and plots. What is finished is never
+    sampled again: the same command goes on where it stopped.
+    """
+    del context, config
+    with friendly():
+        from rpe.labels import DEFAULT_THRESHOLDS, Method
+        from rpe.rollouts import Settings
+
+        if bool(files) == bool(generate):
+            raise UsageError("give files with problems, or --generate with a number of them")
+        if budget not in ("adaptive", "dynamic") and not budget.isdecimal():
+            raise UsageError(f"--budget must be adaptive, dynamic or a number, not {budget!r}")
+        way = Method(method)
+        try:
+            settings = Settings(
+                solutions=solutions,
+                first=first,
+                most=most,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                budget="adaptive" if budget == "adaptive" else "dynamic" if budget == "dynamic" else int(budget),
+                confidence=confidence,
+                search=first_error,
+                method=way,
+                threshold=DEFAULT_THRESHOLDS[way] if threshold is None else threshold,
+                seed=seed,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        made: dict[str, JsonValue] = {
+            "files": list(files or []),
+            "generate": generate,
+            "generate_seed": generate_seed,
+            "policy": policy,
+            "policy_url": list(policy_url or []),
+            "completer": completer,
+            "completer_url": list(completer_url or []),
+            "engine": engine,
+            "dtype": dtype,
+            "limit": limit,
+            "concurrency": concurrency,
+        }
+        code = run_async(_label(settings, made, out, clean, push_to_hub))
+    raise typer.Exit(code)
+
+
+async def _label(
+    settings: Settings, given: dict[str, JsonValue], out: Path | None, clean: bool, push_to_hub: str | None
+) -> int:
+    import asyncio
+    from dataclasses import asdict
+
+    from genprm.answers import AnswerChecker
+    from genprm.batch import BatchError, Finished, Progress, drive
+    from genprm.cli.progress import shown
+    from genprm.engines import BUILT_IN, load_engine
+    from genprm.provenance import weights_of
+    from genprm.runs import digest, open_run
+    from rpe.journal import FILE, Journal
+    from rpe.rollouts import Labeller, RolloutError
+
+    config: dict[str, JsonValue] = {**given, **asdict(settings)}
+    rows = list(_problems(given))
+    out = out or Path("runs") / f"label-{digest('label', config, FREE)[:8]}"
+    with open_run(out, command="label", config=config, free=FREE, clean=clean) as run:
+        if clean:
+            (out / FILE).unlink(missing_ok=True)
+        journal = Journal(out, run.done)
+        progress = Progress(len(rows))
+        started = time.perf_counter()
+        stopped: BaseException | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                stack.callback(journal.close)
+
+                async def opened(model: str, urls: list[str]):
+                    kind = given["engine"]
+                    found = await load_engine(
+                        kind,  # pyright: ignore[reportArgumentType]
+                        model,
+                        base_urls=urls,
+                        tokenizer=model if urls and model not in BUILT_IN else None,
+                        seed=settings.seed,
+                        dtype=str(given["dtype"]),
+                    )
+                    stack.push_async_callback(found.close)
+                    return found
+
+                name, other = str(given["policy"]), given["completer"]
+                policy = await opened(name, _texts(given["policy_url"]))
+                completer = await opened(str(other), _texts(given["completer_url"])) if other is not None else None
+                facts: dict[str, JsonValue] = {
+                    "weights": None if given["policy_url"] else weights_of(BUILT_IN.get(name, name)),
+                    "engine": type(policy).__module__.rpartition(".")[2],
+                }
+                run.note(facts, fixed=("weights", "engine"))
+                labeller = Labeller(
+                    policy, completer, await stack.enter_async_context(AnswerChecker()), journal, settings
+                )
+
+                async def work(row: ProblemRow) -> Finished:
+                    if row.answer is None:
+                        raise RolloutError("the problem has no `answer` to compare with")
+                    try:
+                        made = await labeller.label(row.key, row.problem, row.answer, row.id)
+                    except BaseExceptionGroup as errors:
+                        raise errors.exceptions[0] from errors
+                    journal.forget(row.key)
+                    return Finished(made, made.generated)
+
+                with shown(stderr()) as on_progress:
+                    concurrency = int(str(given["concurrency"] or 8))
+                    await drive(rows, run, work, concurrency=concurrency, progress=progress, on_progress=on_progress)
+        except (asyncio.CancelledError, BatchError) as error:
+            stopped = error
+        if stopped is not None:
+            stderr().print(f"Stopped. {len(run.done):,} problems are kept, and all rollouts of those in work.")
+            raise stopped
+        _finish(run, progress, time.perf_counter() - started, push_to_hub)
+    return FAILED if progress.failed else 0
+
+
+def _texts(value: JsonValue) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
+    from genprm.search.problems import generated, read_problems
+
+    limit = given["limit"]
+    number = given["generate"]
+    if number is None:
+        rows = read_problems(_texts(given["files"]))
+    else:
+        rows = generated(int(str(number)), int(str(given["generate_seed"])))
+    return islice(rows, None if limit is None else int(str(limit)))
+
+
+def _finish(run: RunFolder, progress: Progress, seconds: float, push_to_hub: str | None) -> None:
+    """Writes the data set and the metrics, and prints what the run came to."""
+    import json
+
+    from genprm.cli import summary
+    from genprm.rows import FailureRow
+    from genprm.runs import FAILURES, METRICS, read_rows_of, write_atomically
+    from rpe.dataset import label_metrics, write_labels
+    from rpe.rows import LabelRow
+
+    rows = sorted((row for row in run.rows(LabelRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key])
+    metrics = label_metrics(rows)
+    write_atomically(run.path / METRICS, json.dumps(metrics | {"seconds": round(seconds, 1)}, indent=2))
+    folder = write_labels(run.path / "dataset", rows, run.info)
+    for name, value in metrics.items():
+        stdout().print(f"{name.replace('_', ' '):28} {value}")
+    summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
+    stdout().print(f"data set: {folder}", soft_wrap=True)
+    if push_to_hub is not None:
+        from rpe.dataset import push
+
+        push(folder, push_to_hub)

@@ -1,0 +1,60 @@
+"""Keep what rollouts and teacher agree on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import prompts
+from rpe.rationales import Critique, Review, to_turn
+from rpe.rows import Drop, Message
+
+
+def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
+    """Why a solution is not kept; None when it is.
+
+    It is kept when the teacher's first wrong step is that of the labels, which is the paper's filter: with a first
+    wrong step in common, every label up to it agrees, and training rows end there. The critiques up to it must be
+    there, each with code that was run.
+
+    Args:
+        label: first wrong step by rollouts, 0-based; -1 for none, None where it is undecided.
+        steps: of the solution.
+        review: the teacher's.
+    """
+    if label is None:
+        return Drop.UNDECIDED
+    if review.first_error is None:
+        return Drop.NO_VERDICT
+    if review.first_error != label:
+        return Drop.DISAGREES
+    needed = review.critiques[: steps if label < 0 else label + 1]
+    if any(critique is None for critique in needed):
+        return Drop.LAYOUT
+    if any(not _has_run(critique) for critique in needed if critique is not None):
+        return Drop.CODE
+    return None
+
+
+def to_messages(problem: str, steps: Sequence[str], label: int, review: Review, *, question: bool) -> list[Message]:
+    """The conversation to train on: a user turn and an assistant turn a step, up to the first wrong one.
+
+    Args:
+        problem: the question.
+        steps: of the solution.
+        label: first wrong step, -1 for none.
+        review: with a critique of every step up to it.
+        question: whether the first user turn begins with `Question: `, as in the released training data.
+    """
+    messages = [Message(role="system", content=prompts.render("genprm/system"))]
+    first = "genprm/first_turn_question" if question else "genprm/first_turn"
+    for index, step in enumerate(steps if label < 0 else steps[: label + 1]):
+        critique = review.critiques[index]
+        assert critique is not None, "the critique of a kept solution is there"
+        user = prompts.render(first, problem=problem, step=step) if index == 0 else step
+        messages.append(Message(role="user", content=user))
+        messages.append(Message(role="assistant", content=to_turn(index + 1, critique, correct=index != label)))
+    return messages
+
+
+def _has_run(critique: Critique) -> bool:
+    return critique.verification.startswith("```python") and "[Code Output]" in critique.verification

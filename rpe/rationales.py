@@ -1,0 +1,261 @@
+r"""A teacher reviews a solution paragraph by paragraph, with code that is run while it writes.
+
+GenPRM, arXiv 2504.00891, section 3.2: the review has `<analyze>` and `<verify>` for each paragraph, code is executed as
+soon as its block is closed, and the teacher ends with the number of the first wrong paragraph. The teacher is shown
+neither the labels nor the reference answer.
+
+Two teachers: any chat model behind an engine, and `generator`, which writes the rationales of the word problems that
+are made by rule from the truth about them. It is named as what it is wherever its rows go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import prompts
+from genprm.engines.base import Engine, Sampling
+from genprm.prms.protocol import FENCE_END, code_output, last_block
+from genprm.word_problems import find_problem, first_error, read_equations
+from sandbox import Sandbox, Session
+
+GENERATOR = "generator"
+"""The name of the teacher for word problems made by rule."""
+MOST_SNIPPETS = 64
+"""Snippets of a review."""
+OUTPUT_CHARS = 2000
+_THOUGHT_END = "</think>"
+_HEADING = re.compile(r"^### Paragraph (\d+)\s*$", re.MULTILINE)
+_PARTS = re.compile(r"<analyze>\s*(.*?)\s*</analyze>\s*<verify>\s*(.*?)\s*</verify>", re.DOTALL)
+_LABEL = re.compile(r"^Step \d+: *")
+_INDEX = re.compile(r"\{\s*(-?\d+)\s*\}?")
+
+
+class TeacherError(RuntimeError):
+    """This teacher cannot review this solution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """The review of one paragraph."""
+
+    analysis: str
+    verification: str
+    """From its first code block on, with the output of every block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The review of a solution."""
+
+    critiques: tuple[Critique | None, ...]
+    """One a paragraph; None where the teacher kept to no form."""
+    first_error: int | None
+    """0-based, -1 for none; None where it named none, or one that does not exist."""
+    text: str
+    snippets: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many ended with which status."""
+    generated: int = 0
+
+
+class Teacher(Protocol):
+    """Reviews solutions."""
+
+    name: str
+
+    async def review(self, problem: str, steps: Sequence[str], *, identity: str | None, seed: int) -> Review:
+        """Reviews one solution.
+
+        Raises:
+            TeacherError: it cannot review this one at all.
+            EngineError: its engine could not answer.
+            SandboxError: the sandbox itself broke.
+        """
+        ...
+
+
+class ModelTeacher:
+    """A chat model as teacher.
+
+    Args:
+        engine: the model.
+        box: runs its code.
+        temperature: and the other settings are those of the paper for QwQ-32B.
+        max_tokens: of a whole review.
+        verdicts: how often the conclusion is sampled; the most frequent one counts.
+    """
+
+    def __init__(
+        self, engine: Engine, box: Sandbox, *, temperature: float = 0.6, max_tokens: int = 16_384, verdicts: int = 4
+    ) -> None:
+        self.name = engine.model_name
+        self._engine = engine
+        self._box = box
+        self._temperature, self._top_p, self._top_k = temperature, 0.95, 40
+        self._max_tokens = max_tokens
+        self._verdicts = verdicts
+
+    async def review(self, problem: str, steps: Sequence[str], *, identity: str | None, seed: int) -> Review:
+        """Reviews a solution; see `Teacher`."""
+        del identity
+        bare = [_LABEL.sub("", step) for step in steps]
+        messages = [
+            {"role": "system", "content": prompts.render("teacher/system")},
+            {"role": "user", "content": prompts.render("teacher/user", problem=problem, steps=bare)},
+        ]
+        tokenizer = self._engine.tokenizer
+        rendered = tokenizer.render_chat(messages, True)
+        opening = prompts.render("teacher/opening")
+        # Templates of reasoning models open the thought themselves.
+        suffix = opening if rendered.rstrip().endswith("<think>") else f"<think>\n{opening}"
+        ids = tokenizer.encode_chat(messages, True, suffix)
+        chain = f"review {seed} {problem[:40]} {len(ids)}"
+        text, generated, statuses = opening, 0, Counter[str]()
+        async with self._box.session() as session:
+            for turn in range(MOST_SNIPPETS + 1):
+                left = self._max_tokens - generated
+                if left < 1:
+                    break
+                done = await self._engine.generate(
+                    ids, self._sampling(left, (FENCE_END, _THOUGHT_END), seed + turn), chain=chain
+                )
+                generated += len(done.token_ids)
+                text += done.text
+                ids = [*ids, *done.token_ids]
+                if done.stop != FENCE_END:
+                    break
+                if not _block_just_closed(text):
+                    continue  # the fence that opened was no code
+                said = await _run(session, text, statuses)
+                text += said
+                ids += tokenizer.encode(said)
+        text = text.removesuffix(_THOUGHT_END)
+        cut = text.rfind("</verify>")
+        conclusion = prompts.render("teacher/conclusion")
+        if cut >= 0:
+            text = text[: cut + len("</verify>")]
+            base = tokenizer.encode_chat(messages, True, suffix + text.removeprefix(opening) + conclusion)
+            found = Counter[int]()
+            for number in range(self._verdicts):
+                end = await self._engine.generate(base, self._sampling(16, ("}",), seed + 1000 + number), chain=chain)
+                generated += len(end.token_ids)
+                if match := _INDEX.search(end.text):
+                    found[int(match[1])] += 1
+            index = found.most_common(1)[0][0] if found else None
+        else:
+            index = None
+        # Paragraphs are numbered from 1, steps from 0.
+        named = -1 if index == -1 else index - 1 if index is not None and 1 <= index <= len(steps) else None
+        return Review(read_critiques(text, len(steps)), named, text, dict(statuses), generated)
+
+    def _sampling(self, tokens: int, stop: tuple[str, ...], seed: int) -> Sampling:
+        return Sampling(
+            tokens, temperature=self._temperature, top_p=self._top_p, top_k=self._top_k, stop=stop, seed=seed
+        )
+
+
+class GeneratorTeacher:
+    """Writes the rationales of word problems made by rule, from the truth about them; the code is run for real.
+
+    Args:
+        box: runs the code.
+    """
+
+    name = GENERATOR
+
+    def __init__(self, box: Sandbox) -> None:
+        self._box = box
+
+    async def review(self, problem: str, steps: Sequence[str], *, identity: str | None, seed: int) -> Review:
+        """Reviews a solution; see `Teacher`. The same solution always gets the same review.
+
+        Raises:
+            TeacherError: the problem is none of those made by rule.
+        """
+        del seed
+        made = find_problem(identity, problem)
+        if made is None:
+            raise TeacherError(f"the teacher {GENERATOR!r} knows word problems made by rule, not {identity!r}")
+        wrong = first_error(made, steps)
+        reviewed = steps if wrong < 0 else steps[: wrong + 1]
+        critiques: list[Critique | None] = []
+        statuses = Counter[str]()
+        text = ""
+        async with self._box.session() as session:
+            for index, step in enumerate(reviewed):
+                equations = read_equations(step)
+                claims = " and ".join(f"{left} = {value}" for left, value in equations)
+                analysis = f"The paragraph says {claims}." if claims else "The paragraph has no calculation to check."
+                code = "".join(f"value = {left}\nprint(value, value == {value})\n" for left, value in equations)
+                code = code or 'print("nothing to check")\n'
+                block = f"```python\n{code}```\n"
+                block += await _run(session, block, statuses)
+                sums = all(_holds(left, value) for left, value in equations)
+                if index != wrong:
+                    remark = "Every check is True, and this is what the problem asks for, so the paragraph is correct."
+                elif sums:
+                    remark = "The sums are right, but this is not what the problem asks for, so the paragraph is wrong."
+                else:
+                    remark = "A check is False, so the paragraph is wrong."
+                critiques.append(Critique(analysis, f"{block}{remark}"))
+                text += f"### Paragraph {index + 1}\n<analyze>\n{analysis}\n</analyze>\n"
+                text += f"<verify>\n{block}{remark}\n</verify>\n"
+        critiques += [None] * (len(steps) - len(critiques))
+        return Review(tuple(critiques), wrong, text, dict(statuses))
+
+
+def read_critiques(text: str, steps: int) -> tuple[Critique | None, ...]:
+    """The critiques of a review, one a paragraph: None where a paragraph was not reviewed in the form asked for."""
+    found: dict[int, Critique] = {}
+    headings = list(_HEADING.finditer(text))
+    for place, heading in enumerate(headings):
+        end = headings[place + 1].start() if place + 1 < len(headings) else len(text)
+        parts = _PARTS.search(text, heading.end(), end)
+        number = int(heading[1])
+        if parts is None or number in found:
+            continue
+        # The layout of training has a lead-in of its own before the first block.
+        start = parts[2].find("```python")
+        found[number] = Critique(parts[1], parts[2][start:] if start >= 0 else parts[2])
+    return tuple(found.get(number) for number in range(1, steps + 1))
+
+
+def to_turn(paragraph: int, critique: Critique, *, correct: bool) -> str:
+    """A critique as an assistant turn in the layout that GenPRM trains on.
+
+    Args:
+        paragraph: 1-based.
+        critique: with code.
+        correct: whether the step is right.
+    """
+    code = critique.verification.removeprefix("```python\n")
+    verdict = "Yes" if correct else "No"
+    return (
+        f"{prompts.render('genprm/analyze', paragraph=paragraph)}{critique.analysis}\n</analyze>\n"
+        f"{prompts.render('genprm/verify')}{code.rstrip()}\n</verify>\n"
+        f"{prompts.render('genprm/output')}{{{verdict}}}$\n</output>\n"
+    )
+
+
+async def _run(session: Session, text: str, statuses: Counter[str]) -> str:
+    """Runs the last block of a text: what is written behind it."""
+    block = last_block(text)
+    assert block is not None
+    result = await session.run(block.source)
+    statuses[result.status.value] += 1
+    return prompts.render("genprm/code_output", output=code_output(result, OUTPUT_CHARS))
+
+
+def _block_just_closed(text: str) -> bool:
+    """Whether the text ends with the closing fence of a Python block, rather than of something else."""
+    opened = text.rfind("```python")
+    return opened >= 0 and text.count("```", opened) == 2
+
+
+def _holds(left: str, value: str) -> bool:
+    a, operator, b = re.fullmatch(r"(\d+)([-+*/])(\d+)", left).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    exact = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}.get(operator)
+    return int(value) == exact if exact is not None else int(b) != 0 and int(value) * int(b) == int(a)

@@ -1,0 +1,351 @@
+r"""Solutions by a policy, and the Monte Carlo value of every prefix of theirs by a completer.
+
+GenPRM, arXiv 2504.00891, section 3.1 and the released code: solutions are forced into steps by beginning them with
+`Step 1:`, as many right as wrong ones are picked, and the value of a prefix is the share of continuations that reach
+the reference answer. What differs: the prefix ends in `Step 2:` without a space behind it, since tokenizers have the
+space at the beginning of the next word; sampling stops after `most` solutions, which the released code sets to 2,048.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import prompts
+from genprm.answers import AnswerChecker, Outcome, boxed_answer
+from genprm.engines.base import Engine, Finish, Sampling
+from genprm.steps import join_steps, split_steps
+from rpe.budget import BATCH, CONFIDENCE, SHARE, Counts, State, plan
+from rpe.journal import Journal, Rollout
+from rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
+from rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, ValueRow
+
+MOST_ATTEMPTS = 4
+"""Times the number of rollouts asked for, after which a prefix whose outcomes nobody knows is given up."""
+
+
+class RolloutError(RuntimeError):
+    """A prefix cannot be valued: too many of its rollouts have an answer that cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How problems are labelled."""
+
+    solutions: int = 4
+    """To be labelled a problem, half of them right."""
+    first: int = 32
+    """Solutions sampled at first; the same number of rollouts values the problem alone."""
+    more: int = 16
+    """Sampled at a time while right or wrong ones are missing."""
+    most: int = 128
+    """Sampled at most."""
+    temperature: float = 0.7
+    max_tokens: int = 2048
+    """Of a solution, and of a continuation."""
+    budget: Literal["adaptive", "dynamic"] | int = "adaptive"
+    """`dynamic` is equation 9 of the paper, a number is that many rollouts a step."""
+    confidence: float = CONFIDENCE
+    """From which an adaptive label is decided."""
+    search: bool = True
+    """Whether an adaptive budget looks for the first wrong step, rather than at every step."""
+    method: Method = Method.RATIO
+    threshold: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.budget == "adaptive" and self.method is not Method.RATIO:
+            raise ValueError(f"an adaptive budget decides ratios; use a fixed one for the method {self.method.value!r}")
+        if isinstance(self.budget, int) and self.budget < 1:
+            raise ValueError(f"the budget must be at least one rollout, not {self.budget!r}")
+        if self.solutions < 1 or self.first < 1 or self.more < 1 or self.most < self.first:
+            raise ValueError(f"numbers of solutions out of range: {self!r}")
+
+
+class Labeller:
+    """Labels problems. Several can be in work at once.
+
+    Args:
+        policy: writes solutions.
+        completer: continues them; the policy where it is None.
+        checker: compares answers.
+        journal: where finished rollouts are kept.
+        settings: how.
+    """
+
+    def __init__(
+        self, policy: Engine, completer: Engine | None, checker: AnswerChecker, journal: Journal, settings: Settings
+    ) -> None:
+        self.policy = policy
+        self.completer = completer or policy
+        self.checker = checker
+        self.journal = journal
+        self.settings = settings
+
+    async def label(self, key: str, problem: str, answer: str, identity: str | None = None) -> LabelRow:
+        """Samples solutions of a problem, values their prefixes and labels their steps.
+
+        Args:
+            key: of the row.
+            problem: the question.
+            answer: the reference answer.
+            identity: the problem's own name.
+
+        Raises:
+            EngineError: an engine could not answer.
+            AnswerError: answers cannot be compared at all.
+            RolloutError: a prefix cannot be valued.
+        """
+        sound = await self.checker.sound(answer)
+        if sound is not Outcome.EQUAL:
+            reason = f"reference answer: compared with itself it is {sound.value}"
+            return LabelRow(key=key, id=identity, problem=problem, answer=answer, dropped=reason, samples=Samples())
+        work = _Work(self, key, problem, answer)
+        samples, picked = await work.sample()
+        dropped = None
+        if not samples.right:
+            dropped = "never solved"
+        elif not samples.wrong:
+            dropped = "always solved"
+        start, fixed, labelled = None, 0, []
+        if dropped is None:
+            if self.completer is self.policy:
+                # Its solutions are rollouts from the problem alone.
+                work.values[()] = ValueRow(successes=samples.right, rollouts=samples.right + samples.wrong)
+            else:
+                await work.roll_out({(): self.settings.first})
+            start = work.values[()]
+            rate = start.successes / start.rollouts
+            budget = self.settings.budget
+            fixed = budget if isinstance(budget, int) else dynamic_rollouts(rate)
+            if budget == "adaptive":
+                labelled = await work.adaptive(picked, fixed)
+            else:
+                labelled = await work.all_prefixes(picked, fixed)
+            start = work.values[()]
+        return LabelRow(
+            key=key,
+            id=identity,
+            problem=problem,
+            answer=answer,
+            dropped=dropped,
+            samples=samples,
+            start=start,
+            budget=fixed,
+            solutions=labelled,
+            rollouts=work.rollouts,
+            generated=work.generated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    steps: tuple[str, ...]
+    outcome: Outcome
+    copies: int
+
+
+class _Work:
+    """One problem in work."""
+
+    def __init__(self, labeller: Labeller, key: str, problem: str, answer: str) -> None:
+        self.of = labeller
+        self.settings = labeller.settings
+        self.key, self.problem, self.answer = key, problem, answer
+        self.values: dict[tuple[str, ...], ValueRow] = {}
+        """By prefix, so that solutions which begin alike share their rollouts."""
+        self.rollouts = self.generated = 0
+
+    async def sample(self) -> tuple[Samples, list[_Solution]]:
+        """Samples solutions until as many right as wrong ones are there, and picks some, the most frequent last.
+
+        All samples count in Pass@1; a text that comes twice is picked once.
+        """
+        wanted = self.settings.solutions
+        texts: list[Rollout] = []
+        while True:
+            count = self.settings.first if not texts else min(self.settings.more, self.settings.most - len(texts))
+            texts += await asyncio.gather(*(self._rollout((), len(texts) + k, whole=True) for k in range(count)))
+            kinds: dict[bool, Counter[tuple[str, ...]]] = {True: Counter(), False: Counter()}
+            outcomes: dict[tuple[str, ...], Outcome] = {}
+            right = wrong = unknown = invalid = 0
+            for rollout in texts:
+                steps = tuple(split_steps(f"Step 1:{rollout.text}"))
+                right += rollout.outcome is Outcome.EQUAL
+                wrong += rollout.outcome.known and rollout.outcome is not Outcome.EQUAL
+                unknown += not rollout.outcome.known
+                if not rollout.finished or len(steps) < 2:
+                    invalid += 1
+                elif rollout.outcome.known:
+                    kinds[rollout.outcome is Outcome.EQUAL][steps] += 1
+                    outcomes[steps] = rollout.outcome
+            half = (wanted // 2, wanted - wanted // 2)
+            enough = len(kinds[True]) >= half[0] and len(kinds[False]) >= half[1]
+            if enough or len(texts) >= self.settings.most:
+                break
+        samples = Samples(right=right, wrong=wrong, unknown=unknown, invalid=invalid)
+        picked: list[_Solution] = []
+        for is_right, most in ((True, half[0]), (False, half[1])):
+            # In the order they were sampled, which is a random one: the frequent are not preferred.
+            chosen = list(kinds[is_right])[:most]
+            picked += [_Solution(steps, outcomes[steps], kinds[is_right][steps]) for steps in chosen]
+        return samples, picked
+
+    async def all_prefixes(self, solutions: Sequence[_Solution], count: int) -> list[SolutionRow]:
+        """Values every prefix with the same number of rollouts, and labels by the values."""
+        prefixes = {s.steps[:length]: count for s in solutions for length in range(1, len(s.steps))}
+        await self.roll_out(prefixes)
+        rows: list[SolutionRow] = []
+        start = self.values[()]
+        for solution in solutions:
+            values = self._values(solution)
+            labels = step_labels(
+                [value.successes / value.rollouts for value in values],
+                start=start.successes / start.rollouts,
+                method=self.settings.method,
+                threshold=self.settings.threshold,
+                rollouts=[value.rollouts for value in values],
+                start_rollouts=start.rollouts,
+            )
+            made = [
+                StepLabelRow(
+                    label=label.label,
+                    state=State.DECIDED,
+                    progress=label.progress,
+                    standard_error=label.standard_error,
+                    rollouts=value.rollouts,
+                )
+                for label, value in zip(labels, values, strict=True)
+            ]
+            rows.append(self._row(solution, values, made))
+        return rows
+
+    async def adaptive(self, solutions: Sequence[_Solution], fixed: int) -> list[SolutionRow]:
+        """Rolls out where labels are open, a batch at a time for all solutions together."""
+        while True:
+            plans = [
+                plan(
+                    [self._counts(()), *(self._counts(s.steps[:k]) for k in range(1, len(s.steps))), _exact(s)],
+                    budget=int(SHARE * fixed * (len(s.steps) - 1)),
+                    threshold=self.settings.threshold,
+                    confidence=self.settings.confidence,
+                    search=self.settings.search,
+                )
+                for s in solutions
+            ]
+            asked = {s.steps[: p.prefix]: BATCH for s, p in zip(solutions, plans, strict=True) if p.prefix is not None}
+            if not asked:
+                break
+            await self.roll_out(asked)
+        rows: list[SolutionRow] = []
+        for solution, final in zip(solutions, plans, strict=True):
+            values = self._values(solution)
+            made: list[StepLabelRow] = []
+            before = self.values[()]
+            for label, value in zip(final.labels, values, strict=True):
+                step = (
+                    step_labels(
+                        [value.successes / value.rollouts],
+                        start=before.successes / before.rollouts,
+                        threshold=self.settings.threshold,
+                        rollouts=[value.rollouts],
+                        start_rollouts=before.rollouts,
+                    )[0]
+                    if before.rollouts and value.rollouts
+                    else None
+                )
+                made.append(
+                    StepLabelRow(
+                        label=label.label,
+                        state=label.state,
+                        progress=step.progress if step else None,
+                        standard_error=step.standard_error if step else None,
+                        probability=label.probability,
+                        rollouts=value.rollouts,
+                    )
+                )
+                before = value
+            rows.append(self._row(solution, values, made))
+        return rows
+
+    async def roll_out(self, prefixes: dict[tuple[str, ...], int]) -> None:
+        """Adds so many rollouts to each of some prefixes.
+
+        Rollouts whose outcome nobody knows do not count, and are made up for by others.
+
+        Raises:
+            RolloutError: of too many of them nobody knows the outcome.
+        """
+        async with asyncio.TaskGroup() as group:
+            for prefix, count in prefixes.items():
+                group.create_task(self._roll_out(prefix, count))
+
+    async def _roll_out(self, prefix: tuple[str, ...], count: int) -> None:
+        value = self.values.get(prefix, ValueRow(successes=0, rollouts=0))
+        successes, known, unknown = value.successes, value.rollouts, value.unknown
+        begun, goal = known, known + count
+        # Solutions of the same engine count for the problem alone; they are not continuations with numbers of theirs.
+        number = known + unknown
+        while known < goal:
+            if unknown - value.unknown > MOST_ATTEMPTS * count:
+                raise RolloutError(f"the outcomes of {unknown} rollouts after step {len(prefix)} cannot be known")
+            made = await asyncio.gather(*(self._rollout(prefix, number + k) for k in range(goal - known)))
+            number += len(made)
+            known += sum(rollout.outcome.known for rollout in made)
+            unknown += sum(not rollout.outcome.known for rollout in made)
+            successes += sum(rollout.outcome is Outcome.EQUAL for rollout in made)
+        self.rollouts += known - begun + unknown - value.unknown
+        self.values[prefix] = ValueRow(successes=successes, rollouts=known, unknown=unknown)
+
+    async def _rollout(self, prefix: tuple[str, ...], number: int, *, whole: bool = False) -> Rollout:
+        """One continuation, from the journal where it is there."""
+        engine = self.of.policy if whole else self.of.completer
+        what = hashlib.blake2b("\0".join(prefix).encode(), digest_size=8).hexdigest()
+        name = f"{'solution' if whole else what}-{number}"
+        rollout = self.of.journal.find(self.key, name)
+        if rollout is None:
+            opening = join_steps([*prefix, f"Step {len(prefix) + 1}:"])
+            messages = [
+                {"role": "system", "content": prompts.render("policy/system")},
+                {"role": "user", "content": self.problem},
+            ]
+            ids = engine.tokenizer.encode_chat(messages, True, opening)
+            seed = hashlib.blake2b(f"{self.settings.seed} {self.key} {name}".encode(), digest_size=4).digest()
+            sampling = Sampling(
+                self.settings.max_tokens, temperature=self.settings.temperature, seed=int.from_bytes(seed) >> 1
+            )
+            written = await engine.generate(ids, sampling, chain=f"{self.key} {what}")
+            finished = written.finish is not Finish.LENGTH
+            outcome = await self.of.checker.check(self.answer, boxed_answer(written.text) if finished else None)
+            rollout = Rollout(outcome, finished, len(written.token_ids), written.text if whole else None)
+            self.of.journal.add(self.key, name, rollout)
+        self.generated += rollout.generated
+        return rollout
+
+    def _counts(self, prefix: tuple[str, ...]) -> Counts:
+        value = self.values.get(prefix)
+        return Counts() if value is None else Counts(value.successes, value.rollouts)
+
+    def _values(self, solution: _Solution) -> list[ValueRow]:
+        none = ValueRow(successes=0, rollouts=0)
+        inner = [self.values.get(solution.steps[:length], none) for length in range(1, len(solution.steps))]
+        last = ValueRow(successes=int(solution.outcome is Outcome.EQUAL), rollouts=1, exact=True)
+        return [*inner, last]
+
+    def _row(self, solution: _Solution, values: list[ValueRow], labels: list[StepLabelRow]) -> SolutionRow:
+        return SolutionRow(
+            steps=list(solution.steps),
+            outcome=solution.outcome,
+            copies=solution.copies,
+            values=values,
+            labels=labels,
+            first_error=first_wrong([label.label for label in labels]),
+        )
+
+
+def _exact(solution: _Solution) -> Counts:
+    return Counts(int(solution.outcome is Outcome.EQUAL), 1, exact=True)
