@@ -1,0 +1,89 @@
+"""The options that spend less, on the built-in model: the same verdicts for fewer tokens."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genprm.cli.boundary import UsageError
+from genprm.cli.main import app
+from genprm.cli.options import resolve_votes
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("votes", "confidence", "found"),
+    [
+        ("1", None, (1, None)),
+        ("8", None, (8, None)),
+        ("adaptive", None, (8, 1.0)),
+        ("adaptive:4", 0.9, (4, 0.9)),
+    ],
+)
+def test_votes(votes: str, confidence: float | None, found: tuple[int, float | None]) -> None:
+    assert resolve_votes(votes, confidence) == found
+
+
+@pytest.mark.parametrize("votes", ["0", "-1", "many", "adaptive:0", "adaptive:x", "1.5", ""])
+def test_bad_votes_are_quoted(votes: str) -> None:
+    with pytest.raises(UsageError, match="not '"):
+        resolve_votes(votes)
+
+
+def test_confidence_is_for_adaptive_votes() -> None:
+    with pytest.raises(UsageError, match="--votes adaptive:4"):
+        resolve_votes("4", 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prm", "critic", "--until", "first-error"), "of the family 'critic'"),
+        (("--workers", "2"), "--workers 2 is for --cluster"),
+        (("--votes", "none"), "not 'none'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    file = str(ROOT / "examples" / "solutions.jsonl")
+    result = CliRunner().invoke(app, ["verify", file, "--out", str(tmp_path / "run"), *arguments])
+    assert result.exit_code == 1 + (message != "of the family 'critic'")
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+@pytest.mark.bubblewrap
+def test_fewer_tokens_give_the_same_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = (ROOT / "examples" / "solutions.jsonl").read_text().splitlines()
+    wrong = [row for row in rows if 0 <= json.loads(row)["label"] < len(json.loads(row).get("steps", "..")) - 1]
+    Path("rows.jsonl").write_text("\n".join([*wrong[:1], rows[0]]) + "\n")
+    common = ["verify", "rows.jsonl", "--temperature", "0.6", "--sandbox", "bubblewrap"]
+
+    def run(name: str, *arguments: str) -> tuple[list[int], dict[str, int]]:
+        result = CliRunner().invoke(app, [*common, "--out", name, *arguments])
+        assert result.exit_code == 0, result.output
+        metrics = json.loads(Path(name, "metrics.json").read_text())
+        found = [json.loads(line) for line in Path(name, "rows.jsonl").read_text().splitlines()]
+        assert all(row["tokens"].keys() >= {"saved"} for row in found)
+        if metrics["tokens"]["saved"]:
+            assert "saved by stopping early" in " ".join(result.stdout.split())
+        return (
+            [row["first_error"] for row in sorted(found, key=lambda row: row["key"])],
+            metrics["tokens"],
+            metrics["code"],
+        )
+
+    errors, all_tokens = run("all", "--with-code", "--votes", "8")
+    fewer, tokens, _ = run(
+        "fewer", "--with-code", "--votes", "adaptive", "--confidence", "0.9", "--until", "first-error"
+    )
+    assert fewer == errors
+    assert all_tokens["saved"] == 0
+    assert tokens["generated"] < 0.7 * all_tokens["generated"]
+    # What was saved is an estimate of what the whole run spends more.
+    assert tokens["generated"] + tokens["saved"] == pytest.approx(all_tokens["generated"], rel=0.25)
+    automatic, _ = run("auto", "--with-code", "auto", "--votes", "1")
+    assert automatic == errors
+    assert json.loads(Path("auto", "run.json").read_text())["config"]["mode"] == "auto"
