@@ -62,7 +62,7 @@ def refine(
     mode: options.Mode = None,
     engine: options.Engine = "auto",
     base_url: options.BaseUrl = None,
-    votes: options.Votes = 1,
+    votes: Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")] = 1,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is wrong.")] = 0.5,
     sandbox: options.Sandbox = "auto",
     seed: options.Seed = 0,

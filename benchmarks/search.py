@@ -1,0 +1,194 @@
+"""Searches: what each method reaches for its tokens, and what searching many problems side by side brings.
+
+`python benchmarks/search.py methods --save` runs the built-in policy and PRM on fresh word problems, one recipe of
+`recipes/built-in/` after the other, and the critic loop, each in a run's folder that a second start goes on with. All
+methods see the same problems. Accuracies have 95 % bootstrap intervals over the problems; tokens are those generated for a
+problem, by policy and PRM. The last lines compare methods in pairs, problem by problem.
+
+`python benchmarks/search.py speed --engine vllm --save` beam-searches the same problems one at a time, as the released
+search does, and side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+RECIPES = ROOT / "recipes" / "built-in"
+SEED = 7
+"""Of the problems. The policy was trained on those of other seeds."""
+
+
+def run(out: Path, *arguments: str) -> None:
+    """One run of the command line; goes on with what is in the folder."""
+    command = [sys.executable, "-m", "genprm.cli.main", *arguments, "--out", str(out)]
+    print("$ genprm", *arguments, "--out", out, flush=True)
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def read(folder: Path, kind: str) -> tuple[Any, list[Any]]:
+    """Metrics and rows of a run."""
+    from genprm.benchmarks.refinement import RefineMetrics
+    from genprm.benchmarks.searches import SearchMetrics
+    from genprm.runs import read_rows_of
+    from genprm.search.rows import RefineRow, SearchRow
+
+    metrics, rows = (RefineMetrics, RefineRow) if kind == "refine" else (SearchMetrics, SearchRow)
+    found = metrics.model_validate_json((folder / "metrics.json").read_bytes())
+    return found, list(read_rows_of(folder, rows))  # pyright: ignore[reportArgumentType]
+
+
+def methods(options: argparse.Namespace) -> dict[str, Any]:
+    """Every method on the same problems."""
+    from genprm.benchmarks.statistics import mean_difference
+
+    out = Path(options.out)
+    common = ["--limit", str(options.problems), "--sandbox", options.sandbox]
+    made = ["--set", f"problems.generate={options.problems}", "--set", f"problems.generate_seed={SEED}"]
+    sampling = ["--set", f"policy.engine={options.engine}", "--set", f"prm.engine={options.engine}"]
+    for name in ("best-of-n", "best-of-n-no-code", "beam", "dvts"):
+        run(out / name, "search", str(RECIPES / f"{name}.yaml"), *made, *common, *sampling)
+    refine = ["--temperature", "1", "--top-p", "1", "--top-k", "0", "--max-tokens", "256", "--engine", options.engine]
+    task = ["--generate", str(options.problems), "--generate-seed", str(SEED)]
+    for style in ("analysis", "code"):
+        run(out / f"refine-{style}", "refine", *task, "--turns", "3", "--critique", style, *refine, *common)
+
+    figures: dict[str, Any] = {}
+    outcomes: dict[str, list[float]] = {}
+
+    def add(name: str, method: Any, tokens: float) -> None:
+        figures[name] = {
+            "accuracy": round(method.accuracy, 4),
+            "low": round(method.low, 4),
+            "high": round(method.high, 4),
+            "tokens": round(tokens),
+        }
+        outcomes[name] = method.outcomes
+
+    code, rows = read(out / "best-of-n", "search")
+    table = {(one.method, one.n): one for one in code.best_of_n.methods}
+    cost = {one.n: one for one in code.costs}
+    both = sum(row.generated for row in rows) / len(rows)
+    add("pass@1", table["pass@1", 8], cost[1].policy)
+    add("majority@8", table["majority", 8], cost[8].policy)
+    plain, plain_rows = read(out / "best-of-n-no-code", "search")
+    picked = {(one.method, one.n): one for one in plain.best_of_n.methods}
+    add("best-of-8/no-code", picked["best-of-n", 8], sum(row.generated for row in plain_rows) / len(plain_rows))
+    add("best-of-8/code", table["best-of-n", 8], both)
+    add("weighted@8", table["weighted", 8], both)
+    for name in ("beam", "dvts"):
+        found, found_rows = read(out / name, "search")
+        best = next(one for one in found.best_of_n.methods if (one.method, one.n) == ("best-of-n", 8))
+        add(name, best, sum(row.generated for row in found_rows) / len(found_rows))
+    for style, prefix in (("analysis", "refine"), ("code", "refine-code")):
+        found, _ = read(out / f"refine-{style}", "refine")
+        for turn, method in zip(found.turns, found.best_of_n.methods, strict=True):
+            add(f"{prefix}-{turn.turn}", method, turn.policy + turn.prm)
+            figures[f"{prefix}-{turn.turn}"] |= {"fixed": turn.fixed, "broken": turn.broken}
+    add("pass@8", table["pass@n", 8], cost[8].policy)
+
+    print(f"\n{'method':<20} {'accuracy':>9} {'95 % interval':>16} {'tokens':>8}")
+    for name, one in figures.items():
+        interval = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
+        print(f"{name:<20} {100 * one['accuracy']:>8.1f}% {interval:>16} {one['tokens']:>8,}")
+    for first, second in (
+        ("pass@1", "best-of-8/code"),
+        ("majority@8", "best-of-8/code"),
+        ("best-of-8/no-code", "best-of-8/code"),
+        ("best-of-8/code", "beam"),
+        ("best-of-8/code", "dvts"),
+        ("refine-0", "refine-3"),
+        ("refine-3", "refine-code-3"),
+    ):
+        gap = mean_difference(outcomes[first], outcomes[second])
+        low, high = 100 * gap.interval.low, 100 * gap.interval.high
+        print(f"{second} - {first}: {100 * gap.value:+.1f} ({low:+.1f} to {high:+.1f}, p {gap.p:.4f})")
+    return figures
+
+
+async def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds for the same beam searches, one at a time and side by side."""
+    import genprm
+    from genprm.engines import load_engine
+    from genprm.prms.calls import call_seed
+    from genprm.search.policy import Policy, PolicySettings
+    from genprm.search.problems import generated
+    from genprm.search.run import Grade, Method, SearchSettings, search
+
+    class NoGrader:
+        async def grade(self, reference: str | None, solutions: Any) -> list[Grade]:
+            return [Grade(None, None) for _ in solutions]
+
+    engine = await load_engine(options.engine, "nano-policy", max_num_seqs=options.sequences)
+    prm = await genprm.load_prm("nano", engine=options.engine, sandbox=options.sandbox, max_num_seqs=options.sequences)
+    policy = Policy(engine, PolicySettings(temperature=1.0, max_tokens=256))
+    settings = SearchSettings(Method.BEAM, n=8, width=4, iterations=10)
+    figures: dict[str, Any] = {"engine": options.engine, "problems": options.problems}
+
+    async def timed(problems: int, at_once: int, seed: int) -> dict[str, float]:
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(row: Any) -> int:
+            async with gate:
+                found = await search(row, settings, policy=policy, prm=prm, grader=NoGrader(), seed=seed)
+                return found.generated
+
+        started = time.perf_counter()
+        tokens = sum(await asyncio.gather(*(one(row) for row in generated(problems, SEED))))
+        seconds = time.perf_counter() - started
+        return {
+            "problems": problems,
+            "seconds": round(seconds, 2),
+            "per_problem_s": round(seconds / problems, 3),
+            "tokens_per_s": round(tokens / seconds, 1),
+        }
+
+    try:
+        await timed(2, 2, call_seed(1))
+        # Another seed a measurement: nothing of one is in the prefix cache of the next.
+        figures["one_at_a_time"] = await timed(options.alone, 1, 2)
+        figures["side_by_side"] = await timed(options.problems, options.problems, 3)
+    finally:
+        await prm.close()
+        await engine.close()
+    figures["speedup"] = round(figures["one_at_a_time"]["per_problem_s"] / figures["side_by_side"]["per_problem_s"], 2)
+    for name in ("one_at_a_time", "side_by_side"):
+        print(f"{name:<15}", figures[name])
+    print(f"side by side: {figures['speedup']} times as fast")
+    return figures
+
+
+def main() -> None:
+    """Measures, prints, and saves."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=["methods", "speed"])
+    parser.add_argument("--problems", type=int, help="300 for methods, 32 for speed by default")
+    parser.add_argument("--alone", type=int, default=8, help="problems searched one at a time")
+    parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
+    parser.add_argument(
+        "--sequences", type=int, default=256, help="sequences that an engine decodes at once, for speed"
+    )
+    parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
+    parser.add_argument("--out", default=str(ROOT / "runs" / "search-benchmark"), help="folder of the runs")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/search.json or search_speed.json")
+    options = parser.parse_args()
+    options.problems = options.problems or (300 if options.part == "methods" else 32)
+    figures = methods(options) if options.part == "methods" else asyncio.run(speed(options))
+    line = json.dumps(figures)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        name = "search" if options.part == "methods" else "search_speed"
+        (RESULTS / f"{name}.json").write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
