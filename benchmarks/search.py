@@ -2,8 +2,8 @@
 
 `python benchmarks/search.py methods --save` runs the built-in policy and PRM on fresh word problems, one recipe of
 `recipes/built-in/` after the other, and the critic loop, each in a run's folder that a second start goes on with. All
-methods see the same problems. Accuracies have 95 % bootstrap intervals over the problems; tokens are those generated for a
-problem, by policy and PRM. The last lines compare methods in pairs, problem by problem.
+methods see the same problems. Accuracies have 95 % bootstrap intervals over the problems; tokens are those generated
+for a problem, by policy and PRM. The last lines compare methods in pairs, problem by problem.
 
 `python benchmarks/search.py speed --engine vllm --save` beam-searches the same problems one at a time, as the released
 search does, and side by side.
@@ -173,9 +173,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, help="300 for methods, 32 for speed by default")
     parser.add_argument("--alone", type=int, default=8, help="problems searched one at a time")
     parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
-    parser.add_argument(
-        "--sequences", type=int, default=256, help="sequences that an engine decodes at once, for speed"
-    )
+    parser.add_argument("--sequences", type=int, default=256, help="sequences decoded at once, for speed")
     parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
     parser.add_argument("--out", default=str(ROOT / "runs" / "search-benchmark"), help="folder of the runs")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/search.json or search_speed.json")

@@ -88,6 +88,7 @@ def refine(
         problems = Problems(files=list(files or ()), generate=generate, generate_seed=generate_seed, limit=limit)
         writer = PolicyRecipe(
             model=policy,
+            engine="auto" if policy_url else engine,
             base_url=list(policy_url or ()),
             system=system,
             temperature=temperature,
@@ -98,7 +99,7 @@ def refine(
         judge = PRMRecipe(
             model=model,
             family=prm,
-            engine=engine,
+            engine="auto" if base_url else engine,
             base_url=list(base_url or ()),
             mode=Mode(options.resolve_mode(mode, with_code)),
             votes=votes,
