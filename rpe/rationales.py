@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 import prompts
@@ -115,7 +116,7 @@ class ModelTeacher:
         chain = f"review {seed} {problem[:40]} {len(ids)}"
         text, generated, statuses = opening, 0, Counter[str]()
         async with self._box.session() as session:
-            for turn in range(MOST_SNIPPETS + 1):
+            for turn in count():
                 left = self._max_tokens - generated
                 if left < 1:
                     break
@@ -125,7 +126,7 @@ class ModelTeacher:
                 generated += len(done.token_ids)
                 text += done.text
                 ids = [*ids, *done.token_ids]
-                if done.stop != FENCE_END:
+                if done.stop != FENCE_END or statuses.total() >= MOST_SNIPPETS:
                     break
                 if not _block_just_closed(text):
                     continue  # the fence that opened was no code

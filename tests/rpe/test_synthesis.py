@@ -1,0 +1,129 @@
+"""From labelled solutions to a training set, on the command line, with the generator as teacher."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from genprm.answers import Outcome
+from genprm.cli.main import app
+from genprm.runs import open_run, read_rows_of
+from genprm.word_problems import WordProblem, make_problems
+from rpe.budget import State
+from rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
+
+PROBLEMS = 6
+
+
+def solution(problem: WordProblem, wrong: int | None, label: int | None) -> SolutionRow:
+    """A solution that is wrong from a step on, labelled as if its first wrong step were `label`."""
+    steps = list(problem.solution)
+    if wrong is not None:
+        steps[wrong] = f"Step {wrong + 1}: Now there are 1+1 = 2. The answer is \\boxed{{2}}."
+    values = [ValueRow(successes=4, rollouts=8)] * len(steps)
+    labels = [StepLabelRow(label=index != label, state=State.DECIDED, progress=1.0) for index in range(len(steps))]
+    outcome = Outcome.EQUAL if wrong is None else Outcome.DIFFERENT
+    return SolutionRow(steps=steps, outcome=outcome, copies=1, values=values, labels=labels, first_error=label)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `label`: of each problem a right solution, a wrong one, and one that is labelled wrongly."""
+    path = tmp_path_factory.mktemp("labels") / "run"
+    with open_run(path, command="label", config={"policy": "nano-policy"}) as run:
+        for problem in make_problems(PROBLEMS, 9):
+            last = len(problem.solution) - 1
+            row = LabelRow(
+                key=problem.id,
+                id=problem.id,
+                problem=problem.text,
+                answer=problem.answer,
+                samples=Samples(right=16, wrong=16),
+                solutions=[solution(problem, None, -1), solution(problem, last, last), solution(problem, None, 0)],
+            )
+            run.add(row, problem.id)
+    return path
+
+
+def synthesize(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, ["synthesize", *map(str, arguments), "--sandbox", "bubblewrap"])
+    assert result.exit_code == 0, result.output + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def made(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthesized") / "run"
+    synthesize(labels, "--out", out)
+    return out
+
+
+def test_what_both_agree_on_is_kept_and_the_rest_is_counted(made: Path) -> None:
+    rows = list(read_rows_of(made, SynthesisRow))
+    assert len(rows) == 3 * PROBLEMS
+    metrics = json.loads((made / "metrics.json").read_text())
+    assert (metrics["kept"], metrics["dropped_disagrees"]) == (2 * PROBLEMS, PROBLEMS)
+    assert metrics["kept_with_a_wrong_step"] == PROBLEMS
+    assert metrics["snippets_ok"] == sum(len(row.steps) for row in rows)
+
+
+def test_load_dataset_opens_it(made: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    opened = datasets.load_dataset(str(made / "dataset"), split="train", cache_dir=str(tmp_path))
+    assert len(opened) == 2 * PROBLEMS
+    assert {message["role"] for message in opened[0]["messages"]} == {"system", "user", "assistant"}
+    ends = [row["messages"][-1]["content"] for row in opened]
+    assert sum("{No}$" in end for end in ends) == PROBLEMS
+    card = (made / "dataset/README.md").read_text()
+    assert "| kept | 12 |" in card
+    assert '"teacher": "generator"' in card
+    assert (made / "dataset/plots/first-error.png").stat().st_size > 1000
+
+
+def test_the_same_command_goes_on_to_the_same_bytes(made: Path, labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    lines = (out / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "rows.jsonl").write_bytes(b"".join(lines[5:9]) + lines[0][:40])  # most rows are lost, one is torn
+    synthesize(labels, "--out", out)
+    for name in ("data/train-00000-of-00001.parquet", "plots/length.png"):
+        assert (out / "dataset" / name).read_bytes() == (made / "dataset" / name).read_bytes()
+
+
+def test_a_run_of_something_else_is_refused(made: Path) -> None:
+    result = CliRunner().invoke(app, ["synthesize", str(made)])
+    assert result.exit_code == 2
+    assert "not of `genprm label`" in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_sft_trainer_takes_a_step_on_it(made: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    trl = pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from genprm.engines import BUILT_IN
+
+    rows = datasets.load_dataset(str(made / "dataset"), split="train", cache_dir=str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(BUILT_IN["nano"], dtype="float32")
+    before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    settings = trl.SFTConfig(
+        output_dir=str(tmp_path / "sft"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        max_length=512,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+    )
+    trainer = trl.SFTTrainer(
+        model, args=settings, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(BUILT_IN["nano"])
+    )
+    result = trainer.train()
+    assert result.training_loss > 0
+    assert not before.equal(model.model.layers[0].mlp.up_proj.weight)
