@@ -182,6 +182,13 @@ async def load_cluster(
     each = gpus_per_worker if gpus_per_worker is not None else (1.0 if gpus else 0.0)
     nodes = sum(1 for name in total if name.startswith("node:") and name != "node:__internal_head__")
     count = workers or max(1, int(gpus // each) if each else nodes)
+    cpus = float(total.get("CPU", 0.0))
+    # Ray would let the workers that find no room wait for ever.
+    if count > cpus or count * each > gpus:
+        raise ClusterError(
+            f"the cluster has no room for {count} workers of one CPU and {each:g} GPUs: it has {cpus:g} CPUs and "
+            f"{gpus:g} GPUs"
+        )
     actor_class: Any = ray.remote(_Worker)
     prm = ClusterPRM(actor_class.options(num_gpus=each, num_cpus=1, max_concurrency=4096), (model, options))
     try:
