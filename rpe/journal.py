@@ -42,6 +42,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, done: Container[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
         self._known: dict[str, dict[str, Rollout]] = {}
         if self._path.exists():

@@ -1,0 +1,181 @@
+"""Rollouts of the built-in policy: real samples, real comparison of answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from genprm.answers import AnswerChecker, Outcome
+from genprm.engines import load_engine
+from genprm.engines.base import Completion, Engine, EngineError, Sampling
+from genprm.word_problems import WordProblem, first_error, make_problems
+from rpe.budget import State
+from rpe.journal import Journal, Rollout
+from rpe.labels import Method
+from rpe.rollouts import Labeller, Settings
+from rpe.rows import LabelRow
+
+SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=8)
+
+
+class Counting:
+    """The engine, with a count of what was paid for; it goes away after so many calls."""
+
+    def __init__(self, engine: Engine, lasts: int | None = None) -> None:
+        self.engine, self.lasts, self.calls = engine, lasts, 0
+        self.finished = 0
+        self.tokenizer, self.model_name = engine.tokenizer, engine.model_name
+        self.max_model_len, self.capacity = engine.max_model_len, engine.capacity
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        self.calls += 1
+        if self.lasts is not None and self.calls > self.lasts:
+            raise EngineError("the server is gone")
+        done = await self.engine.generate(prompt_ids, sampling, chain=chain)
+        self.finished += 1
+        return done
+
+    async def choice_logprobs(self, *_: object, **__: object) -> list[float]:
+        raise NotImplementedError
+
+    async def prompt_logprobs(self, *_: object) -> list[float]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def engine() -> AsyncIterator[Engine]:
+    opened = await load_engine("transformers", "nano-policy", max_num_seqs=64)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def checker() -> AsyncIterator[AnswerChecker]:
+    async with AnswerChecker(workers=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[WordProblem]:
+    return make_problems(4, 11, steps=(3, 4))
+
+
+async def label(
+    engine: Engine, checker: AnswerChecker, problem: WordProblem, folder: Path, settings: Settings = SETTINGS
+) -> LabelRow:
+    journal = Journal(folder, ())
+    try:
+        return await Labeller(engine, None, checker, journal, settings).label("k", problem.text, problem.answer)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        journal.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def rows(
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], tmp_path_factory: pytest.TempPathFactory
+) -> list[LabelRow]:
+    folder = tmp_path_factory.mktemp("rollouts")
+    return [await label(engine, checker, problem, folder / str(k)) for k, problem in enumerate(problems)]
+
+
+def test_the_policy_errs_as_it_should(rows: list[LabelRow]) -> None:
+    rate = sum(row.samples.right for row in rows) / sum(row.samples.right + row.samples.wrong for row in rows)
+    assert 0.1 < rate < 0.95
+    assert sum(row.samples.invalid for row in rows) <= 4
+
+
+def test_as_many_right_as_wrong_solutions_are_picked(rows: list[LabelRow]) -> None:
+    for row in rows:
+        outcomes = [solution.outcome is Outcome.EQUAL for solution in row.solutions]
+        if row.dropped is None:
+            assert outcomes.count(True) <= 2
+            assert outcomes.count(False) <= 2
+            assert len({tuple(solution.steps) for solution in row.solutions}) == len(outcomes)
+    assert any(len(row.solutions) == 4 for row in rows)
+
+
+def test_labels_meet_the_truth(rows: list[LabelRow], problems: list[WordProblem]) -> None:
+    pairs = [
+        (solution.first_error, first_error(problem, solution.steps))
+        for row, problem in zip(rows, problems, strict=True)
+        for solution in row.solutions
+    ]
+    assert len(pairs) >= 8
+    assert sum(found == truth for found, truth in pairs) >= 0.6 * len(pairs)
+
+
+def test_values_are_shares_and_the_last_is_exact(rows: list[LabelRow]) -> None:
+    for row in rows:
+        for solution in row.solutions:
+            *inner, last = solution.values
+            assert [value.rollouts for value in inner] == [8] * len(inner)
+            assert (last.exact, last.successes) == (True, int(solution.outcome is Outcome.EQUAL))
+            assert all(found.standard_error is not None for found in solution.labels if found.progress)
+
+
+async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], rows: list[LabelRow], tmp_path: Path
+) -> None:
+    paid = Counting(engine)
+    fresh = await label(paid, checker, problems[0], tmp_path / "once")
+    assert fresh == rows[0]
+    finished = 0
+    for lasts in (5, 20, 30, 45, None):
+        broken = Counting(engine, lasts)
+        try:
+            again = await label(broken, checker, problems[0], tmp_path / "broken")
+        except EngineError:
+            await asyncio.sleep(0)
+        finished += broken.finished
+    assert again == fresh
+    # What was in flight when an engine went away may be lost; what was finished is not.
+    assert finished <= paid.calls + 4 * SETTINGS.first
+
+
+async def test_an_adaptive_budget_costs_less(
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], tmp_path: Path
+) -> None:
+    settings = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200)
+    row = await label(engine, checker, problems[0], tmp_path, settings)
+    prefixes = {tuple(s.steps[:n]) for s in row.solutions for n in range(1, len(s.steps))}
+    assert 0 < row.rollouts <= row.budget * len(prefixes) / 2 + row.budget
+    states = {found.state for solution in row.solutions for found in solution.labels}
+    assert states & {State.DECIDED, State.INFERRED}
+
+
+async def test_a_reference_answer_that_cannot_be_compared_is_not_used(
+    engine: Engine, checker: AnswerChecker, tmp_path: Path
+) -> None:
+    problem = make_problems(1, 1)[0]
+    journal = Journal(tmp_path, ())
+    row = await Labeller(engine, None, checker, journal, SETTINGS).label("k", problem.text, "7" * 3000)
+    journal.close()
+    assert row.dropped == "reference answer: compared with itself it is unparseable"
+
+
+def test_a_journal_forgets_torn_lines_and_finished_problems(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, ())
+    rollout = Rollout(Outcome.EQUAL, True, 12)
+    journal.add("a", "x-0", rollout)
+    journal.add("b", "x-0", rollout)
+    journal.close()
+    file = tmp_path / "rollouts.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"problem": "b", "name": "x-1", "outc')
+    again = Journal(tmp_path, {"a"})
+    assert again.find("a", "x-0") is None
+    assert again.find("b", "x-0") == rollout
+    assert again.find("b", "x-1") is None
+    again.close()
+    assert len(file.read_bytes().splitlines()) == 1
+
+
+def test_an_adaptive_budget_is_for_ratios() -> None:
+    with pytest.raises(ValueError, match="use a fixed one for the method 'hard'"):
+        Settings(method=Method.HARD)
