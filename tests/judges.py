@@ -19,6 +19,7 @@ class ArithmeticJudge:
     in_flight: int = 0
     most_in_flight: int = 0
     judged: list[str] = field(default_factory=list)
+    threshold: float = 0.5
     error: Exception = field(default_factory=lambda: EngineError("the server is gone"))
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -31,7 +32,8 @@ class ArithmeticJudge:
         finally:
             self.in_flight -= 1
         self.judged.append(problem)
-        return Judgement(tuple(combine_chains([self._chain(step)]) for step in steps), tokens=Tokens(10, 5, 2))
+        judged = tuple(combine_chains([self._chain(step)], self.threshold) for step in steps)
+        return Judgement(judged, self.threshold, Tokens(10, 5, 2))
 
     def _chain(self, step: str) -> Chain:
         left, _, right = step.partition(" = ")

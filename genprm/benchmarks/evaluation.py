@@ -43,9 +43,7 @@ class Item:
         row = self.row
         if row is None:
             return None
-        if threshold is None or row.named is not None:
-            return row.first_error
-        return find_first_error(row.scores, threshold, None if row.solution is None else row.solution.score)
+        return row.first_error if threshold is None else at_threshold(row, threshold).first_error
 
     def judged_right(self, threshold: float | None = None) -> bool | None:
         """Whether the solution was judged right as a whole."""
@@ -54,6 +52,15 @@ class Item:
             return None if score is None else score >= (self.row.threshold if threshold is None else threshold)
         predicted = self.predicted(threshold)
         return None if predicted is None else predicted == -1
+
+
+def at_threshold(row: VerifyRow, threshold: float) -> VerifyRow:
+    """A row as another threshold judges it. A first error that was named outright stays."""
+    if row.named is not None:
+        return row
+    whole = None if row.solution is None else row.solution.score
+    found = find_first_error(row.scores, threshold, whole)
+    return row.model_copy(update={"threshold": threshold, "first_error": found})
 
 
 def items_of(inputs: Iterable[InputRow], rows: Mapping[str, VerifyRow]) -> list[Item]:

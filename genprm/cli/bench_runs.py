@@ -98,7 +98,9 @@ def _finish(
     interrupted: bool,
 ) -> None:
     """Writes metrics and page."""
+    from genprm.benchmarks.evaluation import at_threshold
     from genprm.cli import summary
+    from genprm.cli.bench_metrics import BenchMetrics
     from genprm.metrics import SessionMetrics, Tally
     from genprm.report import write_page
     from genprm.rows import FailureRow
@@ -123,7 +125,11 @@ def _finish(
         return
     failures = list(read_rows_of(run.path, FailureRow, FAILURES))
     page = run.path / REPORT
-    left_out = write_page(page, info=run.info, metrics=metrics, rows=rows.values(), failures=failures)
+    table = metrics.processbench if isinstance(metrics, BenchMetrics) else None
+    # The page shows which rows were got wrong by the threshold that the table is computed with.
+    limit = None if table is None else table.threshold
+    shown = (row if limit is None else at_threshold(row, limit) for row in rows.values())
+    left_out = write_page(page, info=run.info, metrics=metrics, rows=shown, failures=failures)
     summary.print_failures(stderr(), failures, str(run.path / FAILURES))
     if left_out:
         stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")

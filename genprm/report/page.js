@@ -20,7 +20,7 @@
   const firstError = (index) =>
     index === null || index === undefined ? "undecided" : index < 0 ? "no error" : `error at step ${index}`;
   const disagrees = (row) => row.label !== null && row.label !== row.first_error;
-  const threshold = Number(info.config.threshold ?? 0.5);
+  const threshold = Number(metrics.processbench?.threshold ?? info.config.threshold ?? 0.5);
   const stepClass = (score, limit = threshold) => (score === null ? "open" : score < limit ? "wrong" : "right");
 
   // ---- head -------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@
   fact("with an error", metrics.judged_wrong.toLocaleString("en"));
   if (metrics.undecided) fact("undecided", metrics.undecided.toLocaleString("en"));
   if (metrics.failed) fact("failed", metrics.failed.toLocaleString("en"));
-  if (metrics.labels) {
+  if (metrics.labels && !metrics.processbench) {
     const { f1, error_accuracy, correct_accuracy, errors, correct } = metrics.labels;
     fact("F1", percent(f1), `${count(errors + correct, "label")}`);
     fact("first error found", percent(error_accuracy), `of ${errors}`);

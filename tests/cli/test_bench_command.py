@@ -70,6 +70,20 @@ def test_what_is_refused_before_anything_is_judged(judge, tmp_path):
     assert not judge.judged
 
 
+def test_the_page_shows_which_rows_are_wrong_by_the_threshold_of_the_table(judge, tmp_path):
+    judge.threshold = 0.95
+    (tmp_path / "math.json").write_text(json.dumps(ROWS[:2]))
+    for out, more, found in (("plain", (), [0, 0]), ("tuned", ("--tune-on", "math"), [-1, 1])):
+        result = genprm("bench", "processbench", "math.json", "--threshold", "0.95", "--out", out, *more)
+        assert result.exit_code == 0, result.output
+        page = (tmp_path / out / "report.html").read_text()
+        data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+        assert {row["id"]: row["first_error"] for row in data["index"]} == dict(
+            zip(("math-0", "math-1"), found, strict=True)
+        )
+        assert [row["label"] for row in data["index"]] == [-1, 1]
+
+
 def test_prmbench(judge, tmp_path):
     row = {"modified_question": "q", "modified_process": ["1 = 1", "1 = 2"], "error_steps": [2], "classification": "c"}
     (tmp_path / "prm.jsonl").write_text(json.dumps(row))
