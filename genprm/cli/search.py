@@ -128,11 +128,14 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
     from genprm.cli.progress import shown
     from genprm.runs import digest, open_run, write_atomically
     from genprm.search.grading import AnswerGrader
-    from genprm.search.recipe import load_recipe
+    from genprm.search.recipe import RecipeError, load_recipe
     from genprm.search.run import search as search_one
     from genprm.verify import default_concurrency
 
-    recipe = load_recipe(path, overrides)
+    try:
+        recipe = load_recipe(path, overrides)
+    except RecipeError as error:
+        raise UsageError(str(error)) from None
     dumped = recipe.model_dump(mode="json")
     config = cast("dict[str, JsonValue]", flattened(dumped))
     rows = list(problems_of(recipe.problems))

@@ -1,0 +1,174 @@
+"""`genprm search` and `genprm refine`: around a policy and a judge that are known, and with the built-in model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from genprm.cli import search
+from genprm.cli.main import app
+from genprm.engines.base import EngineError
+from genprm.search.policy import Policy
+from tests.search.shared import RuleEngine, TruthJudge
+
+ROOT = Path(__file__).parent.parent.parent
+PROBLEMS = [{"id": f"p{number}", "problem": f"problem {number}", "answer": str(number % 2)} for number in range(6)]
+RECIPE = {
+    "problems": {"files": ["problems.jsonl"]},
+    "policy": {"model": "rule", "prompt": "{{ problem }}"},
+    "prm": {"model": "truth", "mode": "analyze"},
+    "n": 4,
+    "width": 2,
+}
+
+
+def solution(text: str, seed: int) -> str:
+    """One step, then an answer by the seed."""
+    whole = [f"step {seed % 3}\n\n", f"\\boxed{{{seed % 2}}}<eos>"]
+    return "".join(whole[text.count("\n\n") :])
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    engine, judge = RuleEngine(solution), TruthJudge(lambda step: {"0": 0.2, "1": 0.9, "2": 0.6}[step.strip("}")[-1]])
+
+    @asynccontextmanager
+    async def policy_of(recipe, seed, run):
+        yield None if recipe is None else Policy(engine, recipe.settings())
+
+    @asynccontextmanager
+    async def prm_of(recipe, seed, run):
+        yield None if recipe is None else judge
+
+    monkeypatch.setattr(search, "policy_of", policy_of)
+    monkeypatch.setattr(search, "prm_of", prm_of)
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, PROBLEMS)))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    return engine, judge
+
+
+def genprm(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
+def rows(folder="run"):
+    found = [json.loads(line) for line in Path(folder, "rows.jsonl").read_text().splitlines()]
+    assert len({row["key"] for row in found}) == len(found)
+    return {row["id"]: {key: value for key, value in row.items() if key != "seconds"} for row in found}
+
+
+def test_a_search_from_recipe_to_page(known, tmp_path):
+    result = genprm("search", "recipe.yaml", "--out", "run", "--limit", "5", "--set", "choose=weighted")
+    assert result.exit_code == 0, result.output
+    assert "accuracy of the choice" in result.stdout
+    assert len(rows()) == 5
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["graded"] == 5
+    assert [cost["n"] for cost in metrics["costs"]] == [1, 2, 4]
+    assert (tmp_path / "run/accuracy.svg").read_text().startswith("<?xml")
+    assert genprm("view", "run", "--out", "page.html").exit_code == 0
+    # The resolved recipe says it all again.
+    again = genprm("search", "run/recipe.yaml", "--out", "again")
+    assert again.exit_code == 0, again.output
+    assert rows("again") == rows()
+    compared = genprm("bench", "compare", "run", "again")
+    assert "best-of-n, n = 4" in compared.stdout
+    changed = genprm("search", "recipe.yaml", "--out", "run", "--limit", "5")
+    assert changed.exit_code == 2
+    assert "choose: 'weighted' -> 'best'" in changed.output
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts"])
+def test_a_tree_search(known, method):
+    result = genprm("search", "recipe.yaml", "--out", "run", "--set", f"method={method}")
+    assert result.exit_code == 0, result.output
+    assert all(row["nodes"] for row in rows().values())
+    assert genprm("view", "run").exit_code == 0
+
+
+def test_what_failed_is_done_by_the_next_run_and_nothing_else_is(known, monkeypatch):
+    engine, _ = known
+    broken = {"problem 2", "problem 4"}
+
+    def rule(text: str, seed: int) -> str:
+        if any(problem in engine.prompts[-1] for problem in broken):
+            raise EngineError("the server is gone")
+        return solution(text, seed)
+
+    engine.rule = rule
+    result = genprm("search", "recipe.yaml", "--out", "run")
+    assert result.exit_code == 1
+    assert "the server is gone" in result.output
+    assert set(rows()) == {"p0", "p1", "p3", "p5"}
+    broken.clear()
+    asked = len(engine.prompts)
+    assert genprm("search", "recipe.yaml", "--out", "run").exit_code == 0
+    assert len(engine.prompts) - asked == 2 * 4
+    assert genprm("search", "recipe.yaml", "--out", "whole").exit_code == 0
+    assert rows("whole") == rows()
+
+
+def test_wrong_recipes_and_empty_sources(known, tmp_path):
+    result = genprm("search", "recipe.yaml", "--set", "policy.temprature=1")
+    assert result.exit_code == 2
+    assert "the nearest one is 'temperature'" in result.output
+    (tmp_path / "problems.jsonl").write_text("")
+    assert "there are no problems" in genprm("search", "recipe.yaml", "--out", "empty").output
+
+
+def test_a_refinement_from_problems_to_page(known, tmp_path):
+    options = ("refine", "problems.jsonl", "--out", "run", "--turns", "2", "--no-code")
+    result = genprm(*options)
+    assert result.exit_code == 0, result.output
+    assert "broken" in result.stdout
+    assert all(len(row["after"]) == 3 for row in rows().values())
+    assert "6 rows are there" in genprm(*options).stderr
+    assert "turns: 2 -> 1" in genprm("refine", "problems.jsonl", "--out", "run", "--turns", "1", "--no-code").output
+    assert genprm("view", "run").exit_code == 0
+    assert genprm("bench", "compare", "run", "run").exit_code == 0
+    assert genprm("refine").exit_code == 2
+
+
+REAL = (
+    "--policy", "nano", "--no-code", "--set", "policy.max_tokens=24", "--set", "n=2", "--set", "problems.generate=6",
+    "--concurrency", "1", "--out", "run",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_the_same_rows(tmp_path):
+    """The built-in model as its own policy: nonsense as solutions, and real tokens."""
+    recipe = str(ROOT / "recipes" / "built-in" / "best-of-n.yaml")
+    command = [sys.executable, "-m", "genprm.cli.main", "search", recipe, *REAL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    (tmp_path / "killed").mkdir()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path / "killed", env=environment, stdout=log, stderr=log)
+        written = tmp_path / "killed" / "run" / "rows.jsonl"
+        deadline = time.monotonic() + 200
+        while process.poll() is None and not (written.exists() and written.read_bytes().count(b"\n") >= 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    assert 2 <= len(rows(tmp_path / "killed" / "run")) < 6
+    for cwd in (tmp_path / "killed", tmp_path):
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    killed, whole = rows(tmp_path / "killed" / "run"), rows(tmp_path / "run")
+    assert killed.keys() == whole.keys()
+    for name, row in killed.items():
+        for one, other in zip(row["candidates"], whole[name]["candidates"], strict=True):
+            assert one["steps"] == other["steps"]
+            assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
