@@ -17,7 +17,7 @@ from rpe.labels import Method
 from rpe.rollouts import Labeller, Settings
 from rpe.rows import LabelRow
 
-SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=8)
+SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16)
 
 
 class Counting:
@@ -62,7 +62,7 @@ async def checker() -> AsyncIterator[AnswerChecker]:
 
 @pytest.fixture(scope="module")
 def problems() -> list[WordProblem]:
-    return make_problems(4, 11, steps=(3, 4))
+    return make_problems(5, 11, steps=(3,))
 
 
 async def label(
@@ -115,7 +115,7 @@ def test_values_are_shares_and_the_last_is_exact(rows: list[LabelRow]) -> None:
     for row in rows:
         for solution in row.solutions:
             *inner, last = solution.values
-            assert [value.rollouts for value in inner] == [8] * len(inner)
+            assert [value.rollouts for value in inner] == [16] * len(inner)
             assert (last.exact, last.successes) == (True, int(solution.outcome is Outcome.EQUAL))
             assert all(found.standard_error is not None for found in solution.labels if found.progress)
 
