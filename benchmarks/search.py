@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "recipes" / "built-in"
+MOST = 300
+"""Problems of a full measurement. One of fewer takes the first of them, so that it can be extended later."""
 SEED = 7
 """Of the problems. The policy was trained on those of other seeds."""
 
@@ -42,8 +44,7 @@ def read(folder: Path, kind: str) -> tuple[Any, list[Any]]:
     from genprm.search.rows import RefineRow, SearchRow
 
     metrics, rows = (RefineMetrics, RefineRow) if kind == "refine" else (SearchMetrics, SearchRow)
-    found = metrics.model_validate_json((folder / "metrics.json").read_bytes())
-    return found, list(read_rows_of(folder, rows))  # pyright: ignore[reportArgumentType]
+    return metrics.model_validate_json((folder / "metrics.json").read_bytes()), list(read_rows_of(folder, rows))
 
 
 def methods(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,12 +53,12 @@ def methods(options: argparse.Namespace) -> dict[str, Any]:
 
     out = Path(options.out)
     common = ["--limit", str(options.problems), "--sandbox", options.sandbox]
-    made = ["--set", f"problems.generate={options.problems}", "--set", f"problems.generate_seed={SEED}"]
+    made = ["--set", f"problems.generate={MOST}", "--set", f"problems.generate_seed={SEED}", "--policy", options.policy]
     sampling = ["--set", f"policy.engine={options.engine}", "--set", f"prm.engine={options.engine}"]
     for name in ("best-of-n", "best-of-n-no-code", "beam", "dvts"):
         run(out / name, "search", str(RECIPES / f"{name}.yaml"), *made, *common, *sampling)
     refine = ["--temperature", "1", "--top-p", "1", "--top-k", "0", "--max-tokens", "256", "--engine", options.engine]
-    task = ["--generate", str(options.problems), "--generate-seed", str(SEED)]
+    task = ["--generate", str(MOST), "--generate-seed", str(SEED), "--policy", options.policy]
     for style in ("analysis", "code"):
         run(out / f"refine-{style}", "refine", *task, "--turns", "3", "--critique", style, *refine, *common)
 
@@ -127,7 +128,7 @@ async def speed(options: argparse.Namespace) -> dict[str, Any]:
         async def grade(self, reference: str | None, solutions: Any) -> list[Grade]:
             return [Grade(None, None) for _ in solutions]
 
-    engine = await load_engine(options.engine, "nano-policy", max_num_seqs=options.sequences)
+    engine = await load_engine(options.engine, options.policy, max_num_seqs=options.sequences)
     prm = await genprm.load_prm("nano", engine=options.engine, sandbox=options.sandbox, max_num_seqs=options.sequences)
     policy = Policy(engine, PolicySettings(temperature=1.0, max_tokens=256))
     settings = SearchSettings(Method.BEAM, n=8, width=4, iterations=10)
@@ -171,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=["methods", "speed"])
     parser.add_argument("--problems", type=int, help="300 for methods, 32 for speed by default")
+    parser.add_argument("--policy", default="nano-policy", help="the model that writes solutions")
     parser.add_argument("--alone", type=int, default=8, help="problems searched one at a time")
     parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
     parser.add_argument("--sequences", type=int, default=256, help="sequences decoded at once, for speed")
@@ -178,7 +180,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(ROOT / "runs" / "search-benchmark"), help="folder of the runs")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/search.json or search_speed.json")
     options = parser.parse_args()
-    options.problems = options.problems or (300 if options.part == "methods" else 32)
+    options.problems = options.problems or (MOST if options.part == "methods" else 32)
     figures = methods(options) if options.part == "methods" else asyncio.run(speed(options))
     line = json.dumps(figures)
     if options.save:
