@@ -182,6 +182,7 @@ class VllmEngine:
         if not self._in_flight.closed:
             await self._in_flight.close()
             await asyncio.to_thread(self.llm.shutdown)
+            await asyncio.to_thread(_end_messaging, self.llm)
             self.llm = None
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
@@ -215,3 +216,15 @@ class VllmEngine:
         if output is None:
             raise EngineError("vLLM gave no answer")
         return output
+
+
+def _end_messaging(llm: Any) -> None:
+    """Ends the ZeroMQ context whose sockets vLLM has closed.
+
+    vLLM leaves that to the garbage collector, which warns of it in whatever happens to run then.
+    """
+    client = getattr(llm, "engine_core", None)
+    context = getattr(getattr(client, "resources", None), "ctx", None)
+    # Ending it waits for open sockets, for ever.
+    if context is not None and all(socket.closed for socket in getattr(client.ctx, "_sockets", ())):
+        context.term()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
-import os
-import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +34,6 @@ from genprm.prms.load_implicit import load_implicit
 from genprm.prms.logprobs import weights_name
 from genprm.prms.logratio import ChatSpans, Spans, detect, rewards
 from genprm.types import Judgement, sigmoid
-from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
 
@@ -428,28 +425,3 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.starmap(_hammer, [(str(tmp_path), seed) for seed in range(3)]) == [0, 0, 0]
     assert len(files_in(tmp_path)) == 10
-
-
-@pytest.mark.vllm
-async def test_vllm_gives_the_same_rewards(pair: Pair, tmp_path: Path) -> None:
-    need_vllm()
-    os.environ.update(VLLM_ENV)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prm = await load_implicit(
-            str(pair.prm),
-            reference=str(pair.reference),
-            engine="vllm",
-            cache=tmp_path,
-            profile=ImplicitProfile(beta=1.0),
-            lazy=True,
-            max_num_seqs=16,
-        )
-        try:
-            judged = await prm.judge_rows([(PROBLEM, steps) for steps in SOLUTIONS[:3]])
-        finally:
-            await prm.close()
-    for steps, judgement in zip(SOLUTIONS, judged, strict=False):
-        assert isinstance(judgement, Judgement)
-        expected = direct(pair, steps, ImplicitMode.CLEAN)
-        assert [step.log_odds for step in judgement.steps] == pytest.approx(expected, abs=5e-3)
