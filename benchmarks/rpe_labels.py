@@ -4,6 +4,8 @@
   over problems, and the F1 of ProcessBench.
 * The same after consensus with the built-in judge: only solutions for which it names the same first wrong step.
 * The adaptive budget against a reference of 512 rollouts a prefix, where that one is decided, on the first problems.
+
+Run it with `python -P`: the folder of the script holds a sandbox.py of its own, which would hide the package.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm import load_prm
 from genprm.answers import AnswerChecker
