@@ -13,11 +13,15 @@ import asyncio
 import dataclasses
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.engines import Completion, ContextOverflowError, Engine, EngineError, Sampling, load_engine
 

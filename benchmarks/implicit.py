@@ -23,12 +23,16 @@ import json
 import math
 import multiprocessing
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers

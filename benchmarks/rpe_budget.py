@@ -15,9 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rpe.budget import SHARE, Counts, plan, probability
 from rpe.labels import dynamic_rollouts, step_labels

@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "recipes" / "built-in"

@@ -9,7 +9,11 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import sys
 from pathlib import Path
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sandbox import Limits, open_sandbox
 from sandbox.soak import SoakReport, soak

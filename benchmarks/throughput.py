@@ -15,11 +15,15 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.engines import load_engine
 from genprm.engines.base import Engine

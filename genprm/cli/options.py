@@ -64,7 +64,7 @@ def resolve_votes(votes: str, confidence: float | None = None) -> tuple[int, flo
     adaptive = word == ADAPTIVE
     text = (number or str(ADAPTIVE_VOTES)) if adaptive else votes
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--votes is a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
+        raise UsageError(f"votes are a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
     if confidence is not None and not adaptive:
         raise UsageError(f"--confidence {confidence:g} is for adaptive votes: --votes adaptive:{votes}")
     return int(text), (confidence or 1.0) if adaptive else None
@@ -203,10 +203,21 @@ Mode = Annotated[
         show_default="execute with code, analyze without",
     ),
 ]
+
+
+def _check_votes(votes: str) -> str:
+    try:
+        resolve_votes(votes)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    return votes
+
+
 Votes = Annotated[
     str,
     typer.Option(
         metavar="N|adaptive[:N]",
+        callback=_check_votes,
         help="Independent chains a solution; their scores are averaged. `adaptive` stops voting on a step when the "
         "missing votes cannot flip its verdict (see --confidence); it asks for 8 at most, or N.",
     ),

@@ -197,12 +197,11 @@ class Supervisor:
         """Sessions at rest must leave room for the one that runs."""
         if len(self._sessions) > _MOST_SESSIONS:
             self._close(next(key for key, session in self._sessions.items() if session is not keep))
-        held = {key: session.held_kb for key, session in self._sessions.items()}
-        budget = self._config.lane_mb << 10
-        while sum(held.values()) > budget:
+        # Never the one that has just run: brought back from elsewhere, it would be lost again before its next snippet.
+        held = {key: session.held_kb for key, session in self._sessions.items() if session is not keep}
+        budget = (self._config.lane_mb << 10) - keep.held_kb
+        while held and sum(held.values()) > budget:
             key = max(held, key=lambda candidate: held[candidate])
-            if len(held) == 1 and self._sessions[key] is keep:
-                return
             del held[key]
             self._close(key)
 

@@ -104,8 +104,10 @@ def test_a_second_run_has_nothing_to_do(finished):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_was_stopped_ends_with_the_same_rows(finished, tmp_path, number, code):
     arguments = (*VERIFY, "--concurrency", "1")
+    # A shell starts what runs in the background with SIGINT ignored, and these tests may run there.
+    heeding = ["env", "--default-signal=INT", *command(*arguments)]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(heeding, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
         rows = tmp_path / "run" / "rows.jsonl"
         deadline = time.monotonic() + 200
         while process.poll() is None and not (rows.exists() and rows.read_bytes().count(b"\n") >= 2):

@@ -13,7 +13,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 def show(
     files: Annotated[list[str], typer.Argument()],
     with_code: options.WithCode = None,
-    votes: options.Votes = 1,
+    votes: options.Votes = "1",
     base_url: options.BaseUrl = None,
     sandbox: options.Sandbox = "auto",
     limit: options.Limit = None,
@@ -31,13 +31,13 @@ def run(tmp_path, recipe: str, *arguments: str):
 def test_flag_then_file_then_default(tmp_path):
     recipe = "files: [a.jsonl, b.jsonl]\nwith-code: false\nvotes: 4\nbase_url: http://x\nsandbox: docker\nlimit:\n"
     result = run(tmp_path, recipe, "--votes", "8")
-    assert result.output == "(['a.jsonl', 'b.jsonl'], False, 8, ['http://x'], 'docker', None)\n"
+    assert result.output == "(['a.jsonl', 'b.jsonl'], False, '8', ['http://x'], 'docker', None)\n"
     result = run(tmp_path, recipe, "c.jsonl", "--with-code", "--base-url", "http://y", "--base-url", "http://z")
-    assert result.output == "(['c.jsonl'], True, 4, ['http://y', 'http://z'], 'docker', None)\n"
+    assert result.output == "(['c.jsonl'], True, '4', ['http://y', 'http://z'], 'docker', None)\n"
 
 
 def test_an_empty_recipe_changes_nothing(tmp_path):
-    assert run(tmp_path, "", "a").output == "(['a'], None, 1, None, 'auto', None)\n"
+    assert run(tmp_path, "", "a").output == "(['a'], None, '1', None, 'auto', None)\n"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_an_empty_recipe_changes_nothing(tmp_path):
     [
         ("vote: 3", "has the unknown key 'vote'. The nearest one is 'votes'."),
         ("clean: true", "has the unknown key 'clean'"),
-        ("votes: 0", "Invalid value for '--votes': Input should be greater than or equal to 1"),
+        ("votes: 0", "Invalid value for '--votes': votes are a number from 1, `adaptive` or `adaptive:N`, not '0'"),
         ("sandbox: dokcer", "Invalid value for '--sandbox'"),
         ("votes: [1, 2]", "'votes' cannot be [1, 2]"),
         ("votes: {a: 1}", "'votes' cannot be {'a': 1}"),

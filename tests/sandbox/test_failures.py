@@ -225,8 +225,12 @@ asyncio.run(main())
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_guests_end_when_the_host_process_dies(backend: str, number: signal.Signals) -> None:
     before = set(guests())
+    # A shell starts what runs in the background with SIGINT ignored, and these tests may run there.
     host = subprocess.Popen(
-        [sys.executable, "-c", HOLD, backend], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=REPOSITORY
+        ["env", "--default-signal=INT", sys.executable, "-c", HOLD, backend],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY,
     )
     with host:
         assert host.stdout is not None
