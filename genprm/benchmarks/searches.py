@@ -27,7 +27,7 @@ class CostPoint(_Model):
     policy: float
     """Tokens that the policy generated."""
     prm: float
-    """Tokens that the PRM generated; equal solutions are judged once."""
+    """Tokens that the PRM generated; beginnings that several solutions share are judged once."""
 
 
 class Split(_Model):
@@ -161,12 +161,20 @@ def _answered(row: SearchRow, size: int) -> Answered:
 
 def _cost(rows: Sequence[SearchRow], n: int) -> CostPoint:
     policy = sum(one.generated for row in rows for one in row.candidates[:n])
-    prm = sum(sum(one.vote_tokens) for row in rows for one in _distinct(row.candidates[:n]))
+    prm = sum(_judging(row, n) for row in rows)
     return CostPoint(n=n, policy=policy / len(rows), prm=prm / len(rows))
 
 
-def _distinct(candidates: Sequence[CandidateRow]) -> list[CandidateRow]:
-    return list({tuple(one.steps): one for one in candidates if one.finished}.values())
+def _judging(row: SearchRow, n: int, votes: int | None = None) -> float:
+    """Tokens that judging the first n solutions cost, by so many votes: a beginning that several share counts once."""
+    candidates = [one for one in row.candidates[:n] if one.finished]
+    if not any(one.vote_tokens for one in row.candidates):
+        return row.prm.generated * n / max(1, len(row.candidates))  # nobody knows which solution cost how much
+    cost: dict[tuple[str, ...], int] = {}
+    for one in candidates:
+        for step in range(len(one.scores)):
+            cost[tuple(one.steps[: step + 1])] = sum(chain[step] for chain in one.vote_tokens[:votes])
+    return sum(cost.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +202,13 @@ def _cells(rows: Sequence[SearchRow], aggregate: Aggregate | None) -> dict[tuple
 
 def _cell(rows: Sequence[SearchRow], n: int, votes: int, how: Aggregate) -> _Cell:
     outcomes: list[float] = []
-    tokens = 0
+    tokens = 0.0
     for row in rows:
         candidates = row.candidates[:n]
         answers = [one.answer for one in candidates]
         if votes:
             picked = pick_best(answers, [_reward(one, votes, how) for one in candidates])
-            tokens += sum(sum(one.vote_tokens[:votes]) for one in _distinct(candidates))
+            tokens += _judging(row, n, votes)
         else:
             picked = pick_majority(answers)
         tokens += sum(one.generated for one in candidates)

@@ -32,8 +32,8 @@ class CandidateRow(_Model):
     """Why there is no reward."""
     votes: list[list[float | None]] = []
     """[vote][step]: the score that each chain of the PRM gave; empty for judges without chains."""
-    vote_tokens: list[int] = []
-    """Tokens that each chain generated."""
+    vote_tokens: list[list[int]] = []
+    """[vote][step]: tokens that each chain generated. Beginnings that several solutions share are judged once."""
     generated: int = 0
     """Tokens that the policy generated for this candidate alone; 0 in a tree, whose steps are shared."""
     node: int | None = None

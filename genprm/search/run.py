@@ -207,9 +207,7 @@ def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateR
         scores=[] if judgement is None else judgement.scores,
         reason=candidate.scored.reason,
         votes=[[step.chains[vote].score for step in steps] for vote in range(chains)] if full else [],
-        vote_tokens=[sum(step.chains[vote].tokens.generated for step in steps) for vote in range(chains)]
-        if full
-        else [],
+        vote_tokens=[[step.chains[vote].tokens.generated for step in steps] for vote in range(chains)] if full else [],
         generated=candidate.tokens.generated,
         node=candidate.node,
         judged=[step_row(text, step, keep) for text, step in zip(path.steps, steps, strict=False)]

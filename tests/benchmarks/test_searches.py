@@ -17,8 +17,9 @@ def candidate(answer, correct, *votes, tokens=10, finished=True, steps=None):
         correct=correct,
         reward=None if score is None else logit(score),
         score=score,
-        votes=[[vote] for vote in votes],
-        vote_tokens=[100] * len(votes),
+        scores=[score] * len(steps or [1]),
+        votes=[[vote] * len(steps or [1]) for vote in votes],
+        vote_tokens=[[100] * len(steps or [1])] * len(votes),
         generated=tokens,
     )
 
@@ -59,6 +60,15 @@ def test_accuracies_and_what_they_cost():
 def test_equal_solutions_are_paid_for_once():
     same = candidate("1", True, 0.4, steps=["x"])
     assert [cost.prm for cost in evaluated(row(0, same, same)).costs] == [100, 100]
+
+
+def test_beginnings_that_solutions_share_are_paid_for_once():
+    one, other = (candidate("1", True, 0.4, steps=["x", end]) for end in "yz")
+    assert [cost.prm for cost in evaluated(row(0, one, other)).costs] == [200, 300]
+
+
+def test_judges_without_votes_share_what_was_spent():
+    assert [cost.prm for cost in evaluated(row(0, candidate("1", True), candidate("2", False))).costs] == [200, 400]
 
 
 def test_unfinished_and_missing_solutions():

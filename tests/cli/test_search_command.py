@@ -17,6 +17,7 @@ from genprm.cli import search
 from genprm.cli.main import app
 from genprm.engines.base import EngineError
 from genprm.search.policy import Policy
+from tests.benchmarks.shared import shared_data
 from tests.search.shared import RuleEngine, TruthJudge
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,6 +137,61 @@ def test_a_refinement_from_problems_to_page(known, tmp_path):
     assert genprm("view", "run").exit_code == 0
     assert genprm("bench", "compare", "run", "run").exit_code == 0
     assert genprm("refine").exit_code == 2
+
+
+@pytest.mark.shared_data
+def test_a_stored_pool_gives_the_numbers_of_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pool = shared_data("bon/qwen_math_cot_50.jsonl").resolve()
+    recipe = str(ROOT / "recipes" / "pool" / "best-of-n.yaml")
+    assert genprm("search", recipe, "--set", f"problems.pool=[{pool}]", "--out", "searched").exit_code == 0
+    assert genprm("bench", "best-of-n", str(pool), "--out", "bench").exit_code == 0
+    one, other = (json.loads(Path(name, "metrics.json").read_text())["best_of_n"] for name in ("searched", "bench"))
+    assert one == other
+    assert len(one["ids"]) == 50
+
+
+@pytest.mark.slow
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize("name", ["best-of-n", "best-of-n-no-code", "beam", "dvts"])
+def test_the_built_in_recipes_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    recipe = str(ROOT / "recipes" / "built-in" / f"{name}.yaml")
+    small = ("--limit", "2", "--set", "n=4", "--set", "width=2", "--set", "problems.generate=2")
+    result = genprm("search", recipe, *small, "--sandbox", "bubblewrap", "--out", "run")
+    assert result.exit_code == 0, result.output
+    found = rows()
+    assert len(found) == 2
+    for row in found.values():
+        assert row["correct"] in (True, False)
+        assert row["policy"]["generated"] > 0
+        assert all(len(one["scores"]) == len(one["steps"]) for one in row["candidates"] if one["finished"])
+        assert bool(row["nodes"]) == (name in ("beam", "dvts"))
+
+
+@pytest.mark.slow
+@pytest.mark.bubblewrap
+def test_the_built_in_models_refine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = (
+        "--generate",
+        "4",
+        "--turns",
+        "1",
+        "--temperature",
+        "1",
+        "--max-tokens",
+        "256",
+        "--sandbox",
+        "bubblewrap",
+    )
+    result = genprm("refine", *options, "--out", "run")
+    assert result.exit_code == 0, result.output
+    found = rows()
+    assert len(found) == 4
+    rejected = [row for row in found.values() if not row["turns"][0]["accepted"]]
+    assert rejected
+    assert all(len(row["turns"]) == 2 and row["turns"][0]["message"] for row in rejected)
 
 
 REAL = (

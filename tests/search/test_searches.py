@@ -206,7 +206,7 @@ async def test_a_row_says_what_was_found_and_what_it_cost():
     assert chosen.scores == [0.9, 0.9, 0.6]
     assert chosen.score == pytest.approx(0.9 * 0.9 * 0.6)
     assert chosen.votes == [[0.9, 0.9, 0.6]]
-    assert chosen.vote_tokens == [3]
+    assert chosen.vote_tokens == [[1, 1, 1]]
     assert chosen.judged[0].chains[0].text == "about 3"
     assert row.policy.generated > 0
     assert row.prm.generated == row.judged_steps
