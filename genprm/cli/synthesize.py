@@ -104,6 +104,7 @@ async def _synthesize(
     from genprm.cli.progress import shown
     from genprm.runs import digest, open_run, read_info
     from rpe.consensus import drop_reason, to_messages
+    from rpe.rationales import Review
     from rpe.rows import SynthesisRow
 
     info = read_info(labels)
@@ -124,9 +125,12 @@ async def _synthesize(
                 run.note({"teacher": teacher.name, "labels": {"facts": info.facts, "config": info.config}})
 
                 async def work(row: _Labelled) -> Finished:
-                    review = await teacher.review(
-                        row.problem, row.steps, identity=row.problem_id, seed=int(str(given["seed"]))
-                    )
+                    # Nobody knows where its first wrong step is: what the teacher says could not be checked.
+                    review = Review((), None, "")
+                    if row.label is not None:
+                        review = await teacher.review(
+                            row.problem, row.steps, identity=row.problem_id, seed=int(str(given["seed"]))
+                        )
                     dropped = drop_reason(row.label, len(row.steps), review)
                     messages = []
                     if dropped is None and row.label is not None:

@@ -18,7 +18,7 @@ PROBLEMS = 6
 
 
 def solution(problem: WordProblem, wrong: int | None, label: int | None) -> SolutionRow:
-    """A solution that is wrong from a step on, labelled as if its first wrong step were `label`."""
+    """A solution with this wrong step, labelled as if its first wrong step were `label`; None is undecided."""
     steps = list(problem.solution)
     if wrong is not None:
         steps[wrong] = f"Step {wrong + 1}: Now there are 1+1 = 2. The answer is \\boxed{{2}}."
@@ -30,7 +30,7 @@ def solution(problem: WordProblem, wrong: int | None, label: int | None) -> Solu
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of `label`: of each problem a right solution, a wrong one, and one that is labelled wrongly."""
+    """A run of `label`: a right, a wrong, a wrongly labelled and an undecided solution of each problem."""
     path = tmp_path_factory.mktemp("labels") / "run"
     with open_run(path, command="label", config={"policy": "nano-policy"}) as run:
         for problem in make_problems(PROBLEMS, 9):
@@ -41,7 +41,12 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 problem=problem.text,
                 answer=problem.answer,
                 samples=Samples(right=16, wrong=16),
-                solutions=[solution(problem, None, -1), solution(problem, last, last), solution(problem, None, 0)],
+                solutions=[
+                    solution(problem, None, -1),
+                    solution(problem, last, last),
+                    solution(problem, None, 0),
+                    solution(problem, 0, None),
+                ],
             )
             run.add(row, problem.id)
     return path
@@ -62,11 +67,12 @@ def made(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_both_agree_on_is_kept_and_the_rest_is_counted(made: Path) -> None:
     rows = list(read_rows_of(made, SynthesisRow))
-    assert len(rows) == 3 * PROBLEMS
+    assert len(rows) == 4 * PROBLEMS
     metrics = json.loads((made / "metrics.json").read_text())
     assert (metrics["kept"], metrics["dropped_disagrees"]) == (2 * PROBLEMS, PROBLEMS)
+    assert metrics["dropped_undecided"] == PROBLEMS
     assert metrics["kept_with_a_wrong_step"] == PROBLEMS
-    assert metrics["snippets_ok"] == sum(len(row.steps) for row in rows)
+    assert metrics["snippets_ok"] == sum(len(row.steps) for row in rows if row.label is not None)
 
 
 def test_load_dataset_opens_it(made: Path, tmp_path: Path) -> None:
