@@ -1,0 +1,122 @@
+"""How much of a resumed chain is computed again, and what a step costs late in a long solution.
+
+`python benchmarks/prefix.py --save` judges solutions with the built-in model and real execution on vLLM. A chain is
+resumed after every snippet and every step; what could come from the prefix cache then is all that its earlier requests
+sent and received. Solutions of 5, 20 and 60 steps, one at a time, show what a step costs as its history grows, on vLLM
+and on the transformers engine, which encodes the history anew for every request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Before this folder, whose sandbox.py would hide the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from genprm.engines import Completion, Engine, Sampling, load_engine
+from genprm.prms.genprm import GenPRM
+from genprm.prms.load import BUILT_IN_PATH
+from genprm.prms.profiles import GenPRMModel, read_profile
+from sandbox import open_sandbox
+
+
+class Watched:
+    """An engine, and how much of each chain's later prompts it had seen before."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: dict[str, list[int]] = {}
+        self.could = self.hit = self.prompt = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        completion = await self._engine.generate(prompt_ids, sampling, chain=chain)
+        ids = list(prompt_ids)
+        if chain is not None:
+            if before := self._seen.get(chain):
+                self.could += next(
+                    (at for at, (old, new) in enumerate(zip(before, ids, strict=False)) if old != new),
+                    min(len(before), len(ids)),
+                )
+                self.hit += completion.cached_tokens
+                self.prompt += len(ids)
+            self._seen[chain] = [*ids, *completion.token_ids]
+        return completion
+
+
+def solution(steps: int, number: int) -> tuple[str, list[str]]:
+    """Right arithmetic of so many steps."""
+    total, texts = 20 + number, list[str]()
+    for step in range(steps):
+        add = 3 + (7 * step + number) % 9
+        texts.append(f"Then there are {total}+{add} = {total + add} apples.")
+        total += add
+    return f"There are {20 + number} apples. How many are there in the end?", texts
+
+
+async def measure(engine_name: str, lengths: list[int], each: int, chains: int, seed: int) -> dict[str, Any]:
+    model = read_profile(str(BUILT_IN_PATH))
+    assert isinstance(model, GenPRMModel)
+    engine = await load_engine(engine_name, str(BUILT_IN_PATH))  # type: ignore[arg-type]
+    figures: dict[str, Any] = {"ms_a_step": {}}
+    try:
+        async with open_sandbox("auto") as box:
+            watched = Watched(engine)
+            prm = GenPRM(watched, box, profile=model.profile, sampling=model.sampling)  # type: ignore[arg-type]
+            await prm.judge(*solution(5, seed))
+            for length in lengths:
+                started = time.perf_counter()
+                for number in range(each):
+                    await prm.judge(*solution(length, seed + 100 * length + number))
+                seconds = time.perf_counter() - started
+                figures["ms_a_step"][str(length)] = round(1000 * seconds / (each * length), 1)
+            if engine_name == "vllm":
+                busy = Watched(engine)
+                prm = GenPRM(busy, box, profile=model.profile, sampling=model.sampling)  # type: ignore[arg-type]
+                await asyncio.gather(*(prm.judge(*solution(8, seed + 9000 + number)) for number in range(chains)))
+                figures["hit_rate"] = {"alone": rate(watched), str(chains): rate(busy)}
+    finally:
+        await engine.close()
+    return figures
+
+
+def rate(watched: Watched) -> float:
+    return round(watched.hit / watched.could, 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--engines", nargs="+", default=["vllm", "transformers"], choices=["vllm", "transformers"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[5, 20, 60], help="steps of a solution")
+    parser.add_argument("--each", type=int, default=3, help="solutions of each length")
+    parser.add_argument("--chains", type=int, default=32, help="solutions at once for the hit rate under load")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/prefix.json")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    print(f"{'engine':>14} " + " ".join(f"{f'{length} steps':>10}" for length in options.lengths) + "   ms a step")
+    for name in options.engines:
+        found = asyncio.run(measure(name, options.lengths, options.each, options.chains, options.seed))
+        figures[name] = found
+        print(f"{name:>14} " + " ".join(f"{found['ms_a_step'][str(length)]:>10}" for length in options.lengths))
+        for chains, share in found.get("hit_rate", {}).items():
+            print(f"{'':>14} {share:.1%} of the tokens that could hit did, {chains} in flight")
+    line = json.dumps(figures)
+    if options.save:
+        path = Path(__file__).parent / "results" / "prefix.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
