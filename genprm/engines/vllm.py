@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 from collections.abc import Sequence
@@ -184,6 +185,9 @@ class VllmEngine:
             await asyncio.to_thread(self.llm.shutdown)
             await asyncio.to_thread(_end_messaging, self.llm)
             self.llm = None
+            # Its tasks end first; then it is freed now: freed when the interpreter ends, it complains.
+            await asyncio.sleep(0)
+            gc.collect()
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
         """Sends one request; returns vLLM's final `RequestOutput`."""
