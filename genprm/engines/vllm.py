@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import os
 from collections.abc import Sequence
@@ -184,10 +183,9 @@ class VllmEngine:
             await self._in_flight.close()
             await asyncio.to_thread(self.llm.shutdown)
             await asyncio.to_thread(_end_messaging, self.llm)
+            # It would do so again when it is freed, and complain if that is when the interpreter ends.
+            self.llm.shutdown = lambda timeout=None: None
             self.llm = None
-            # Its tasks end first; then it is freed now: freed when the interpreter ends, it complains.
-            await asyncio.sleep(0)
-            gc.collect()
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
         """Sends one request; returns vLLM's final `RequestOutput`."""
