@@ -38,9 +38,15 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LAZY = {"PRM": "genprm.prms", "PRMError": "genprm.prms", "load_prm": "genprm.prms", "judge": "genprm.api"}
-_LAZY["judge_sync"] = "genprm.api"
-_LAZY |= {"Critique": "genprm.refine", "critique": "genprm.refine"}
+_LAZY = {
+    "PRM": "genprm.prms",
+    "PRMError": "genprm.prms",
+    "load_prm": "genprm.prms",
+    "judge": "genprm.api",
+    "judge_sync": "genprm.api",
+    "Critique": "genprm.refine",
+    "critique": "genprm.refine",
+}
 
 
 def __getattr__(name: str) -> object:

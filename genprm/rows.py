@@ -122,9 +122,7 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         steps=[step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
         solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
         named=judgement.named,
-        tokens=TokensRow(
-            prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.saved
-        ),
+        tokens=TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.saved),
         seconds=round(seconds, 3),
     )
 

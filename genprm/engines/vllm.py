@@ -184,7 +184,7 @@ class VllmEngine:
             await asyncio.to_thread(self.llm.shutdown)
             await asyncio.to_thread(_end_messaging, self.llm)
             # It would do so again when it is freed, and complain if that is when the interpreter ends.
-            self.llm.shutdown = lambda timeout=None: None
+            self.llm.shutdown = _nothing
             self.llm = None
 
     async def _request(self, prompt_ids: Sequence[int], **params: Any) -> Any:
@@ -220,12 +220,16 @@ class VllmEngine:
         return output
 
 
+def _nothing(timeout: float | None = None) -> None:
+    """Instead of a second shutdown."""
+
+
 def _end_messaging(llm: Any) -> None:
     """Ends the ZeroMQ context whose sockets vLLM has closed.
 
     vLLM leaves that to the garbage collector, which warns of it in whatever happens to run then.
     """
-    client = getattr(llm, "engine_core", None)
+    client: Any = getattr(llm, "engine_core", None)
     context = getattr(getattr(client, "resources", None), "ctx", None)
     # Ending it waits for open sockets, for ever.
     if context is not None and all(socket.closed for socket in getattr(client.ctx, "_sockets", ())):
