@@ -38,7 +38,20 @@ def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -
     if not found:
         return Cut(text, tuple(ids), None)
     end, _, string = min(found)
-    wanted = text[:end]
+    return Cut(text[:end], shortened(tokenizer, ids, text[:end]), string)
+
+
+def shortened(tokenizer: Tokenizer, ids: Sequence[int], wanted: str) -> tuple[int, ...]:
+    """Ids that decode exactly to the beginning of a text: the given ones as far as they go, then a piece anew.
+
+    Args:
+        tokenizer: what decodes the ids.
+        ids: of the whole text.
+        wanted: its beginning.
+
+    Raises:
+        EngineError: the tokenizer cannot express it.
+    """
     for kept in range(len(ids), -1, -1):
         head = tokenizer.decode(ids[:kept])
         if not wanted.startswith(head):
@@ -47,7 +60,7 @@ def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -
         cut = (*ids[:kept], *(tokenizer.encode(tail) if tail else ()))
         # A character split over tokens, or a decoder that drops a leading space: keep one token less and look again.
         if tokenizer.decode(cut) == wanted:
-            return Cut(wanted, cut, string)
+            return cut
     raise EngineError(f"the tokenizer cannot express what the model wrote: {wanted[-80:]!r}")
 
 

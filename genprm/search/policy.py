@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import prompts
 from genprm.engines.base import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
+from genprm.engines.stops import shortened
 from genprm.steps import split_steps
 from genprm.types import Tokens
 
@@ -60,7 +61,7 @@ class Path:
     """A solution in the making."""
 
     ids: tuple[int, ...]
-    """Everything so far, the prompt included."""
+    """Everything so far, the prompt included, but for `between`."""
     text: str = ""
     """What was written after the prompt."""
     steps: tuple[str, ...] = ()
@@ -70,6 +71,9 @@ class Path:
     """Tokens sampled along this path."""
     spent: Tokens = field(default_factory=Tokens)
     """What the last piece of it cost."""
+    between: str = ""
+    """What separates the last step from the next where steps have an opening: the two are tokenised together, as they
+    were when the model was trained."""
 
 
 class Policy:
@@ -155,7 +159,7 @@ class Policy:
         """One generation."""
         settings, tokenizer = self.settings, self.engine.tokenizer
         opening = settings.opening.replace("{number}", str(len(path.steps) + 1))
-        prompt = (*path.ids, *tokenizer.encode(opening))
+        prompt = (*path.ids, *tokenizer.encode(path.between + opening))
         left = settings.max_tokens - path.generated
         if left < 1:
             return replace(path, state=PathState.CUT, spent=Tokens())
@@ -176,11 +180,16 @@ class Policy:
             state = PathState.FINISHED if text.strip() else PathState.CUT
         else:
             state = PathState.CUT if done.finish is Finish.LENGTH else PathState.OPEN
+        ids, between = done.token_ids, ""
+        if self.settings.opening and done.stop is not None:
+            between = done.stop
+            ids = shortened(self.engine.tokenizer, ids, done.text.removesuffix(between))
         return Path(
-            (*prompt, *done.token_ids),
+            (*prompt, *ids),
             text,
             (*path.steps, step) if step else path.steps,
             state,
             path.generated + done.sampled_tokens,
             Tokens(len(prompt), done.sampled_tokens, done.cached_tokens),
+            between,
         )

@@ -305,3 +305,21 @@ async def test_prompts_of_base_models_and_conversations():
     )
     with pytest.raises(Exception, match="cannot hold a conversation"):
         plain.begin("p", [{"role": "user", "content": "again"}])
+
+
+async def test_a_separator_is_tokenised_with_the_opening_behind_it():
+    forced = policy(
+        lambda text, _: " b\n\n" if text.endswith("Step 1:") else " \\boxed{1}<eos>", opening="Step {number}:"
+    )
+    encoded: list[str] = []
+    tokenizer = forced.engine.tokenizer
+    encode = tokenizer.encode
+    tokenizer.encode = lambda text, **options: encoded.append(text) or encode(text, **options)
+    path = forced.begin("p")
+    first = await forced.step(path, 1)
+    assert (first.text, first.between) == ("Step 1: b\n\n", "\n\n")
+    assert not tokenizer.decode(first.ids).endswith("\n")
+    second = await forced.step(first, 2)
+    assert "\n\nStep 2:" in encoded
+    assert tokenizer.decode(second.ids).endswith("Step 1: b\n\nStep 2: \\boxed{1}")
+    assert second.steps == ("Step 1: b", "Step 2: \\boxed{1}")
