@@ -95,7 +95,7 @@ def _write(
     failures: Iterable[FailureRow],
     room: int,
 ) -> int:
-    style, script, body = _asset("page.css"), _asset(script_name), _asset("page.html")
+    style, script, body = _asset("page.css"), _asset("list.js") + _asset(script_name), _asset("page.html")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )

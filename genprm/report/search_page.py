@@ -28,17 +28,6 @@ def write_search_page(
     )
 
 
-def _entry(row: SearchRow) -> JsonValue:
-    return {
-        "id": row.id or row.key,
-        "key": row.key,
-        "prediction": row.prediction,
-        "correct": row.correct,
-        "possible": any(one.correct is True for one in row.candidates),
-        "excerpt": row.problem[:EXCERPT],
-    }
-
-
 def write_refine_page(
     path: Path,
     *,
@@ -50,16 +39,17 @@ def write_refine_page(
 ) -> int:
     """Writes the page of a refinement: see `genprm.report.page.write_page`."""
     return write_rows(
-        path, "search.js", _refine_entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb
+        path, "search.js", _entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb
     )
 
 
-def _refine_entry(row: RefineRow) -> JsonValue:
+def _entry(row: SearchRow | RefineRow) -> JsonValue:
+    tried = row.candidates if isinstance(row, SearchRow) else row.turns
     return {
         "id": row.id or row.key,
         "key": row.key,
         "prediction": row.prediction,
         "correct": row.correct,
-        "possible": any(one.correct is True for one in row.turns),
+        "possible": any(one.correct is True for one in tried),
         "excerpt": row.problem[:EXCERPT],
     }
