@@ -255,7 +255,9 @@ def test_families_are_detected(models: dict[Family, Path]) -> None:
 
 
 async def test_bad_requests_name_what_is_wrong(models: dict[Family, Path], tmp_path: Path) -> None:
-    llama = str(models[Family.RLHFLOW])
+    # Under a name that says nothing: its folder's own name would be enough.
+    (tmp_path / "plain").symlink_to(models[Family.RLHFLOW])
+    llama = str(tmp_path / "plain")
     with pytest.raises(PRMError, match=r"cannot tell the family.*qwen-prm, math-shepherd"):
         await load_discriminative(llama, engine="transformers")
     with pytest.raises(PRMError, match="no family 'qwen'"):
