@@ -44,7 +44,7 @@ class BestOfNMetrics(BaseModel):
     ids: list[str]
     methods: list[MethodMetrics]
     unscored: int = 0
-    """Solutions without a reward, ranked below all others."""
+    """Solutions with an answer but without a reward, ranked below all others."""
 
 
 def evaluate(
@@ -113,7 +113,12 @@ def evaluate_answered(
     if samples:
         for n in sizes:
             add("pass@k", n, [_pass_at_k(item.correct, n) for item in items])
-    unscored = sum(value is None for item in items for value in item.rewards or ())
+    unscored = sum(
+        reward is None and answer is not None
+        for item in items
+        if item.rewards is not None
+        for answer, reward in zip(item.answers, item.rewards, strict=True)
+    )
     return BestOfNMetrics(ids=[item.id for item in items], methods=methods, unscored=unscored)
 
 
