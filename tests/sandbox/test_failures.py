@@ -319,8 +319,9 @@ def stop_engine() -> tuple[int, list[bytes]]:
 def start_engine(stopped: int, command: list[bytes]) -> None:
     """Start dockerd again as it was."""
     assert not Path(f"/proc/{stopped}").exists()
+    # In a session of its own, as it outlives these tests.
     null = subprocess.DEVNULL
-    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    subprocess.run(["setsid", "--fork", *command], stdin=null, stdout=null, stderr=null, check=True)
 
 
 @pytest.mark.docker
