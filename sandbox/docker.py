@@ -69,6 +69,7 @@ class DockerBackend:
         await asyncio.to_thread(self._client.close)
 
     def _start(self) -> tuple[str, socket.socket]:
+        _knock()
         api = self._client.api
         memory = (_BASE_MB + idle_memory_mb(self._limits) + 2 * self._limits.memory_mb) << 20
         host = api.create_host_config(
@@ -185,15 +186,15 @@ def connect() -> docker.DockerClient:
         SandboxError: none answers.
     """
     try:
-        _knock(str(docker.utils.parse_host(os.environ.get("DOCKER_HOST"))))
+        _knock()
         return docker.from_env(timeout=120)
     except (docker.errors.DockerException, OSError) as error:
         raise SandboxError(f"no Docker engine answers ({_reason(error)}); start one, or set DOCKER_HOST") from None
 
 
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens. The SDK would leave its socket open when it finds that out."""
-    scheme, _, path = address.partition("://")
+def _knock() -> None:
+    """Raise OSError if no engine listens. The SDK would leave its socket open when it finds that out."""
+    scheme, _, path = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST"))).partition("://")
     if scheme in ("unix", "http+unix"):
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(10)
@@ -228,6 +229,7 @@ def _start_time(pid: int) -> str | None:
 def _remove(client: docker.DockerClient, identity: str) -> None:
     # Gone already, being removed, or the engine itself gone: then auto-removal or the next sweep does it.
     with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException, OSError):
+        _knock()
         client.api.remove_container(identity, force=True, v=True)
 
 
