@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from .guest.frames import MAX_CODE
-from .lane import Channel, Lane, LaneBroken
+from .lane import Channel, Lane, LaneBroken, LaneGone
 from .limits import Limits
 from .results import Result, SandboxError, Status
 
@@ -89,6 +89,9 @@ class Session:
                 if lane is not self._lane:
                     await self._move(lane)
                 result = await lane.run(self._key, code, resumes=bool(self._kept))
+            except LaneGone:
+                self._lane = None
+                continue
             except LaneBroken as broken:
                 self._lane = None
                 reasons.append(str(broken))

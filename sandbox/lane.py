@@ -21,6 +21,10 @@ class LaneBroken(Exception):
     """This guest cannot be used any more; says nothing about what it ran."""
 
 
+class LaneGone(LaneBroken):
+    """This guest broke before it was asked: no try of whoever waited for it."""
+
+
 class Channel(Protocol):
     """The byte streams of a guest, and its life."""
 
@@ -96,6 +100,7 @@ class Lane:
         """Run a snippet in a session; None when the guest no longer has the state that the snippet builds on.
 
         Raises:
+            LaneGone: the guest broke while others were served.
             LaneBroken: the guest died, hangs, or does not keep to the protocol.
         """
         self.sessions.add(session)
@@ -155,7 +160,7 @@ class Lane:
     async def _exchange(self, request: dict[str, object]) -> dict[str, object]:
         async with self._lock:
             if self.broken:
-                raise LaneBroken("the guest is gone")
+                raise LaneGone("the guest is gone")
             self._requests += 1
             number = self._requests
             try:
