@@ -2,7 +2,8 @@
 
     import genprm
 
-    judgement = genprm.judge_sync("What is 48/2 + 48?", ["48/2 = 24.", "24 + 48 = 73."])
+    problem = "Ann sold 48 clips in April and half as many in May. How many did she sell altogether?"
+    judgement = genprm.judge_sync(problem, ["In May she sold 48/2 = 24 clips.", "Altogether 48+24 = 73 clips."])
     judgement.first_error    # 1
 
 `load_prm` gives a judge to keep: `prm = await genprm.load_prm("nano")`, then `await prm.judge(problem, steps)`.
