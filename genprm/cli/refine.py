@@ -193,7 +193,7 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, *, interrupted: 
     from genprm.cli import summary
     from genprm.cli.search_report import print_refinement
     from genprm.metrics import SessionMetrics
-    from genprm.report.search_page import write_refine_page
+    from genprm.report.search_page import write_search_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
     from genprm.search.rows import RefineRow
@@ -214,7 +214,7 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, *, interrupted: 
         return
     failures = list(read_rows_of(run.path, FailureRow, FAILURES))
     page = run.path / REPORT
-    write_refine_page(page, info=run.info, metrics=metrics, rows=rows, failures=failures)
+    write_search_page(page, info=run.info, metrics=metrics, rows=rows, failures=failures)
     print_refinement(stdout(), metrics)
     summary.print_failures(stderr(), failures, str(run.path / FAILURES))
     stdout().print(f"page: {page}", soft_wrap=True)

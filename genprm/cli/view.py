@@ -63,7 +63,7 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
 def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Path:
     from genprm.benchmarks.refinement import RefineMetrics, evaluate_refinement
     from genprm.benchmarks.searches import SearchMetrics, evaluate_searches
-    from genprm.report.search_page import write_refine_page, write_search_page
+    from genprm.report.search_page import write_search_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of
     from genprm.search.rows import RefineRow, SearchRow
@@ -76,7 +76,7 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
         turns = list(read_rows_of(run, RefineRow))
         mended = evaluate_refinement(turns, failed=len(failures))
         mended = RefineMetrics.model_validate_json(stored) if stored else mended
-        left_out = write_refine_page(page, info=info, metrics=mended, rows=turns, failures=failures, max_mb=max_mb)
+        left_out = write_search_page(page, info=info, metrics=mended, rows=turns, failures=failures, max_mb=max_mb)
     else:
         rows = list(read_rows_of(run, SearchRow))
         found = evaluate_searches(rows, Method(str(info.config["method"])), failed=len(failures))

@@ -18,26 +18,11 @@ def write_search_page(
     *,
     info: RunInfo,
     metrics: BaseModel,
-    rows: Iterable[SearchRow],
+    rows: Iterable[SearchRow | RefineRow],
     failures: Iterable[FailureRow] = (),
     max_mb: float = MAX_MB,
 ) -> int:
-    """Writes the page of a search: see `genprm.report.page.write_page`."""
-    return write_rows(
-        path, "search.js", _entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb
-    )
-
-
-def write_refine_page(
-    path: Path,
-    *,
-    info: RunInfo,
-    metrics: BaseModel,
-    rows: Iterable[RefineRow],
-    failures: Iterable[FailureRow] = (),
-    max_mb: float = MAX_MB,
-) -> int:
-    """Writes the page of a refinement: see `genprm.report.page.write_page`."""
+    """Writes the page of a search or a refinement: see `genprm.report.page.write_page`."""
     return write_rows(
         path, "search.js", _entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb
     )

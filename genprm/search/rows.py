@@ -52,8 +52,8 @@ class NodeRow(_Model):
     state: NodeState
 
 
-class SearchRow(_Model):
-    """What a search came to on one problem."""
+class ProblemRow(_Model):
+    """What is kept of a problem, however it was solved."""
 
     key: str
     id: str | None = None
@@ -61,22 +61,27 @@ class SearchRow(_Model):
     answer: str | None = None
     """The reference answer."""
     chosen: int | None
-    """The candidate that is the search's answer; None when none came to an end."""
+    """Which attempt is the answer; None when none came to an end."""
     prediction: str | None
     correct: bool | None
-    candidates: list[CandidateRow]
-    nodes: list[NodeRow] = []
     policy: TokensRow
     """What the policy spent."""
     prm: TokensRow
     """What the PRM spent."""
-    judged_steps: int = 0
     seconds: float
 
     @property
     def generated(self) -> int:
         """Tokens generated for this problem, by policy and PRM."""
         return self.policy.generated + self.prm.generated
+
+
+class SearchRow(ProblemRow):
+    """What a search came to on one problem; `chosen` is a candidate."""
+
+    candidates: list[CandidateRow]
+    nodes: list[NodeRow] = []
+    judged_steps: int = 0
 
 
 class TurnRow(_Model):
@@ -102,25 +107,9 @@ class TurnRow(_Model):
     prm: int
 
 
-class RefineRow(_Model):
-    """What the critic loop came to on one problem."""
+class RefineRow(ProblemRow):
+    """What the critic loop came to on one problem; `chosen` is a turn."""
 
-    key: str
-    id: str | None = None
-    problem: str
-    answer: str | None = None
-    chosen: int | None
-    """The turn whose solution is the answer; None when none came to an end."""
-    prediction: str | None
-    correct: bool | None
     after: list[int | None]
     """The same, had the loop ended after turn 0, 1, 2 ..."""
     turns: list[TurnRow]
-    policy: TokensRow
-    prm: TokensRow
-    seconds: float
-
-    @property
-    def generated(self) -> int:
-        """Tokens generated for this problem, by policy and PRM."""
-        return self.policy.generated + self.prm.generated
