@@ -274,6 +274,15 @@ def _draw(path: Path, label: str, values: Sequence[float | None]) -> bool:
     return True
 
 
+def check_installed() -> None:
+    """Find out before hours of work whether their outcome can be written.
+
+    Raises:
+        DatasetError: a library is missing, with what to install.
+    """
+    _pyarrow()
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow

@@ -149,12 +149,14 @@ async def _label(
     from genprm.engines import BUILT_IN, load_engine
     from genprm.provenance import weights_of
     from genprm.runs import digest, open_run
+    from rpe.dataset import check_installed
     from rpe.journal import FILE, Journal
     from rpe.rollouts import Labeller, RolloutError
 
     config: dict[str, JsonValue] = {**given, **asdict(settings)}
     rows = list(_problems(given))
     out = out or Path("runs") / f"label-{digest('label', config, FREE)[:8]}"
+    check_installed()
     with open_run(out, command="label", config=config, free=FREE, clean=clean) as run:
         if clean:
             (out / FILE).unlink(missing_ok=True)

@@ -104,6 +104,7 @@ async def _synthesize(
     from genprm.cli.progress import shown
     from genprm.runs import digest, open_run, read_info
     from rpe.consensus import drop_reason, to_messages
+    from rpe.dataset import check_installed
     from rpe.rationales import Review
     from rpe.rows import SynthesisRow
 
@@ -115,6 +116,7 @@ async def _synthesize(
     limit = given["limit"]
     rows = list(islice(_solutions(labels), None if limit is None else int(str(limit))))
     out = out or Path("runs") / f"synthesize-{digest('synthesize', config, (*FREE, 'labels'))[:8]}"
+    check_installed()
     with open_run(out, command="synthesize", config=config, free=(*FREE, "labels"), clean=clean) as run:
         progress = Progress(len(rows))
         started = time.perf_counter()
