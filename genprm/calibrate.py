@@ -294,7 +294,8 @@ def plot(path: str | Path, result: CrossValidated) -> None:
         axes.plot([point.score for point in points], [point.right for point in points], marker="o", label="right steps")
         assert measured is not None
         axes.set_title(f"{title}: ECE {measured.ece:.3f}, Brier {measured.brier:.3f}")
-        axes.set(xlabel="score", ylabel="share", xlim=(0, 1), ylim=(0, 1))
+        # A sure judge has all its points at the ends: they are to be seen whole.
+        axes.set(xlabel="score", ylabel="share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", frameon=False)
     figure.savefig(path)
 
