@@ -1,25 +1,32 @@
-"""The same run over a Ray cluster: a judge whose work is done by actors, each with an engine and a sandbox of its own.
+"""The same run over a Ray cluster: what judges or writes is opened by actors, each with an engine of its own.
 
-The driver, its rows and its folder are those of a run on one machine; only the judge is another one. A worker that
-dies is replaced, and what it had in hand is judged again by the others: no row is lost, and none is written twice.
+The driver, its rows and its folder are those of a run on one machine; only the judge is another one (`ClusterPRM`), or
+the engine (`ClusterEngine`). A worker that dies is replaced, and what it had in hand is done again by the others: no
+row is lost, and none is written twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from genprm.prms.base import PRM, PRMError
+from genprm.engines.base import Completion, Sampling
+from genprm.engines.routing import Router, Server
+from genprm.prms.base import PRMError
 from genprm.types import Judgement
+
+if TYPE_CHECKING:
+    from genprm.engines.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 LOCAL = "ray"
 """The address that means: the cluster this machine belongs to, or else a Ray of its own."""
 RETRIES = 3
-"""Workers that may die under one solution before the solution is given up: it may be what kills them."""
+"""Workers that may die under one call before it is given up: it may be what kills them."""
 REPLACEMENTS = 8
 """Workers that are replaced in one run."""
 
@@ -28,31 +35,38 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached, has no room for a worker, or loses workers faster than they can be replaced."""
 
 
-class _Worker:
-    """What runs in an actor: a judge, opened where it works."""
-
-    def __init__(self, model: str, options: dict[str, Any]) -> None:
-        self._model = model
-        self._options = options
-        self._prm: PRM | None = None
-
-    async def open(self) -> tuple[str, int, dict[str, Any]]:
-        """Loads the judge; its name, its capacity and the facts about it."""
-        from genprm.prms import load_prm
-        from genprm.provenance import facts_of
-
-        self._prm = await load_prm(self._model, **self._options)
-        return self._prm.name, self._prm.capacity, facts_of(self._prm)
-
-    async def judge(self, problem: str, steps: list[str], seed: int) -> Judgement:
-        """Judges one solution."""
-        assert self._prm is not None
-        return await self._prm.judge(problem, steps, seed=seed)
+class Held(Protocol):
+    """What a worker holds: a judge or an engine."""
 
     async def close(self) -> None:
-        """Closes the judge."""
-        if self._prm is not None:
-            await self._prm.close()
+        """Frees it."""
+        ...
+
+
+Opening = Callable[[], Awaitable[tuple[Held, dict[str, Any]]]]
+"""Opens what a worker holds, and tells the driver about it. It is pickled, and called where the worker is."""
+
+
+class _Worker:
+    """What runs in an actor."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._held: Held | None = None
+
+    async def open(self) -> dict[str, Any]:
+        """Opens what it holds; the facts about it."""
+        self._held, facts = await self._opening()
+        return facts
+
+    async def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Calls a method of what it holds."""
+        return await getattr(self._held, method)(*arguments, **named)
+
+    async def close(self) -> None:
+        """Closes what it holds."""
+        if self._held is not None:
+            await self._held.close()
 
     def pid(self) -> int:
         """The process of this worker."""
@@ -61,81 +75,100 @@ class _Worker:
         return os.getpid()
 
 
-class ClusterPRM:
-    """A judge over the workers of a Ray cluster. Open it with `load_cluster`."""
+class Workers:
+    """Actors that hold the same, of which any may be asked.
 
-    def __init__(self, actor_class: Any, arguments: tuple[str, dict[str, Any]]) -> None:
+    Args:
+        actor_class: a Ray actor class of `_Worker`.
+        opening: opens what each holds.
+    """
+
+    def __init__(self, actor_class: Any, opening: Opening) -> None:
         self._actor_class = actor_class
-        self._arguments = arguments
-        self._in_flight: dict[Any, int] = {}
+        self._opening = opening
+        self._actors: dict[Server, Any] = {}
+        # Calls of one chain go where its prefix is cached, as with servers.
+        self._router = Router(())
         self._left = REPLACEMENTS
         self._replacing: set[asyncio.Task[None]] = set()
-        self.name = arguments[0]
-        self.capacity = 0
         self.facts: dict[str, Any] = {}
-        """How the workers judge: see `genprm.provenance.facts_of`."""
+        """What the last one to start said of what it holds."""
 
     @property
-    def workers(self) -> list[Any]:
-        """The actors that are alive, as far as this process knows."""
-        return list(self._in_flight)
+    def actors(self) -> list[Any]:
+        """Those that are alive, as far as this process knows."""
+        return list(self._actors.values())
 
-    async def start(self, workers: int) -> None:
-        """Starts the workers side by side.
+    async def start(self, count: int) -> None:
+        """Starts so many side by side.
 
         Raises:
             ClusterError: one of them does not start.
         """
-        await asyncio.gather(*(self._start_one() for _ in range(workers)))
+        await asyncio.gather(*(self._start_one() for _ in range(count)))
 
-    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
-        """Judges a solution on the least busy worker; see `genprm.prms.base.PRM`."""
+    async def call(self, method: str, *arguments: Any, chain: str | None = None, **named: Any) -> Any:
+        """Calls a method of what one of them holds, and of another one's when that one dies.
+
+        What the method raises is raised here.
+
+        Args:
+            method: its name; an async one.
+            *arguments: its arguments.
+            chain: calls of one chain go to one worker as long as it lives; others to the least busy.
+            **named: its arguments by name.
+
+        Raises:
+            ClusterError: `RETRIES` workers died over it, or none is left.
+        """
         from ray.exceptions import RayActorError
 
         for _ in range(RETRIES):
-            worker = await self._least_busy()
-            self._in_flight[worker] += 1
+            worker = await self._pick(chain)
+            worker.in_flight += 1
             try:
-                return await worker.judge.remote(problem, list(steps), seed)
+                return await self._actors[worker].call.remote(method, arguments, named)
             except RayActorError as error:
                 self._bury(worker, error)
             finally:
-                if worker in self._in_flight:
-                    self._in_flight[worker] -= 1
-        raise ClusterError(f"{RETRIES} workers died while they judged this solution")
+                worker.in_flight -= 1
+        raise ClusterError(f"{RETRIES} workers died over one call of {method!r}")
 
     async def close(self) -> None:
-        """Closes the workers' judges and ends the workers."""
+        """Closes what they hold, and ends them."""
         import ray
 
         for task in self._replacing:
             task.cancel()
-        await asyncio.gather(*(worker.close.remote() for worker in self._in_flight), return_exceptions=True)
-        for worker in self._in_flight:
-            ray.kill(worker)
-        self._in_flight.clear()
+        await asyncio.gather(*(actor.close.remote() for actor in self.actors), return_exceptions=True)
+        for actor in self.actors:
+            ray.kill(actor)
+        self._set({})
+
+    def _set(self, actors: dict[Server, Any]) -> None:
+        self._actors = actors
+        self._router.servers = tuple(actors)
 
     async def _start_one(self) -> None:
-        worker = self._actor_class.remote(*self._arguments)
+        actor = self._actor_class.remote(self._opening)
         try:
-            self.name, capacity, facts = await worker.open.remote()
+            self.facts = await actor.open.remote()
         except Exception as error:
             raise ClusterError(f"a worker did not start: {error}") from error
-        self._in_flight[worker] = 0
-        self.capacity += capacity
-        self.facts = facts | {"capacity": self.capacity}
+        self._set({**self._actors, Server(str(actor)): actor})
 
-    async def _least_busy(self) -> Any:
-        while not self._in_flight:
+    async def _pick(self, chain: str | None) -> Server:
+        while (worker := self._router.pick(chain)) is None:
             if not self._replacing:
                 raise ClusterError(f"no worker is left: {REPLACEMENTS} were replaced already")
             await asyncio.wait(self._replacing, return_when=asyncio.FIRST_COMPLETED)
-        return min(self._in_flight, key=self._in_flight.__getitem__)
+        return worker
 
-    def _bury(self, worker: Any, error: Exception) -> None:
+    def _bury(self, worker: Server, error: Exception) -> None:
         """Takes a dead worker off the list, once, and starts another in its place."""
-        if self._in_flight.pop(worker, None) is None:
+        if worker not in self._actors:
             return
+        self._set({other: actor for other, actor in self._actors.items() if other is not worker})
         logger.warning("a worker died, and is replaced: %s", str(error).splitlines()[0])
         if self._left > 0:
             self._left -= 1
@@ -148,6 +181,66 @@ class ClusterPRM:
             await self._start_one()
         except ClusterError:
             logger.exception("the worker that was to replace a dead one did not start")
+
+
+class ClusterPRM:
+    """A judge over the workers of a Ray cluster, each with an engine and a sandbox. Open it with `load_cluster`."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self.name: str = workers.facts["model"]
+        self.capacity: int = workers.facts["capacity"] * len(workers.actors)
+        self.facts: dict[str, Any] = workers.facts | {"capacity": self.capacity}
+        """How the workers judge: see `genprm.provenance.facts_of`."""
+
+    @property
+    def workers(self) -> list[Any]:
+        """The actors that are alive, as far as this process knows."""
+        return self._workers.actors
+
+    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        """Judges a solution on the least busy worker; see `genprm.prms.base.PRM`."""
+        return await self._workers.call("judge", problem, list(steps), seed=seed)
+
+    async def close(self) -> None:
+        """Closes the workers' judges and ends the workers."""
+        await self._workers.close()
+
+
+class ClusterEngine:
+    """An engine over the workers of a Ray cluster, each with one of its own. Open it with `load_cluster_engine`."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self.tokenizer: Tokenizer = workers.facts["tokenizer"]
+        self.model_name: str = workers.facts["model_name"]
+        self.max_model_len: int = workers.facts["max_model_len"]
+        self.capacity: int = workers.facts["capacity"] * len(workers.actors)
+        self.kind: str = workers.facts["kind"]
+        """The engine of the workers: `vllm` or `transformers`."""
+
+    @property
+    def workers(self) -> list[Any]:
+        """The actors that are alive, as far as this process knows."""
+        return self._workers.actors
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        """Continues a prompt: see `genprm.engines.base.Engine`."""
+        return await self._workers.call("generate", list(prompt_ids), sampling, chain=chain)
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        """Scores next tokens: see `genprm.engines.base.Engine`."""
+        return await self._workers.call("choice_logprobs", list(prompt_ids), list(choices), chain=chain)
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Scores the tokens of a prompt: see `genprm.engines.base.Engine`."""
+        return await self._workers.call("prompt_logprobs", list(ids))
+
+    async def close(self) -> None:
+        """Closes the workers' engines and ends the workers."""
+        await self._workers.close()
 
 
 async def load_cluster(
@@ -166,6 +259,56 @@ async def load_cluster(
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or a worker does not start.
     """
+    return ClusterPRM(await _start(address, partial(_open_judge, model, options), workers, gpus_per_worker))
+
+
+async def load_cluster_engine(
+    address: str,
+    model: str,
+    *,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    models: int = 1,
+    **options: Any,
+) -> ClusterEngine:
+    """Opens an engine over a Ray cluster. What it writes is what one engine would.
+
+    Args:
+        address: see `load_cluster`.
+        model: as for `load_engine`.
+        workers: see `load_cluster`.
+        gpus_per_worker: see `load_cluster`.
+        models: how many are to be opened on the cluster, this one among them: each gets its part of the GPUs or nodes.
+        **options: of `load_engine`, which every worker calls with them; among them `kind`.
+
+    Raises:
+        ClusterError: Ray is not installed, the cluster cannot be reached, or a worker does not start.
+    """
+    opening = partial(_open_engine, model, options)
+    return ClusterEngine(await _start(address, opening, workers, gpus_per_worker, models))
+
+
+async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Held, dict[str, Any]]:
+    from genprm.prms import load_prm
+    from genprm.provenance import facts_of
+
+    prm = await load_prm(model, **options)
+    return prm, facts_of(prm)
+
+
+async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Held, dict[str, Any]]:
+    from genprm.engines import load_engine
+
+    engine = await load_engine(model=model, **options)
+    names = ("tokenizer", "model_name", "max_model_len", "capacity")
+    facts = {name: getattr(engine, name) for name in names}
+    return engine, facts | {"kind": type(engine).__module__.rpartition(".")[2]}
+
+
+async def _start(
+    address: str, opening: Opening, workers: int | None, gpus_per_worker: float | None, models: int = 1
+) -> Workers:
+    """Starts workers where there is room for them."""
     try:
         import ray
     except ImportError as error:
@@ -181,22 +324,22 @@ async def load_cluster(
     gpus = float(total.get("GPU", 0.0))
     each = gpus_per_worker if gpus_per_worker is not None else (1.0 if gpus else 0.0)
     nodes = sum(1 for name in total if name.startswith("node:") and name != "node:__internal_head__")
-    count = workers or max(1, int(gpus // each) if each else nodes)
+    count = workers or max(1, (int(gpus // each) if each else nodes) // models)
     cpus = float(total.get("CPU", 0.0))
     # Ray would let the workers that find no room wait for ever.
-    if count > cpus or count * each > gpus:
+    if count * models > cpus or count * models * each > gpus:
         raise ClusterError(
-            f"the cluster has no room for {count} workers of one CPU and {each:g} GPUs: it has {cpus:g} CPUs and "
-            f"{gpus:g} GPUs"
+            f"the cluster has no room for {count * models} workers of one CPU and {each:g} GPUs: it has {cpus:g} CPUs "
+            f"and {gpus:g} GPUs"
         )
     actor_class: Any = ray.remote(_Worker)
-    prm = ClusterPRM(actor_class.options(num_gpus=each, num_cpus=1, max_concurrency=4096), (model, options))
+    started = Workers(actor_class.options(num_gpus=each, num_cpus=1, max_concurrency=4096), opening)
     try:
-        await prm.start(count)
+        await started.start(count)
     except BaseException:
-        await prm.close()
+        await started.close()
         raise
-    return prm
+    return started
 
 
 def _init(address: str | None) -> None:

@@ -1,16 +1,20 @@
-"""The run over a Ray cluster, on a Ray of this machine with two workers that each hold the built-in model."""
+"""The runs over a Ray cluster, on a Ray of this machine with two workers that each hold a built-in model."""
 
 import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
-from genprm.cluster import ClusterError, ClusterPRM, load_cluster
+import genprm.cluster
+from genprm.cli.main import app
+from genprm.cluster import ClusterEngine, ClusterError, ClusterPRM, load_cluster, load_cluster_engine
 from genprm.inputs import read_rows
 from genprm.prms import PRMError, load_prm
 from genprm.runs import open_run
@@ -20,17 +24,22 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "solutions.jsonl"
 pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap, pytest.mark.filterwarnings("default")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def cluster() -> AsyncIterator[ClusterPRM]:
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
     import ray
 
     # Ray runs workers at a low priority, which means never where other tests share the processor.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cluster(local_ray: None) -> AsyncIterator[ClusterPRM]:
     prm = await load_cluster("ray", "nano", workers=2, engine="transformers", sandbox="bubblewrap", temperature=0.0)
     yield prm
     await prm.close()
-    ray.shutdown()
 
 
 async def test_a_worker_that_is_killed_loses_nothing(cluster: ClusterPRM, tmp_path: Path) -> None:
@@ -59,10 +68,98 @@ async def test_errors_come_from_the_worker_as_they_are(cluster: ClusterPRM) -> N
 
 
 async def test_more_workers_than_there_is_room_for_are_refused(cluster: ClusterPRM) -> None:
-    with pytest.raises(ClusterError, match="no room for 40 workers of one CPU and 0 GPUs: it has 3 CPUs"):
+    with pytest.raises(ClusterError, match="no room for 40 workers of one CPU and 0 GPUs: it has 5 CPUs"):
         await load_cluster("ray", "nano", workers=40)
 
 
 async def test_a_worker_that_does_not_start_says_why(cluster: ClusterPRM) -> None:
     with pytest.raises(ClusterError, match="there is no model in '/nowhere'"):
         await load_cluster("ray", "/nowhere", workers=1, sandbox="bubblewrap")
+
+
+LABEL = ("label", "--generate", "3", "--temperature", "1", "--first", "12", "--most", "24", "--max-tokens", "200")
+SYNTHESIZE = ("--teacher", "nano-policy", "--max-tokens", "60", "--sandbox", "bubblewrap", "--engine", "transformers")
+ON_TWO = ("--cluster", "ray", "--workers", "2")
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output + result.stderr
+    return result.stderr
+
+
+def lines_of(file: Path) -> list[dict[str, object]]:
+    """The whole lines of a file that may be written to."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Killer:
+    """Kills the first worker of the cluster that a command opens, when a file has so many lines."""
+
+    def __init__(self, file: Path, lines: int) -> None:
+        self.file, self.lines = file, lines
+        self.at = 0
+        """Lines that were there at the kill; 0 before it."""
+
+    async def load(self, address: str, model: str, **options: Any) -> ClusterEngine:
+        engine = await load_cluster_engine(address, model, **options)
+        pid = await engine.workers[0].pid.remote()
+        self.task = asyncio.create_task(self.kill(pid))
+        return engine
+
+    async def kill(self, pid: int) -> None:
+        while (there := len(lines_of(self.file))) < self.lines:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+        self.at = there
+
+
+def test_label_and_synthesize_lose_nothing_with_a_worker(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    alone, labels = tmp_path / "alone", tmp_path / "labels"
+    command(*LABEL, "--engine", "transformers", "--out", alone)
+    rollouts = lines_of(alone / "rollouts.jsonl")
+    killer = Killer(labels / "rollouts.jsonl", len(rollouts) // 4)
+    monkeypatch.setattr(genprm.cluster, "load_cluster_engine", killer.load)
+    said = command(*LABEL, "--engine", "transformers", *ON_TWO, "--out", labels)
+    assert "Cluster: 2 workers with nano-policy" in said
+    assert 0 < killer.at < len(rollouts)
+    assert "a worker died, and is replaced" in caplog.text
+    # The journal is the driver's: each rollout is in it once, whoever made it, and all of them count.
+    names = [(line["problem"], line["name"]) for line in lines_of(labels / "rollouts.jsonl")]
+    assert len(set(names)) == len(names) == len(rollouts)
+    assert by_key(labels) == by_key(alone)
+    # A run may go on with or without the cluster.
+    command(*LABEL, "--engine", "transformers", "--out", labels)
+
+    monkeypatch.undo()
+    plain, made = tmp_path / "plain", tmp_path / "made"
+    command("synthesize", alone, *SYNTHESIZE, "--out", plain)
+    killer = Killer(made / "rows.jsonl", 1)
+    monkeypatch.setattr(genprm.cluster, "load_cluster_engine", killer.load)
+    command("synthesize", alone, *SYNTHESIZE, *ON_TWO, "--concurrency", "3", "--out", made)
+    assert 0 < killer.at < len(lines_of(made / "rows.jsonl"))
+    assert by_key(made) == by_key(plain)
+
+
+def by_key(run: Path) -> dict[object, dict[str, object]]:
+    """The rows of a run, each of which must be there once."""
+    rows = lines_of(run / "rows.jsonl")
+    found = {row["key"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workers", "2"), "--workers 2 is for --cluster"),
+        (("--cluster", "ray", "--policy-url", "http://127.0.0.1:9/v1"), "every model has a server already"),
+    ],
+)
+def test_a_cluster_with_nothing_to_do_is_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(app, [*LABEL, *arguments, "--out", str(tmp_path)], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genprm.cli import options
-from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
+from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
+from genprm.cli.data import FREE as DATA_FREE
+from genprm.cli.data import Models, finish, kind_of, texts, workers_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from genprm.search.problems import ProblemRow
     from rpe.rollouts import Settings
 
-FREE = ("limit", "concurrency", "policy_url", "completer_url")
+FREE = (*DATA_FREE, "policy_url", "completer_url")
 """Options that do not change results: they may differ when a run goes on."""
+CONCURRENCY = 8
+"""Problems in flight that keep a machine busy: each has some dozens of rollouts at once."""
 
 EPILOG = """Examples:\n
   genprm label --generate 50 --out runs/labels\n
@@ -79,9 +83,11 @@ def label(
     ] = None,
     seed: options.Seed = 0,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Problems in flight at once.", show_default="8")
+        int | None, typer.Option(min=1, help="Problems in flight at once.", show_default="8, or 8 a worker")
     ] = None,
     limit: options.Limit = None,
+    cluster: options.Cluster = None,
+    workers: options.Workers = None,
     out: options.Out = None,
     clean: options.Clean = False,
     push_to_hub: Annotated[
@@ -128,17 +134,16 @@ def label(
             "policy_url": list(policy_url or []),
             "completer": completer,
             "completer_url": list(completer_url or []),
-            "engine": engine,
-            "dtype": dtype,
             "limit": limit,
             "concurrency": concurrency,
         }
-        code = run_async(_label(settings, made, out, clean, push_to_hub))
+        models = Models(engine, dtype, cluster, workers, seed)
+        code = run_async(_label(settings, models, made, out, clean, push_to_hub))
     raise typer.Exit(code)
 
 
 async def _label(
-    settings: Settings, given: dict[str, JsonValue], out: Path | None, clean: bool, push_to_hub: str | None
+    settings: Settings, models: Models, given: dict[str, JsonValue], out: Path | None, clean: bool, hub: str | None
 ) -> int:
     import asyncio
     from dataclasses import asdict
@@ -146,14 +151,14 @@ async def _label(
     from genprm.answers import AnswerChecker
     from genprm.batch import BatchError, Finished, Progress, drive
     from genprm.cli.progress import shown
-    from genprm.engines import BUILT_IN, load_engine
+    from genprm.engines import BUILT_IN
     from genprm.provenance import weights_of
     from genprm.runs import digest, open_run
     from rpe.dataset import check_installed
     from rpe.journal import FILE, Journal
     from rpe.rollouts import Labeller, RolloutError
 
-    config: dict[str, JsonValue] = {**given, **asdict(settings)}
+    config: dict[str, JsonValue] = {**given, **models.config(), **asdict(settings)}
     rows = list(_problems(given))
     out = out or Path("runs") / f"label-{digest('label', config, FREE)[:8]}"
     check_installed()
@@ -163,30 +168,18 @@ async def _label(
         journal = Journal(out, run.done)
         progress = Progress(len(rows))
         started = time.perf_counter()
-        stopped: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
                 stack.callback(journal.close)
-
-                async def opened(model: str, urls: list[str]):
-                    kind = given["engine"]
-                    found = await load_engine(
-                        kind,  # pyright: ignore[reportArgumentType]
-                        model,
-                        base_urls=urls,
-                        tokenizer=model if urls and model not in BUILT_IN else None,
-                        seed=settings.seed,
-                        dtype=str(given["dtype"]),
-                    )
-                    stack.push_async_callback(found.close)
-                    return found
-
                 name, other = str(given["policy"]), given["completer"]
-                policy = await opened(name, _texts(given["policy_url"]))
-                completer = await opened(str(other), _texts(given["completer_url"])) if other is not None else None
+                wanted = [(name, texts(given["policy_url"]))]
+                if other is not None:
+                    wanted.append((str(other), texts(given["completer_url"])))
+                engines = await models.open(stack, *wanted)
+                policy, completer = engines[0], engines[1] if other is not None else None
                 facts: dict[str, JsonValue] = {
                     "weights": None if given["policy_url"] else weights_of(BUILT_IN.get(name, name)),
-                    "engine": type(policy).__module__.rpartition(".")[2],
+                    "engine": kind_of(policy),
                 }
                 run.note(facts, fixed=("weights", "engine"))
                 labeller = Labeller(
@@ -204,19 +197,13 @@ async def _label(
                     return Finished(made, made.generated)
 
                 with shown(stderr()) as on_progress:
-                    concurrency = int(str(given["concurrency"] or 8))
+                    concurrency = int(str(given["concurrency"] or CONCURRENCY * workers_of(*engines)))
                     await drive(rows, run, work, concurrency=concurrency, progress=progress, on_progress=on_progress)
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        if stopped is not None:
+        except (asyncio.CancelledError, BatchError):
             stderr().print(f"Stopped. {len(run.done):,} problems are kept, and all rollouts of those in work.")
-            raise stopped
-        _finish(run, progress, time.perf_counter() - started, push_to_hub)
+            raise
+        _finish(run, progress, time.perf_counter() - started, hub)
     return FAILED if progress.failed else 0
-
-
-def _texts(value: JsonValue) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
@@ -225,31 +212,17 @@ def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
     limit = given["limit"]
     number = given["generate"]
     if number is None:
-        rows = read_problems(_texts(given["files"]))
+        rows = read_problems(texts(given["files"]))
     else:
         rows = generated(int(str(number)), int(str(given["generate_seed"])))
     return islice(rows, None if limit is None else int(str(limit)))
 
 
-def _finish(run: RunFolder, progress: Progress, seconds: float, push_to_hub: str | None) -> None:
+def _finish(run: RunFolder, progress: Progress, seconds: float, hub: str | None) -> None:
     """Writes the data set and the metrics, and prints what the run came to."""
-    import json
-
-    from genprm.cli import summary
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, read_rows_of, write_atomically
     from rpe.dataset import label_metrics, write_labels
     from rpe.rows import LabelRow
 
     rows = sorted((row for row in run.rows(LabelRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key])
-    metrics = label_metrics(rows)
-    write_atomically(run.path / METRICS, json.dumps(metrics | {"seconds": round(seconds, 1)}, indent=2))
     folder = write_labels(run.path / "dataset", rows, run.info)
-    for name, value in metrics.items():
-        stdout().print(f"{name.replace('_', ' '):28} {value}")
-    summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
-    stdout().print(f"data set: {folder}", soft_wrap=True)
-    if push_to_hub is not None:
-        from rpe.dataset import push
-
-        push(folder, push_to_hub)
+    finish(run, label_metrics(rows), seconds, folder, hub)

@@ -240,14 +240,14 @@ Cluster = Annotated[
     str | None,
     typer.Option(
         metavar="ray|ADDRESS",
-        help="Judge on the workers of a Ray cluster: `ray` for the one this machine belongs to (or one of its own), or "
-        "an address like ray://head:10001.",
+        help="Open the model on the workers of a Ray cluster: `ray` for the one this machine belongs to (or one of its "
+        "own), or an address like ray://head:10001.",
         show_default="none",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Workers on the cluster.", show_default="one a GPU, or one a node without GPUs"),
+    typer.Option(min=1, help="Workers of each model on the cluster.", show_default="one a GPU, or one a node without GPUs"),
 ]
 Temperature = Annotated[
     float | None,

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genprm.cli import options
-from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
+from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
+from genprm.cli.data import FREE as DATA_FREE
+from genprm.cli.data import Models, finish, texts, workers_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.batch import Progress
+    from genprm.runs import RunFolder
     from rpe.rationales import Teacher
 
-FREE = ("limit", "concurrency", "base_url", "sandbox")
+FREE = (*DATA_FREE, "base_url", "sandbox")
 """Options that do not change results: they may differ when a run goes on."""
+CONCURRENCY = 16
+"""Solutions in flight that keep a machine busy."""
 
 EPILOG = """Examples:\n
   genprm synthesize runs/labels --out runs/train\n
@@ -60,8 +66,12 @@ def synthesize(
     ] = "question",
     sandbox: options.Sandbox = "auto",
     seed: options.Seed = 0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Solutions in flight at once.")] = 16,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Solutions in flight at once.", show_default="16, or 16 a worker")
+    ] = None,
     limit: options.Limit = None,
+    cluster: options.Cluster = None,
+    workers: options.Workers = None,
     out: options.Out = None,
     clean: options.Clean = False,
     push_to_hub: Annotated[
@@ -80,23 +90,21 @@ def synthesize(
             "labels": str(labels),
             "teacher": teacher,
             "base_url": list(base_url or []),
-            "engine": engine,
-            "dtype": dtype,
             "temperature": temperature,
             "max_tokens": max_tokens,
             "verdicts": verdicts,
             "question": question,
             "sandbox": sandbox,
-            "seed": seed,
             "concurrency": concurrency,
             "limit": limit,
         }
-        code = run_async(_synthesize(given, labels, out, clean, push_to_hub))
+        models = Models(engine, dtype, cluster, workers, seed)
+        code = run_async(_synthesize(models, given, labels, out, clean, push_to_hub))
     raise typer.Exit(code)
 
 
 async def _synthesize(
-    given: dict[str, JsonValue], labels: Path, out: Path | None, clean: bool, push_to_hub: str | None
+    models: Models, given: dict[str, JsonValue], labels: Path, out: Path | None, clean: bool, hub: str | None
 ) -> int:
     import asyncio
 
@@ -112,7 +120,7 @@ async def _synthesize(
     if info.command != "label":
         raise UsageError(f"{str(labels)!r} is a run of `genprm {info.command}`, not of `genprm label`")
     # Labels of another configuration are another input, wherever they lie.
-    config: dict[str, JsonValue] = {**given, "labels_digest": info.digest}
+    config: dict[str, JsonValue] = {**given, **models.config(), "labels_digest": info.digest}
     limit = given["limit"]
     rows = list(islice(_solutions(labels), None if limit is None else int(str(limit))))
     out = out or Path("runs") / f"synthesize-{digest('synthesize', config, (*FREE, 'labels'))[:8]}"
@@ -120,19 +128,16 @@ async def _synthesize(
     with open_run(out, command="synthesize", config=config, free=(*FREE, "labels"), clean=clean) as run:
         progress = Progress(len(rows))
         started = time.perf_counter()
-        stopped: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
-                teacher = await _teacher(given, stack)
+                teacher, workers = await _teacher(models, given, stack)
                 run.note({"teacher": teacher.name, "labels": {"facts": info.facts, "config": info.config}})
 
                 async def work(row: _Labelled) -> Finished:
                     # Nobody knows where its first wrong step is: what the teacher says could not be checked.
                     review = Review((), None, "")
                     if row.label is not None:
-                        review = await teacher.review(
-                            row.problem, row.steps, identity=row.problem_id, seed=int(str(given["seed"]))
-                        )
+                        review = await teacher.review(row.problem, row.steps, identity=row.problem_id, seed=models.seed)
                     dropped = drop_reason(row.label, len(row.steps), review)
                     messages = []
                     if dropped is None and row.label is not None:
@@ -155,40 +160,12 @@ async def _synthesize(
                     return Finished(made, review.generated)
 
                 with shown(stderr()) as on_progress:
-                    await drive(
-                        rows,
-                        run,
-                        work,
-                        concurrency=int(str(given["concurrency"])),
-                        progress=progress,
-                        on_progress=on_progress,
-                    )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        if stopped is not None:
+                    concurrency = int(str(given["concurrency"] or CONCURRENCY * workers))
+                    await drive(rows, run, work, concurrency=concurrency, progress=progress, on_progress=on_progress)
+        except (asyncio.CancelledError, BatchError):
             stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
-
-        import json
-
-        from genprm.cli import summary
-        from genprm.rows import FailureRow
-        from genprm.runs import FAILURES, METRICS, read_rows_of, write_atomically
-        from rpe.dataset import push, synthesis_metrics, write_training
-
-        made = sorted(
-            (row for row in run.rows(SynthesisRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key]
-        )
-        metrics = synthesis_metrics(made)
-        seconds = round(time.perf_counter() - started, 1)
-        write_atomically(run.path / METRICS, json.dumps(metrics | {"seconds": seconds}, indent=2))
-        folder = write_training(run.path / "dataset", made, run.info, metrics)
-        for name, value in metrics.items():
-            stdout().print(f"{name.replace('_', ' '):28} {value}")
-        summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
-        stdout().print(f"data set: {folder}", soft_wrap=True)
-        if push_to_hub is not None:
-            push(folder, push_to_hub)
+            raise
+        _finish(run, progress, time.perf_counter() - started, hub)
     return FAILED if progress.failed else 0
 
 
@@ -211,29 +188,35 @@ def _solutions(labels: Path) -> Iterator[_Labelled]:
             )
 
 
-async def _teacher(given: dict[str, JsonValue], stack: AsyncExitStack) -> Teacher:
-    from genprm.engines import BUILT_IN, load_engine
+async def _teacher(models: Models, given: dict[str, JsonValue], stack: AsyncExitStack) -> tuple[Teacher, int]:
+    """The teacher, and the number of workers that it has."""
     from rpe.rationales import GENERATOR, GeneratorTeacher, ModelTeacher
     from sandbox import open_sandbox
 
-    box = await stack.enter_async_context(open_sandbox(given["sandbox"]))  # pyright: ignore[reportArgumentType]
     name = str(given["teacher"])
+    if name == GENERATOR and models.cluster is not None:
+        raise UsageError(f"--cluster {models.cluster!r} is for a model as --teacher: {GENERATOR!r} is none")
+    box = await stack.enter_async_context(open_sandbox(given["sandbox"]))  # pyright: ignore[reportArgumentType]
     if name == GENERATOR:
-        return GeneratorTeacher(box)
-    urls = [str(url) for url in given["base_url"]] if isinstance(given["base_url"], list) else []
-    engine = await load_engine(
-        given["engine"],  # pyright: ignore[reportArgumentType]
-        name,
-        base_urls=urls,
-        tokenizer=name if urls and name not in BUILT_IN else None,
-        seed=int(str(given["seed"])),
-        dtype=str(given["dtype"]),
-    )
-    stack.push_async_callback(engine.close)
-    return ModelTeacher(
+        return GeneratorTeacher(box), 1
+    (engine,) = await models.open(stack, (name, texts(given["base_url"])))
+    teacher = ModelTeacher(
         engine,
         box,
         temperature=float(str(given["temperature"])),
         max_tokens=int(str(given["max_tokens"])),
         verdicts=int(str(given["verdicts"])),
     )
+    return teacher, workers_of(engine)
+
+
+def _finish(run: RunFolder, progress: Progress, seconds: float, hub: str | None) -> None:
+    """Writes the data set and the metrics, and prints what the run came to."""
+    from rpe.dataset import synthesis_metrics, write_training
+    from rpe.rows import SynthesisRow
+
+    made = sorted(
+        (row for row in run.rows(SynthesisRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key]
+    )
+    metrics = synthesis_metrics(made)
+    finish(run, metrics, seconds, write_training(run.path / "dataset", made, run.info, metrics), hub)
