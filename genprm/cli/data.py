@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from genprm.cli import options
 from genprm.cli.boundary import UsageError, stderr, stdout
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 FREE = ("limit", "concurrency", "cluster", "workers")
 """Options of both that do not change results: they may differ when a run goes on."""
+
+PushToHub = Annotated[str | None, typer.Option(help="A dataset repository to push the result to.", show_default="none")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import typer
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
 from genprm.cli.data import FREE as DATA_FREE
-from genprm.cli.data import Models, finish, kind_of, texts, workers_of
+from genprm.cli.data import Models, PushToHub, finish, kind_of, texts, workers_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -90,9 +90,7 @@ def label(
     workers: options.Workers = None,
     out: options.Out = None,
     clean: options.Clean = False,
-    push_to_hub: Annotated[
-        str | None, typer.Option(help="A dataset repository to push the result to.", show_default="none")
-    ] = None,
+    push_to_hub: PushToHub = None,
     config: options.Config = None,
 ) -> None:
     """Samples solutions, rolls out from their prefixes, and labels every step by relative progress.

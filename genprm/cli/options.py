@@ -247,7 +247,9 @@ Cluster = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Workers of each model on the cluster.", show_default="one a GPU, or one a node without GPUs"),
+    typer.Option(
+        min=1, help="Workers of each model on the cluster.", show_default="one a GPU, or one a node without GPUs"
+    ),
 ]
 Temperature = Annotated[
     float | None,

@@ -15,7 +15,7 @@ import typer
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
 from genprm.cli.data import FREE as DATA_FREE
-from genprm.cli.data import Models, finish, texts, workers_of
+from genprm.cli.data import Models, PushToHub, finish, texts, workers_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -74,9 +74,7 @@ def synthesize(
     workers: options.Workers = None,
     out: options.Out = None,
     clean: options.Clean = False,
-    push_to_hub: Annotated[
-        str | None, typer.Option(help="A dataset repository to push the result to.", show_default="none")
-    ] = None,
+    push_to_hub: PushToHub = None,
     config: options.Config = None,
 ) -> None:
     """Has a teacher review the labelled solutions in RUN, runs its code, and keeps those where both agree.
