@@ -150,6 +150,22 @@ async def test_an_adaptive_budget_costs_less(
     assert states & {State.DECIDED, State.INFERRED}
 
 
+async def test_what_a_budget_leaves_open_has_no_label(
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], tmp_path: Path
+) -> None:
+    # Nearly nothing is that certain after so few rollouts.
+    settings = Settings(
+        solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, confidence=0.999, search=False
+    )
+    row = await label(engine, checker, problems[0], tmp_path, settings)
+    opened = [s for s in row.solutions if any(found.state is State.UNDECIDED for found in s.labels)]
+    assert opened
+    for solution in opened:
+        first = next(k for k, found in enumerate(solution.labels) if found.state is State.UNDECIDED)
+        assert [found.label for found in solution.labels] == [True] * first + [None] * (len(solution.steps) - first)
+        assert solution.first_error is None
+
+
 async def test_a_reference_answer_that_cannot_be_compared_is_not_used(
     engine: Engine, checker: AnswerChecker, tmp_path: Path
 ) -> None:

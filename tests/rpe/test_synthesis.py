@@ -12,20 +12,27 @@ from genprm.cli.main import app
 from genprm.runs import open_run, read_rows_of
 from genprm.word_problems import WordProblem, make_problems
 from rpe.budget import State
-from rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
+from rpe.labels import first_wrong
+from rpe.rows import Drop, LabelRow, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
 
 PROBLEMS = 6
 
 
 def solution(problem: WordProblem, wrong: int | None, label: int | None) -> SolutionRow:
-    """A solution with this wrong step, labelled as if its first wrong step were `label`; None is undecided."""
+    """A solution with this wrong step, labelled as if its first wrong step were `label`; None is undecided.
+
+    An undecided one is right up to its last step, of which the budget did not tell.
+    """
     steps = list(problem.solution)
     if wrong is not None:
         steps[wrong] = f"Step {wrong + 1}: Now there are 1+1 = 2. The answer is \\boxed{{2}}."
     values = [ValueRow(successes=4, rollouts=8)] * len(steps)
     labels = [StepLabelRow(label=index != label, state=State.DECIDED, progress=1.0) for index in range(len(steps))]
+    if label is None:
+        labels[-1] = StepLabelRow(label=None, state=State.UNDECIDED, progress=0.8)
     outcome = Outcome.EQUAL if wrong is None else Outcome.DIFFERENT
-    return SolutionRow(steps=steps, outcome=outcome, copies=1, values=values, labels=labels, first_error=label)
+    first_error = first_wrong([found.label for found in labels])
+    return SolutionRow(steps=steps, outcome=outcome, copies=1, values=values, labels=labels, first_error=first_error)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     solution(problem, None, -1),
                     solution(problem, last, last),
                     solution(problem, None, 0),
-                    solution(problem, 0, None),
+                    solution(problem, None, None),
                 ],
             )
             run.add(row, problem.id)
@@ -73,6 +80,18 @@ def test_what_both_agree_on_is_kept_and_the_rest_is_counted(made: Path) -> None:
     assert metrics["dropped_undecided"] == PROBLEMS
     assert metrics["kept_with_a_wrong_step"] == PROBLEMS
     assert metrics["snippets_ok"] == sum(len(row.steps) for row in rows if row.label is not None)
+
+
+def test_an_undecided_solution_is_no_training_row_though_it_is_right(made: Path) -> None:
+    undecided = {row.id for row in read_rows_of(made, SynthesisRow) if row.label is None}
+    assert len(undecided) == PROBLEMS
+    for row in read_rows_of(made, SynthesisRow):
+        if row.id in undecided:
+            assert (row.kept, row.dropped, row.messages, row.generated) == (False, Drop.UNDECIDED, [], 0)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(made / "dataset/data/train-00000-of-00001.parquet")
+    assert len(table) == 2 * PROBLEMS
+    assert not undecided & set(table["id"].to_pylist())
 
 
 def test_load_dataset_opens_it(made: Path, tmp_path: Path) -> None:
