@@ -23,18 +23,18 @@ EXIT = struct.Struct(">iid")
 
 
 def start(
-    confinement: session.Confinement, proc: str, commands: int, reports: int, output: int, link: int, memory_base: int
+    confinement: session.Confinement, proc: str, scratch: str, commands: int, reports: int, output: int, link: int
 ) -> NoReturn:
     """Become the first process of a new set of namespaces, start the session in it and look after it."""
     try:
         kernel.die_with_parent()
-        _enter(confinement.scratch, proc)
-        if os.fork() == 0:
+        _enter(scratch, proc)
+        if kernel.clone_alone() == 0:
             os.close(link)
-            session.start(confinement, commands, reports, output, memory_base)
+            session.start(confinement, None, scratch, commands, reports, output)
         for descriptor in (commands, reports, output):
             os.close(descriptor)
-        _look_after(link, confinement.scratch)
+        _look_after(link, scratch)
     except BaseException as error:
         print(f"keeper: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:

@@ -49,24 +49,34 @@ def _syscall(number: int, *arguments: object) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments))
 
 
-def clone_sibling(namespaces: int = 0) -> int:
+def clone_alone(flags: int = 0) -> int:
+    """Fork, with `CLONE_` flags, for a process that has one thread and has had no other.
+
+    There Python's fork hooks have nothing to set right: no other thread holds a lock or has state. What they would do
+    is reseed the random generators and walk through every lock, which touches, and so copies, hundreds of pages.
+    """
+    zero = ctypes.c_long(0)
+    return _syscall(_SYS_CLONE, ctypes.c_long(flags | _SIGCHLD), *(zero,) * 4)
+
+
+def clone_sibling() -> int:
     """Fork, but the child's parent is the caller's parent, who thus sees its wait status itself.
 
     As with fork, 0 comes back in the child. Python's own state is set right on both sides, and the global random
     generator keeps its state, which Python's fork hook would reseed.
     """
-    zero = ctypes.c_long(0)
     state = random.getstate()
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid = _libc.syscall(ctypes.c_long(_SYS_CLONE), ctypes.c_long(CLONE_PARENT | namespaces | _SIGCHLD), *(zero,) * 4)
-    number = ctypes.get_errno()
+    try:
+        pid = clone_alone(CLONE_PARENT)
+    except OSError:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        raise
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
         random.setstate(state)
-        return 0
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(number, os.strerror(number))
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
     return pid
 
 
@@ -120,16 +130,17 @@ def capabilities(proc: str) -> frozenset[int]:
     return frozenset(bit for bit in range(_LAST_CAP + 1) if mask >> bit & 1)
 
 
-def install_filter(program: bytes) -> None:
-    """Install a seccomp filter (an array of `struct sock_filter`). Children inherit it; nobody can take it off."""
+class Filter(ctypes.Structure):
+    """A seccomp filter as the kernel takes it."""
 
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
-    argument = Program(len(program) // 8, program)
+
+def install_filter(program: Filter) -> None:
+    """Install a seccomp filter. Children inherit it; nobody can take it off."""
     zero = ctypes.c_long(0)
     mode = ctypes.c_long(_SECCOMP_MODE_FILTER)
-    _check(_libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), mode, ctypes.byref(argument), zero, zero))
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), mode, ctypes.byref(program), zero, zero))
 
 
 def mount_tmpfs(target: str, options: str, flags: int = MS_NOSUID | MS_NODEV | MS_NOEXEC) -> None:

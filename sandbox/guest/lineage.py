@@ -18,7 +18,7 @@ from .keeper import EXIT
 from .output import drain
 from .processes import Exit, Process
 from .session import LENGTH, MAX_REPORT
-from .worker import Worker
+from .worker import Worker, Zygote
 
 _OUTCOMES = frozenset({"ok", "exception", "exit", "memory", "invalid_code"})
 
@@ -43,10 +43,10 @@ class SessionBroken(Exception):
 class Session:
     """One session's processes and channels."""
 
-    def __init__(self, worker: Worker) -> None:
-        ends = worker.request()
+    def __init__(self, worker: Worker, zygote: Zygote) -> None:
+        ends = worker.request(zygote)
         self.commands, self.reports, self.output = ends.commands, ends.reports, ends.output
-        self._worker = worker
+        self._worker, self._zygote = worker, zygote
         self._uid, self._scratch = ends.uid, ends.scratch
         self._keeper_end = ends.keeper
         self.exits = ends.keeper.fileno() if ends.keeper else worker.woken
@@ -74,7 +74,7 @@ class Session:
         """Wait until it is confined and waits for code."""
         if self._head is not None:
             return
-        pid = self._worker.answer()
+        pid = self._worker.answer(self._zygote)
         report = self._next_report(deadline)
         if type(report.get("ready")) is not int:
             raise RuntimeError(f"a session could not be set up: {report.get('broken', report)}")

@@ -57,13 +57,24 @@ class Process:
         os.close(self.descriptor)
 
 
+def read(path: str) -> bytes:
+    """A small file of /proc: in a third of the time of `open`, which matters for those read with every snippet."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts: list[bytes] = []
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
 def children(proc: str, pid: int) -> list[int]:
     """Children of all threads of a process, oldest first."""
     found: list[int] = []
     try:
         for task in os.listdir(f"{proc}/{pid}/task"):
-            with open(f"{proc}/{pid}/task/{task}/children", encoding="ascii") as file:
-                found += map(int, file.read().split())
+            found += map(int, read(f"{proc}/{pid}/task/{task}/children").split())
     except (FileNotFoundError, ProcessLookupError):
         pass
     return found
@@ -92,12 +103,11 @@ def everyone(proc: str) -> list[int]:
 def real_user(proc: str, pid: int) -> int | None:
     """Real uid of a live process."""
     try:
-        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("State:") and line.split()[1] in "ZX":
-                    return None
-                if line.startswith("Uid:"):
-                    return int(line.split()[1])
+        for line in read(f"{proc}/{pid}/status").splitlines():
+            if line.startswith(b"State:") and line.split()[1] in b"ZX":
+                return None
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1])
     except (FileNotFoundError, ProcessLookupError):
         pass
     return None
@@ -106,8 +116,7 @@ def real_user(proc: str, pid: int) -> int | None:
 def is_zombie(proc: str, pid: int) -> bool:
     """Whether it is dead already."""
     try:
-        with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
+        return read(f"{proc}/{pid}/stat").rpartition(b")")[2].split()[0] in b"ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -115,8 +124,7 @@ def is_zombie(proc: str, pid: int) -> bool:
 def resident_kb(proc: str, pid: int) -> int:
     """Resident memory of a process, pages shared with the zygote among them."""
     try:
-        with open(f"{proc}/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") >> 10)
+        return int(read(f"{proc}/{pid}/statm").split()[1]) * (os.sysconf("SC_PAGE_SIZE") >> 10)
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

@@ -11,8 +11,8 @@ import contextlib
 import fcntl
 import io
 import json
+import math
 import os
-import random
 import resource
 import struct
 import sys
@@ -35,24 +35,55 @@ _DIGITS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What a session is confined by."""
+    """What every session is confined by."""
 
-    uid: int | None
-    """Its own user, or None where namespaces keep sessions apart."""
-    memory_mb: int
-    cpu_s: float
-    scratch: str
-    filter: bytes
+    limits: tuple[tuple[int, int], ...]
+    """Resources and how much of each."""
+    filter: kernel.Filter
     landlock: int
     """Version to confine itself by; 0 where there is none, or where the zygote has done so for all."""
     readable: tuple[str, ...]
 
 
-def start(confinement: Confinement, commands: int, reports: int, output: int, memory_base: int) -> NoReturn:
-    """Become a session. Whatever goes wrong ends the process: it must never return to the zygote's loop."""
+def limits(memory_bytes: int, cpu_s: float) -> tuple[tuple[int, int], ...]:
+    """Of a session.
+
+    Args:
+        memory_bytes: address space, that of the zygote included.
+        cpu_s: processor time; rounded up to whole seconds.
+    """
+    wanted = (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, math.ceil(cpu_s)),
+        (resource.RLIMIT_NPROC, _PROCESSES),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_FSIZE, _FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 64),
+        (resource.RLIMIT_STACK, 8 << 20),
+    )
+    most = [(limit, value, resource.getrlimit(limit)[1]) for limit, value in wanted]
+    return tuple((limit, value if hard == resource.RLIM_INFINITY else min(value, hard)) for limit, value, hard in most)
+
+
+def start(
+    confinement: Confinement, uid: int | None, scratch: str, commands: int, reports: int, output: int
+) -> NoReturn:
+    """Become a session. Whatever goes wrong ends the process: it must never return to the zygote's loop.
+
+    Args:
+        confinement: what every session is confined by.
+        uid: its own user, or None where namespaces keep sessions apart.
+        scratch: its folder.
+        commands: descriptor to read from.
+        reports: descriptor to write to.
+        output: descriptor of its output.
+    """
     try:
         _arrange_descriptors(commands, reports, output)
-        _confine(confinement, memory_base)
+        _confine(confinement, uid, scratch)
         _report({"ready": os.getpid()})
         _serve()
     except BaseException as error:
@@ -72,39 +103,24 @@ def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
     os.closerange(SAVED_OUTPUT + 1, 1 << 20)
 
 
-def _confine(confinement: Confinement, memory_base: int) -> None:
+def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
     os.setsid()
-    os.chdir(confinement.scratch)
+    os.chdir(scratch)
     os.umask(0o077)
-    os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch
-    cpu_s = int(-(-confinement.cpu_s // 1))
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_base + (confinement.memory_mb << 20)),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_NPROC, _PROCESSES),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_FSIZE, _FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_SIGPENDING, 64),
-        (resource.RLIMIT_STACK, 8 << 20),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    os.environ["HOME"] = os.environ["TMPDIR"] = scratch
+    for limit, value in confinement.limits:
         resource.setrlimit(limit, (value, value))
     if confinement.landlock:
-        kernel.landlock(confinement.landlock, confinement.readable, confinement.scratch)
-    if confinement.uid is not None:
+        kernel.landlock(confinement.landlock, confinement.readable, scratch)
+    if uid is not None:
         os.setgroups([])
-        os.setresgid(confinement.uid, confinement.uid, confinement.uid)
-        os.setresuid(confinement.uid, confinement.uid, confinement.uid)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
     kernel.drop_capabilities()
     kernel.hide_memory()
     kernel.no_new_privileges()
     kernel.install_filter(confinement.filter)
     sys.set_int_max_str_digits(_DIGITS)
-    random.seed(0)
 
 
 def _serve() -> NoReturn:

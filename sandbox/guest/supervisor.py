@@ -19,10 +19,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NoReturn
 
-from . import frames, kernel, processes
+from . import frames, kernel, processes, warmup
 from .lineage import Session, SessionBroken, Verdict
 from .output import Output, drain
-from .worker import Worker
+from .worker import Worker, Zygote
 from .zygote import SCRATCH, Settings, serve
 
 _SPARES = 2
@@ -69,16 +69,18 @@ class Supervisor:
             config.memory_mb, config.cpu_s, config.proc, own_users, landlock, tuple(config.readable)
         )
         self._woken = _wake_on_child_exit()
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._zygote = os.fork()
-        if self._zygote == 0:
-            self._link.close()
+        ours, theirs = zip(*(socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)), strict=True)
+        zygote = os.fork()
+        if zygote == 0:
+            for link in ours:
+                link.close()
             os.close(requests)
             os.close(replies)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            serve(theirs, self._settings)
-        theirs.close()
-        self._worker = Worker(self._settings, self._link, self._woken, self._zygote)
+            serve(theirs[0], theirs[1], self._settings)
+        for link in theirs:
+            link.close()
+        self._worker = Worker(self._settings, self._woken, Zygote(ours[0], zygote), Zygote(ours[1]))
 
     def run(self) -> None:
         """Serve until the host is gone."""
@@ -116,7 +118,7 @@ class Supervisor:
             if frames.boolean(request, "resumes"):
                 self._send({"id": number, "lost": True})
                 return
-            session = self._sessions[key] = self._take_spare()
+            session = self._sessions[key] = self._fresh(frames.text(request, "code"))
         output = Output(self._config.output_kb << 10)
         started = time.monotonic()
         verdict = self._watch(session, frames.text(request, "code"), output, started + self._config.wall_s)
@@ -175,7 +177,12 @@ class Supervisor:
             session.freeze()
             drain(session.output, output, hard_limit)
 
-    def _take_spare(self) -> Session:
+    def _fresh(self, code: str) -> Session:
+        """A new session for a snippet."""
+        if warmup.scientific(code) and self._worker.scientific.warm():
+            session = Session(self._worker, self._worker.scientific)
+            session.wait_ready(time.monotonic() + _SPARE_S)
+            return session
         if not self._spares:
             self._refill()
         spare = self._spares.popleft()
@@ -186,7 +193,7 @@ class Supervisor:
 
     def _refill(self) -> None:
         while len(self._spares) < _SPARES:
-            self._spares.append(Session(self._worker))
+            self._spares.append(Session(self._worker, self._worker.zygote))
 
     def _close(self, key: int) -> None:
         session = self._sessions.pop(key, None)
@@ -211,6 +218,7 @@ class Supervisor:
         end = time.monotonic() + _DYING_S
         for spare in self._spares:
             spare.wait_ready(time.monotonic() + _SPARE_S)
+        self._worker.scientific.warm(_WARM_S)
         while True:  # what has been killed may take a moment to be gone
             pids = processes.everyone(proc)
             strays = self._strays(pids)
@@ -226,7 +234,7 @@ class Supervisor:
             "spares": len(self._spares),
             "descriptors": len(os.listdir(f"{proc}/self/fd")),
             "resident_kb": processes.resident_kb(proc, os.getpid()),
-            "zygote_kb": processes.resident_kb(proc, self._zygote),
+            "zygote_kb": sum(processes.resident_kb(proc, pid) for pid in self._worker.zygotes),
             "held_kb": sum(session.held_kb for session in self._sessions.values()),
             "scratch_entries": self._worker.scratch_entries(),
             "strays": strays,
@@ -234,7 +242,7 @@ class Supervisor:
 
     def _strays(self, pids: list[int]) -> int:
         """Live processes that nobody should have."""
-        expected = {1, os.getpid(), self._zygote}
+        expected = {1, os.getpid(), *self._worker.zygotes}
         for session in (*self._sessions.values(), *self._spares):
             expected |= session.pids()
         proc = self._config.proc

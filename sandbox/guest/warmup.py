@@ -7,15 +7,16 @@ before the sandbox answers, the rest while the zygote has nothing else to do.
 from __future__ import annotations
 
 import importlib
+import re
 
 ESSENTIAL_MODULES = (
     *("numpy", "scipy", "sympy", "mpmath", "math", "fractions", "decimal", "itertools", "functools", "collections"),
     *("statistics", "re", "random", "cmath", "string", "operator", "datetime", "copy"),
 )
-LATER_MODULES = (
-    *("numpy.linalg", "scipy.linalg", "scipy.special", "scipy.optimize", "scipy.integrate"),
-    *("heapq", "bisect", "typing", "dataclasses", "textwrap"),
-)
+LATER_MODULES = ("numpy.linalg", "heapq", "bisect", "typing", "dataclasses", "textwrap")
+SCIENTIFIC_MODULES = ("scipy.linalg", "scipy.special", "scipy.optimize", "scipy.integrate")
+"""A hundred shared libraries, which make every clone and every end of one twice as expensive."""
+_SCIENTIFIC = re.compile(r"\b(?:scipy|lambdify)\b")
 
 _SYMBOLS = "from sympy import *\nx, y, z, t = symbols('x y z t')\nn, k = symbols('n k', integer=True, positive=True)\n"
 ESSENTIAL = (
@@ -53,8 +54,9 @@ LATER = (
     "dsolve(Function('f')(x).diff(x) - Function('f')(x), Function('f')(x))",
     "Point(0, 0).distance(Point(3, 4)), Triangle(Point(0, 0), Point(4, 0), Point(0, 3)).area",
     "Piecewise((x, x > 0), (-x, True)).subs(x, -2), floor(Rational(7, 2)), Interval(0, 1).contains(Rational(1, 2))",
-    "lambdify(x, x**2 + sin(x))(1.5), pretty(x**2/3), simplify(log(x*y) - log(x)), powsimp(x**2*x**3)",
+    "pretty(x**2/3), simplify(log(x*y) - log(x)), powsimp(x**2*x**3)",
 )
+SCIENTIFIC = ("lambdify(x, x**2 + sin(x))(1.5)",)
 
 
 def steps() -> list[tuple[str, bool]]:
@@ -65,6 +67,16 @@ def steps() -> list[tuple[str, bool]]:
         *((f"import {name}", False) for name in LATER_MODULES),
         *((expression, False) for expression in LATER),
     ]
+
+
+def scientific_steps() -> list[tuple[str, bool]]:
+    """What is done on top of all items for sessions that use SciPy, as most do not."""
+    return [(f"import {name}", False) for name in SCIENTIFIC_MODULES] + [(item, False) for item in SCIENTIFIC]
+
+
+def scientific(code: str) -> bool:
+    """Whether a snippet seems to use SciPy, by itself or through sympy. A wrong guess costs time alone."""
+    return _SCIENTIFIC.search(code) is not None
 
 
 def perform(item: str, namespace: dict[str, object]) -> None:

@@ -1,9 +1,8 @@
-"""What all sessions share: the zygote that clones them, users, scratch folders, and the dead that have to be reaped."""
+"""What all sessions share: the zygotes that clone them, users, scratch folders, and the dead that have to be reaped."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 
 from . import processes
 from .processes import Exit
-from .zygote import SCRATCH, Settings
+from .zygote import SCRATCH, Settings, scratch_of
 
 _FIRST_USER = 20_000
 _WIPE_S = 2.0
@@ -33,21 +32,47 @@ class Ends:
 
 
 @dataclass(slots=True)
+class Zygote:
+    """The supervisor's end of a zygote."""
+
+    link: socket.socket
+    pid: int | None = None
+    """None until it has said that it is warm."""
+    _answers: bytearray = field(default_factory=bytearray)
+
+    def warm(self, timeout_s: float = 0.0) -> bool:
+        """Whether it is; waits for it so long."""
+        if self.pid is None and processes.readable(self.link.fileno(), time.monotonic() + timeout_s):
+            self.pid = self.answer()
+        return self.pid is not None
+
+    def answer(self) -> int:
+        """The next process number: that of the next clone, in the order of requests."""
+        while b"\n" not in self._answers:
+            data = self.link.recv(4096)
+            if not data:
+                raise RuntimeError("a zygote has ended")
+            self._answers += data
+        line, _, rest = self._answers.partition(b"\n")
+        self._answers = bytearray(rest)
+        return int(line)
+
+
+@dataclass(slots=True)
 class Worker:
     """The supervisor's hands."""
 
     settings: Settings
-    link: socket.socket
-    """To the zygote."""
     woken: int
     """Readable when a child has ended."""
-    zygote: int
+    zygote: Zygote
+    scientific: Zygote
+    """Has SciPy too."""
     exits: dict[int, Exit] = field(default_factory=dict)
     """Children that have ended, until somebody asks."""
     known: set[int] = field(default_factory=set)
     """Children that are heads, spares or keepers."""
     _oom_kills: int = field(default_factory=processes.oom_kills)
-    _answers: bytearray = field(default_factory=bytearray)
     _next_user: int = 0
     _last_user: int = 0
 
@@ -72,8 +97,13 @@ class Worker:
         """Whether sessions have users of their own."""
         return self.settings.own_users
 
-    def request(self) -> Ends:
-        """Ask the zygote for a session and make its channels."""
+    @property
+    def zygotes(self) -> set[int]:
+        """Process numbers of those that are warm."""
+        return {zygote.pid for zygote in (self.zygote, self.scientific) if zygote.pid is not None}
+
+    def request(self, zygote: Zygote) -> Ends:
+        """Ask a zygote for a session and make its channels."""
         uid = self._next_user
         self._next_user += 1
         if uid >= self._last_user:
@@ -81,7 +111,7 @@ class Worker:
             raise RuntimeError("this guest has used up its users")
         scratch = SCRATCH
         if self.own_users:
-            scratch = f"{SCRATCH}/{uid}"
+            scratch = scratch_of(uid)
             # Belongs to root, so the session cannot open it to others, and root can look into it without privilege.
             os.setegid(uid)
             try:
@@ -97,23 +127,16 @@ class Worker:
         if not self.own_users:
             keeper, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             theirs.append(keeper_end.detach())
-        socket.send_fds(self.link, [json.dumps({"uid": uid, "scratch": scratch}).encode()], theirs)
+        socket.send_fds(zygote.link, [b"%d" % uid], theirs)
         for descriptor in theirs:
             os.close(descriptor)
         for descriptor in (ours_commands, ours_reports, ours_output):
             os.set_blocking(descriptor, False)
         return Ends(ours_commands, ours_reports, ours_output, keeper, uid, scratch)
 
-    def answer(self) -> int:
-        """The next clone's process number. The zygote answers in the order of requests."""
-        while b"\n" not in self._answers:
-            data = self.link.recv(4096)
-            if not data:
-                raise RuntimeError("the zygote has ended")
-            self._answers += data
-        line, _, rest = self._answers.partition(b"\n")
-        self._answers = bytearray(rest)
-        pid = int(line)
+    def answer(self, zygote: Zygote) -> int:
+        """The next clone's process number."""
+        pid = zygote.answer()
         self.known.add(pid)
         return pid
 
@@ -128,8 +151,8 @@ class Worker:
                 return
             if pid == 0:
                 return
-            if pid == self.zygote:
-                raise RuntimeError(f"the zygote ended with wait status {status}")
+            if pid in self.zygotes:
+                raise RuntimeError(f"a zygote ended with wait status {status}")
             self.exits[pid] = Exit(status, usage.ru_utime + usage.ru_stime)
 
     def oom_killed(self) -> bool:
@@ -165,7 +188,7 @@ class Worker:
         """Whether a user has processes besides one, as far as parenthood tells."""
         if keep is not None and processes.children(self.proc, keep):
             return True
-        unknown = set(processes.children(self.proc, os.getpid())) - self.known - {self.zygote, keep}
+        unknown = set(processes.children(self.proc, os.getpid())) - self.known - self.zygotes - {keep}
         return any(processes.real_user(self.proc, pid) == uid for pid in unknown)
 
     def wipe(self, scratch: str, uid: int) -> None:

@@ -1,21 +1,22 @@
 """The zygote: has every library loaded and warm, runs no snippet, and clones a session whenever the supervisor asks.
 
-It keeps no trace of any session's code or output, so neither does the memory that its clones start from.
+It keeps no trace of any session's code or output, so neither does the memory that its clones start from. When it is
+warm it clones a second zygote, which loads SciPy too: its hundred libraries cost every clone time, which only sessions
+that use them should pay.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import io
-import json
 import os
 import random
 import select
 import signal
 import socket
 import sys
-from dataclasses import dataclass
 from typing import NoReturn
 
 from . import keeper, kernel, session, warmup
@@ -24,9 +25,12 @@ from .policy import session_filter
 SCRATCH = "/tmp"
 """Where sessions have their folders."""
 _LATER_BYTES = 128 << 20
+"""Address space of what is loaded while the sandbox serves."""
+_SCIENTIFIC_BYTES = 128 << 20
+"""The same for SciPy. Of memory that only the second zygote has, none gets into huge pages: it cannot see its maps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """What all sessions of this guest have in common."""
 
@@ -39,12 +43,23 @@ class Settings:
     readable: tuple[str, ...]
 
 
-def serve(link: socket.socket, settings: Settings) -> NoReturn:
-    """Load, warm up, and clone sessions until the supervisor is gone."""
+def scratch_of(uid: int) -> str:
+    """The folder of a session that has a user of its own."""
+    return f"{SCRATCH}/{uid}"
+
+
+def serve(link: socket.socket, scientific: socket.socket, settings: Settings) -> NoReturn:
+    """Load, warm up, and clone sessions until the supervisor is gone.
+
+    Args:
+        link: brings requests and takes process numbers.
+        scientific: the same for the second zygote, which says first that it is warm.
+        settings: what all sessions have in common.
+    """
     try:
         kernel.die_with_parent()
         kernel.hide_memory()
-        _loop(link, settings)
+        _loop(link, scientific, settings)
     except (EOFError, ConnectionError, BrokenPipeError):
         pass
     except BaseException as error:
@@ -53,7 +68,7 @@ def serve(link: socket.socket, settings: Settings) -> NoReturn:
         os._exit(71)
 
 
-def _loop(link: socket.socket, settings: Settings) -> None:
+def _loop(link: socket.socket, scientific: socket.socket | None, settings: Settings) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,44 +81,51 @@ def _loop(link: socket.socket, settings: Settings) -> None:
     while pending and pending[0][1]:
         warmup.perform(pending.pop(0)[0], namespace)
     _settle(maps)
-    base = _address_space(settings.proc)
+    memory = _address_space(settings.proc) + (settings.memory_mb << 20)
     program = session_filter()
-    each_landlock = settings.landlock
+    confinement = session.Confinement(
+        limits=session.limits(memory, settings.cpu_s),
+        filter=kernel.Filter(len(program) // 8, program),
+        # Keepers have to mount, which Landlock forbids, so there each session confines itself.
+        landlock=0 if settings.own_users else settings.landlock,
+        readable=settings.readable,
+    )
     if settings.landlock and settings.own_users:
-        # Once for all sessions. Keepers have to mount, which Landlock forbids, so there each session does it.
         kernel.landlock(settings.landlock, settings.readable, SCRATCH)
-        each_landlock = 0
     while True:
         # The rest of the warm-up fills the time in which nobody wants a session.
         if pending and not select.select([link], [], [], 0)[0]:
             warmup.perform(pending.pop(0)[0], namespace)
-            if not pending:
-                namespace.clear()
-                _settle(maps)
+            if pending:
+                continue
+            namespace.clear()
+            _settle(maps)
+            if scientific is None:  # this is the second one
+                limits = session.limits(memory + _SCIENTIFIC_BYTES, settings.cpu_s)
+                confinement = dataclasses.replace(confinement, limits=limits)
+                link.sendall(b"%d\n" % os.getpid())
+            elif kernel.clone_alone(kernel.CLONE_PARENT):
+                scientific.close()
+            else:
+                kernel.die_with_parent()
+                link.close()
+                link, scientific = scientific, None
+                pending = warmup.scientific_steps()
             continue
         message, descriptors, _, _ = socket.recv_fds(link, 4096, 4)
         if not message:
             raise EOFError
-        wanted = json.loads(message)
-        confinement = session.Confinement(
-            uid=wanted["uid"] if settings.own_users else None,
-            memory_mb=settings.memory_mb,
-            cpu_s=settings.cpu_s,
-            scratch=wanted["scratch"],
-            filter=program,
-            landlock=each_landlock,
-            readable=settings.readable,
-        )
         commands, reports, output = descriptors[:3]
         if settings.own_users:
-            pid = kernel.clone_sibling()
+            uid = int(message)
+            pid = kernel.clone_alone(kernel.CLONE_PARENT)
             if pid == 0:
-                session.start(confinement, commands, reports, output, base)
+                session.start(confinement, uid, scratch_of(uid), commands, reports, output)
         else:
-            pid = kernel.clone_sibling(keeper.NAMESPACES)
+            pid = kernel.clone_alone(kernel.CLONE_PARENT | keeper.NAMESPACES)
             if pid == 0:
                 link.close()
-                keeper.start(confinement, settings.proc, commands, reports, output, descriptors[3], base)
+                keeper.start(confinement, settings.proc, SCRATCH, commands, reports, output, descriptors[3])
         for descriptor in descriptors:
             os.close(descriptor)
         link.sendall(b"%d\n" % pid)
@@ -123,6 +145,6 @@ def _settle(maps: io.TextIOWrapper) -> None:
 
 
 def _address_space(proc: str) -> int:
-    """Bytes, with room for what the warm-up still loads."""
+    """Bytes, with room for what the rest of the warm-up loads."""
     with open(f"{proc}/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + _LATER_BYTES
