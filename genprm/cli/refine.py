@@ -10,6 +10,7 @@ import typer
 
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
+from genprm.engines import PATIENCE_S
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from genprm.runs import RunFolder
     from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
 
-FREE = ("concurrency", "problems.limit", "policy.base_url", "prm.base_url", "prm.reference_url", "prm.sandbox")
+FREE = (
+    "concurrency",
+    "problems.limit",
+    "policy.base_url",
+    "policy.patience_s",
+    "prm.base_url",
+    "prm.reference_url",
+    "prm.sandbox",
+)
 """Settings that do not change results: they may differ when a run goes on."""
 
 EPILOG = """Examples:\n
@@ -38,6 +47,9 @@ def refine(
     policy_url: Annotated[
         list[str] | None, typer.Option(help="A server of the policy. Repeat it for several.", show_default="none")
     ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for which a server of the policy that fails is tried again.")
+    ] = PATIENCE_S,
     turns: Annotated[int, typer.Option(min=0, help="Most times that the policy is told to think again.")] = 3,
     keep: Annotated[
         Literal["best", "last"], typer.Option(help="Which turn's solution counts: the best-scored one, or the last.")
@@ -90,6 +102,7 @@ def refine(
             model=policy,
             engine="auto" if policy_url else engine,
             base_url=list(policy_url or ()),
+            patience_s=patience,
             system=system,
             temperature=temperature,
             top_p=top_p,

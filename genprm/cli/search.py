@@ -35,6 +35,7 @@ FREE = (
     "concurrency",
     "problems.limit",
     "policy.base_url",
+    "policy.patience_s",
     "prm.base_url",
     "prm.reference_url",
     "prm.sandbox",
@@ -218,6 +219,7 @@ async def policy_of(recipe: PolicyRecipe | None, seed: int, run: RunFolder) -> A
             dtype=recipe.dtype,
             seed=seed,
             tokenizer=recipe.model if recipe.base_url and recipe.model not in BUILT_IN else None,
+            **({"patience_s": recipe.patience_s} if recipe.base_url else {}),
         )
         stack.push_async_callback(engine.close)
         facts: dict[str, JsonValue] = {

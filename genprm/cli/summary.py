@@ -73,9 +73,10 @@ def print_failures(console: Console, failures: Iterable[FailureRow], path: str) 
     """The first few failures, and where the others are."""
     failures = iter(failures)
     for failure in (found for _, found in zip(range(_FAILURES_SHOWN), failures, strict=False)):
-        console.print(f"[red]failed[/] {escape(f'{failure.file}, line {failure.line}: {failure.reason}')}")
+        where = escape(f"{failure.file}, line {failure.line}: {failure.reason}")
+        console.print(f"[red]failed[/] {where}", soft_wrap=True)
     if next(failures, None) is not None:
-        console.print(f"[dim]... the others are in {escape(path)}[/]")
+        console.print(f"[dim]... the others are in {escape(path)}[/]", soft_wrap=True)
 
 
 def _scores(row: VerifyRow) -> Text:

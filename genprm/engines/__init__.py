@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from genprm.engines.base import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
+from genprm.engines.base import PATIENCE_S, Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
 
 __all__ = [
     "BUILT_IN",
+    "PATIENCE_S",
     "Completion",
     "ContextOverflowError",
     "Engine",

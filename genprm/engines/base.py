@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from genprm.engines.tokenizer import Tokenizer
 
+PATIENCE_S = 300.0
+"""For how long a request to servers that fail is sent again: a large model needs minutes to be loaded anew."""
+
 
 class EngineError(RuntimeError):
     """The engine could not answer: a server that is gone, a request it refuses, a model that does not load."""

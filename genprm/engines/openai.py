@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -12,7 +13,7 @@ from typing import Any
 
 import openai
 
-from genprm.engines.base import Completion, ContextOverflowError, EngineError, Sampling
+from genprm.engines.base import PATIENCE_S, Completion, ContextOverflowError, EngineError, Sampling
 from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.routing import Router, Server
 from genprm.engines.stops import completion
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _OVERFLOW = re.compile(
     r"context.?length|maximum model length|max_model_len|longer than the (model|maximum)", re.IGNORECASE
 )
+_LONGEST_PAUSE_S = 15.0
 _TOP_LOGPROBS = 20
 """What vLLM gives at most unless it was started with a larger --max-logprobs."""
 
@@ -52,7 +54,7 @@ class OpenAIEngine:
         model_name: the name under which every server knows the model.
         max_model_len: tokens of prompt and completion together.
         max_num_seqs: sequences that each server decodes at once.
-        attempts: rounds over all servers before a request fails.
+        patience_s: seconds, at least 0, for which a request is sent again after its first failure.
         seed: seed of requests without one.
     """
 
@@ -64,16 +66,16 @@ class OpenAIEngine:
         model_name: str,
         max_model_len: int,
         max_num_seqs: int = 256,
-        attempts: int = 6,
+        patience_s: float = PATIENCE_S,
         seed: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.max_model_len = max_model_len
         self.capacity = max_num_seqs * len(clients)
-        self._attempts = attempts
+        self._patience_s = patience_s
         self._rng = random.Random(seed)
-        self._clients = {Server(str(client.base_url)): client for client in clients}
+        self._clients = {Server(str(client.base_url).rstrip("/")): client for client in clients}
         self.router = Router(list(self._clients))
         """Which server gets what."""
         self._in_flight = InFlight()
@@ -92,7 +94,7 @@ class OpenAIEngine:
         api_key_env: str = "OPENAI_API_KEY",
         timeout_s: float = 600.0,
         retries: int = 2,
-        attempts: int = 6,
+        patience_s: float = PATIENCE_S,
     ) -> OpenAIEngine:
         """Connects to servers and asks them what they serve.
 
@@ -107,7 +109,8 @@ class OpenAIEngine:
             api_key_env: environment variable that holds the API key; unset, none is sent.
             timeout_s: how long an answer may take.
             retries: how often a request is sent again to the same server, with back-off, before another one is asked.
-            attempts: rounds over all servers, with back-off between them, before a request fails.
+            patience_s: seconds, at least 0, for which a request is sent again, with back-off, after its first failure
+                everywhere.
 
         Raises:
             EngineError: no server answers, they do not serve the model, or the tokenizer does not load.
@@ -151,7 +154,7 @@ class OpenAIEngine:
             model_name=name,
             max_model_len=min(lengths) if max_model_len is None else max_model_len,
             max_num_seqs=max_num_seqs,
-            attempts=attempts,
+            patience_s=patience_s,
             seed=seed,
         )
         for server, answer in zip(engine.router.servers, found, strict=True):
@@ -274,10 +277,17 @@ class OpenAIEngine:
         return await self._in_flight.run(self._anywhere(chain, complete))
 
     async def _anywhere(self, chain: str | None, ask: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Any:
-        failure: Exception | None = None
-        for attempt in range(self._attempts):
-            if attempt:
-                await asyncio.sleep(min(2.0 ** (attempt - 1), 30.0) * self._rng.uniform(0.75, 1.25))
+        """What the first server to answer says.
+
+        Raises:
+            EngineError: none has answered for as long as the patience lasts, or one refuses the request.
+        """
+        clock = asyncio.get_running_loop().time
+        failures: dict[Server, Exception] = {}
+        # What took long and failed at the end must be tried again too: patience begins with the failure.
+        deadline: float | None = None
+        pause_s = 1.0
+        while True:
             tried: list[Server] = []
             while (server := self.router.pick(chain, tried)) is not None:
                 tried.append(server)
@@ -286,20 +296,34 @@ class OpenAIEngine:
                     answer = await ask(self._clients[server])
                     self.router.restore(server)
                     return answer
-                except (openai.APIConnectionError, openai.InternalServerError) as error:  # time-outs are among them
-                    logger.warning("%s failed: %s", server.base_url, error)
-                    self.router.put_aside(server)
-                    failure = error
+                # Time-outs are among them, and an answer that was cut off where nobody said how long it would be.
+                except (openai.APIConnectionError, openai.InternalServerError, json.JSONDecodeError) as error:
+                    self._put_aside(server, error)
+                    failures[server] = error
                 except openai.RateLimitError as error:  # busy, not broken
                     self.router.restore(server)
-                    failure = error
+                    failures[server] = error
                 except openai.APIStatusError as error:
                     if _OVERFLOW.search(error.message):
                         raise ContextOverflowError(error.message) from error
                     raise EngineError(f"{server.base_url} refuses a request: {error.message}") from error
                 finally:
                     server.in_flight -= 1
-        raise EngineError(f"no server answered in {self._attempts} attempts; the last failure: {failure}") from failure
+            wait_s = pause_s * self._rng.uniform(0.75, 1.25)
+            deadline = clock() + self._patience_s if deadline is None else deadline
+            if clock() + wait_s > deadline:
+                in_order = ((server.base_url, failures[server]) for server in self.router.servers if server in failures)
+                said = "; ".join(f"{url} ({_in_short(error)})" for url, error in in_order)
+                raise EngineError(f"no server answered for {self._patience_s:g} s: {said}") from failures.popitem()[1]
+            await asyncio.sleep(wait_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _put_aside(self, server: Server, error: Exception) -> None:
+        # Once a failure: all that is in flight there fails with it.
+        level = logging.DEBUG if server.failed else logging.WARNING
+        again = f"its requests are sent again for up to {self._patience_s:g} s"
+        logger.log(level, "%s failed: %s; %s", server.base_url, _in_short(error), again)
+        self.router.put_aside(server)
 
 
 class _Served:
@@ -309,6 +333,15 @@ class _Served:
         self.name: str = card.id
         self.root: str | None = getattr(card, "root", None)
         self.max_model_len: int | None = getattr(card, "max_model_len", None)
+
+
+def _in_short(error: Exception) -> str:
+    """One line: a proxy may send a page. What the SDK calls a connection error has its reason behind it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"its answer is cut off, or no JSON: {error}"
+    reason = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
+    text = " ".join(f"{error} {reason or ''}".split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 async def _discover(client: openai.AsyncOpenAI, model: str | None) -> _Served:

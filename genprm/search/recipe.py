@@ -14,7 +14,7 @@ from typing import Annotated, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from genprm.engines import EngineKind
+from genprm.engines import PATIENCE_S, EngineKind
 from genprm.keep import Keep
 from genprm.prms.protocol import Mode
 from genprm.search.policy import PolicySettings
@@ -68,6 +68,8 @@ class PolicyRecipe(_Strict):
     model: str
     engine: EngineKind = "auto"
     base_url: list[str] = []
+    patience_s: float = Field(default=PATIENCE_S, ge=0)
+    """For how long a request to a server that fails is sent again."""
     revision: str | None = None
     dtype: str = "auto"
     prompt: str = _POLICY.prompt
@@ -84,7 +86,7 @@ class PolicyRecipe(_Strict):
 
     def settings(self) -> PolicySettings:
         """The part that says how the model is asked."""
-        own = self.model_dump(exclude={"model", "engine", "base_url", "revision", "dtype", "stop"})
+        own = self.model_dump(exclude={"model", "engine", "base_url", "patience_s", "revision", "dtype", "stop"})
         return PolicySettings(stop=tuple(self.stop), **own)
 
 

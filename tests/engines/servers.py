@@ -1,19 +1,28 @@
-"""Small servers on real sockets: one answers by a script, one stands before another server and can be cut off."""
+"""Small servers on real sockets: one answers by a script, one stands before another server and can be cut off, and one
+serves a real model and fails now and then."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+from genprm.engines import Engine, Finish, Sampling, load_engine
+
+T = TypeVar("T")
 
 Answer = int | dict[str, Any] | Callable[[dict[str, Any]], "Answer"]
 """A status to fail with, a JSON body, or what makes one of the request's body."""
 
 HANG = -1
 """Never answers."""
+
+Cut = Literal["measured", "unmeasured"]
+"""Half of the answer, where the client was told how long it would be, or where only the end of the connection says."""
 
 
 @dataclass
@@ -28,16 +37,12 @@ class ScriptedServer:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        lines = head.split("\r\n")
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
-        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        headers, body = await _read_request(reader)
         self.keys.append(headers.get("authorization", ""))
-        if lines[0].startswith("GET /v1/models "):
-            answer: Answer = {"object": "list", "data": [{"object": "model"} | model for model in self.models]}
+        if body is None:
+            answer: Answer = _listed(*self.models)
         else:
-            assert lines[0].startswith("POST /v1/completions ")
-            self.bodies.append(json.loads(raw))
+            self.bodies.append(body)
             self.asked.set()
             answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         while callable(answer):
@@ -45,13 +50,35 @@ class ScriptedServer:
         if answer == HANG:
             await asyncio.sleep(30)
         status = answer if isinstance(answer, int) else answer.pop("status", 200)
-        body = json.dumps({"error": {"message": f"scripted {status}"}} if isinstance(answer, int) else answer).encode()
-        # The client waits for this long before it tries again; by default it would be seconds.
-        writer.write(b"HTTP/1.1 %d Scripted\r\nretry-after-ms: 5\r\nconnection: close\r\n" % status)
-        writer.write(b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        await _answer(writer, status, {"error": {"message": f"scripted {status}"}} if answer == status else answer)
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """Its headers, and what is to be completed; None where the models are asked for."""
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
+    raw = await reader.readexactly(int(headers.get("content-length", 0)))
+    if lines[0].startswith("GET /v1/models "):
+        return headers, None
+    assert lines[0].startswith("POST /v1/completions ")
+    return headers, json.loads(raw)
+
+
+async def _answer(writer: asyncio.StreamWriter, status: int, answer: object, cut: Cut | None = None) -> None:
+    body = json.dumps(answer).encode()
+    # The client waits for this long before it tries again; by default it would be seconds.
+    writer.write(b"HTTP/1.1 %d Scripted\r\nretry-after-ms: 5\r\nconnection: close\r\n" % status)
+    writer.write(b"content-type: application/json\r\n")
+    if cut != "unmeasured":
+        writer.write(b"content-length: %d\r\n" % len(body))
+    writer.write(b"\r\n" + (body[: len(body) // 2] if cut else body))
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+def _listed(*models: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "list", "data": [{"object": "model"} | model for model in models]}
 
 
 @asynccontextmanager
@@ -136,3 +163,122 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass
     finally:
         writer.transport.abort()
+
+
+class ModelServer:
+    """Serves a real engine to any number of clients, on one port all its life. Open it with `model_server`."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._listening: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._restart: asyncio.Task[None] | None = None
+        self.port = 0
+        self.faults: Iterator[int | Cut | None] = iter(())
+        """What happens to the requests to come, one after the other: a status, a cut connection, or nothing."""
+        self.requests = 0
+        self.dies_at: int | None = None
+        """The number of the request at which it dies, with all that is in flight."""
+        self.away_s: float | None = None
+        """How long it stays dead then; None for ever."""
+        self.deaths = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        self._run(self._start())
+
+    def stop(self) -> None:
+        """Stops listening and resets every connection, as a killed server does."""
+        self._run(self._stop())
+
+    def close(self) -> None:
+        self.stop()
+        self._run(self._engine.close())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    async def _start(self) -> None:
+        self._listening = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._listening.sockets[0].getsockname()[1]
+
+    async def _stop(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        connections = dict(self._connections)
+        for task, writer in connections.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _die(self) -> None:
+        self.deaths += 1
+        await self._stop()
+        if self.away_s is not None:
+            await asyncio.sleep(self.away_s)
+            await self._start()
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._handle(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            _, body = await _read_request(reader)
+            if body is None:
+                await _answer(writer, 200, _listed({"id": "policy", "max_model_len": self._engine.max_model_len}))
+                return
+            self.requests += 1
+            if self.requests == self.dies_at:
+                self._restart = asyncio.create_task(self._die())
+                await asyncio.sleep(60)
+            fault = next(self.faults, None)
+            if isinstance(fault, int):
+                await _answer(writer, fault, {"error": {"message": "overloaded"}})
+            else:
+                await _answer(writer, 200, await self._completed(body), fault)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client went away
+        finally:
+            writer.transport.abort()
+
+    async def _completed(self, body: dict[str, Any]) -> dict[str, Any]:
+        sampling = Sampling(
+            body["max_tokens"],
+            body["temperature"],
+            body["top_p"],
+            max(body["top_k"], 0),
+            tuple(body["stop"] or ()),
+            body["seed"],
+        )
+        done = await self._engine.generate(body["prompt"], sampling)
+        ids = list(done.token_ids)
+        if done.finish is Finish.EOS:
+            ids.append(body["stop_token_ids"][0])
+        finish = "length" if done.finish is Finish.LENGTH else "stop"
+        return completed(ids, done.text, finish, stop_reason=done.stop)
+
+
+@contextmanager
+def model_server(model: str) -> Iterator[ModelServer]:
+    """A server of a model, in a thread of its own: whoever asks it may block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="model-server")
+    thread.start()
+    try:
+        engine = asyncio.run_coroutine_threadsafe(load_engine("transformers", model), loop).result(60)
+        server = ModelServer(engine, loop)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.close()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -86,12 +86,23 @@ async def test_a_server_that_hangs_is_given_up(tiny_model: Path) -> None:
         assert (await engine.generate([5], Sampling(1))).token_ids == (65,)
 
 
-async def test_rounds_over_all_servers_come_to_an_end(tiny_model: Path) -> None:
+async def test_patience_comes_to_an_end(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with scripted(500) as one, scripted(429) as two:
-        async with engine_on(tiny_model, one.url, two.url, retries=0, attempts=2) as engine:
-            with pytest.raises(EngineError, match=r"no server answered in 2 attempts.*scripted"):
-                await engine.generate([5], Sampling(1))
-        assert (len(one.bodies), len(two.bodies)) == (2, 2)
+        async with engine_on(tiny_model, one.url, two.url, retries=0, patience_s=1.5) as engine:
+            calls = (engine.generate([5], Sampling(1)) for _ in range(3))
+            failed = await asyncio.gather(*calls, return_exceptions=True)
+        for error in failed:
+            assert isinstance(error, EngineError)
+            assert str(error) == (
+                f"no server answered for 1.5 s: {one.url} (Error code: 500 - scripted 500); "
+                f"{two.url} (Error code: 429 - scripted 429)"
+            )
+        assert (len(one.bodies), len(two.bodies)) == (6, 6)
+    # It is said once that the server fails, not by every request; one that is busy does not fail.
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"{one.url} failed: Error code: 500 - scripted 500; its requests are sent again for up to 1.5 s"
+    ]
 
 
 async def test_a_refusal_is_final(tiny_model: Path) -> None:
