@@ -41,7 +41,7 @@ class Calculation:
     @property
     def value(self) -> int:
         """What it comes to."""
-        return _compute(self.left, self.operator, self.right)
+        return evaluate(self.left, self.operator, self.right)
 
     @property
     def equation(self) -> str:
@@ -113,7 +113,7 @@ def first_error(problem: WordProblem, steps: Sequence[str]) -> int:
             return index
         for left, operator, right, value in _EQUATION.findall(step):
             terms = _normal(int(left), operator, int(right))
-            if terms not in wanted or _compute(int(left), operator, int(right)) != int(value):
+            if terms not in wanted or evaluate(int(left), operator, int(right)) != int(value):
                 return index
     return -1
 
@@ -124,7 +124,8 @@ def _normal(left: int, operator: str, right: int) -> tuple[int, str, int]:
     return left, operator, right
 
 
-def _compute(left: int, operator: str, right: int) -> int:
+def evaluate(left: int, operator: str, right: int) -> int:
+    """What a calculation comes to; divisions that do not come out even are rounded down."""
     match operator:
         case "+":
             return left + right

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 
 import prompts
 from genprm.steps import join_steps
-from genprm.word_problems import WordProblem, make_problems, write_steps
+from genprm.word_problems import WordProblem, evaluate, make_problems, write_steps
 
 TRAINING_SEED = 20_000
 """Problems of this seed and the next ones are trained on: tests, examples and figures use seeds below it."""
@@ -40,16 +41,28 @@ DRILLED = 12
 
 
 def wrong_solution(problem: WordProblem, rng: random.Random) -> tuple[tuple[str, ...], int]:
-    """A solution with one wrong value, which all that follows is left as if it were right; and where."""
+    """A solution with one wrong value, and where it is.
+
+    Half the time the steps that follow go on from the wrong value, as a policy's own do; else they are left right.
+    """
     at = rng.randrange(len(problem.calculations))
+    carried = rng.random() < 0.5
+    wrong: dict[int, int] = {}
+    """What values on the way have become."""
     sentences: list[str] = []
+    value = 0
     for index, calculation in enumerate(problem.calculations):
-        value = calculation.value
+        left = wrong.get(calculation.left, calculation.left)
+        right = calculation.right
+        if calculation.operator == "+":  # of two things counted before; else a number of the problem's
+            right = wrong.get(right, right)
+        value = evaluate(left, calculation.operator, right)
         if index == at:
             value = max(1, value + rng.choice([-10, -2, -1, 1, 2, 10]))
-        equation = f"{calculation.left}{calculation.operator}{calculation.right} = {value}"
-        sentences.append(calculation.sentence.replace("{e}", equation))
-    return write_steps(sentences, problem.answer), at
+        if value != calculation.value and carried:
+            wrong[calculation.value] = value
+        sentences.append(calculation.sentence.replace("{e}", f"{left}{calculation.operator}{right} = {value}"))
+    return write_steps(sentences, str(value)), at
 
 
 def opening(problem: WordProblem, rng: random.Random) -> str:
@@ -59,22 +72,36 @@ def opening(problem: WordProblem, rng: random.Random) -> str:
     return f"{USER}{problem.text}\n\n{ASK}{ASSISTANT}"
 
 
-def sequences(count: int, seed: int) -> Iterator[list[Segment]]:
-    """Training sequences; control tokens stand in the text."""
+def learned(steps: Sequence[str], values: Container[int]) -> Iterator[Segment]:
+    """A solution to be learned, but of what its equations come to only the values of these steps."""
+    for index, step in enumerate(steps):
+        before, equals, after = step.partition(" = ")
+        value = re.match(r"\d+", after)
+        assert value is not None
+        yield Segment(("\n\n" if index else "") + before + equals, True)
+        yield Segment(value[0], index in values)
+        yield Segment(after[value.end() :], True)
+
+
+def sequences(
+    count: int, seed: int, *, refinements: float, drills: float, reading: bool = False
+) -> Iterator[list[Segment]]:
+    """Training sequences; control tokens stand in the text. Shares of the kinds are 0 to 1, the rest are solutions."""
     rng = random.Random(seed)
     # Short problems first: where numbers are copied from is learned sooner from them.
     short = make_problems(count // 3, TRAINING_SEED + 2 * seed, steps=(2, 3))
     for problem in short + make_problems(count - len(short), TRAINING_SEED + 2 * seed + 1):
-        solution = Segment(join_steps(problem.solution), True)
         kind = rng.random()
-        if kind < 0.62:
-            yield [Segment(opening(problem, rng), False), solution]
-        elif kind < 0.70:
+        every = range(len(problem.calculations))
+        if kind >= refinements + drills:
+            yield [Segment(opening(problem, rng), False), *learned(problem.solution, () if reading else every)]
+        elif kind < refinements:
             steps, at = wrong_solution(problem, rng)
             left, right = steps[at].split(" = ")
             said = f"The paragraph says {left.split()[-1]} = {right.split()[0].rstrip('.')}."
             asked = f"{EOS}{USER}{REFINE}{steps[at]}\n\n{said}{ASSISTANT}"
-            yield [Segment(opening(problem, rng) + join_steps(steps) + asked, False), solution]
+            told = Segment(opening(problem, rng) + join_steps(steps) + asked, False)
+            yield [told, *learned(problem.solution, (at,) if reading else every)]
         else:
             segments: list[Segment] = []
             for other in make_problems(4, 1_000_000 + rng.randrange(1 << 40), steps=(4, 5, 6)):
@@ -111,10 +138,10 @@ def train_tokenizer(count: int, seed: int) -> Tokenizer:
 class Solutions(torch.utils.data.Dataset[dict[str, object]]):
     """All sequences of a run, tokenised up front."""
 
-    def __init__(self, tokenizer: Tokenizer, count: int, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, chosen: Iterator[list[Segment]]) -> None:
         self.rows: list[tuple[list[int], list[int]]] = []
         bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-        for segments in sequences(count, seed):
+        for segments in chosen:
             ids, labels = [bos], [IGNORE]
             for segment in segments:
                 piece = tokenizer.encode(segment.text, add_special_tokens=False).ids
@@ -136,6 +163,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/nano-policy"), help="where the model goes")
     parser.add_argument("--init", type=Path, help="go on from this model, with its tokenizer")
     parser.add_argument("--sequences", type=int, default=36_000)
+    parser.add_argument("--refinements", type=float, default=0.08, help="share of them")
+    parser.add_argument("--drills", type=float, default=0.30, help="share of them")
+    parser.add_argument(
+        "--reading",
+        action="store_true",
+        help="learn where numbers are copied from, and not what equations come to (save a value that a critic doubts)",
+    )
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early (for a trial)")
     parser.add_argument("--tokens-per-batch", type=int, default=1536)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -154,7 +188,14 @@ def main() -> None:
             tokenizer_object=raw, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
         )
         tokenizer.chat_template = CHAT_TEMPLATE
-    data = Solutions(raw, options.sequences, options.seed)
+    chosen = sequences(
+        options.sequences,
+        options.seed,
+        refinements=options.refinements,
+        drills=options.drills,
+        reading=options.reading,
+    )
+    data = Solutions(raw, chosen)
     batches = Batches(data, options.tokens_per_batch, options.seed)
     config = Qwen2Config(
         vocab_size=raw.get_vocab_size(),
