@@ -51,7 +51,7 @@ async def ours(backend: str, lanes: int, seconds: float) -> Row:
 
 async def warm(lanes: int, run: Callable[[], Awaitable[Figures]]) -> None:
     """The zygotes warm up fully while they are idle."""
-    await asyncio.sleep(4)
+    await asyncio.sleep(6)
     await run()
 
 
@@ -96,7 +96,7 @@ async def docker_run(image: str, seconds: float) -> Row:
 def in_process(seconds: float) -> Row:
     """A first call of each snippet in a warm interpreter, timed inside a fork so that it stays a first call."""
     namespace: dict[str, object] = {}
-    for item, _ in warmup.steps():
+    for item, _ in warmup.steps() + warmup.scientific_steps():
         warmup.perform(item, namespace)
     row: Row = {}
     for name, code in SNIPPETS.items():
