@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from genprm.batch import Progress
     from genprm.inputs import BadRow, InputRow
-    from genprm.metrics import Metrics
+    from genprm.metrics import Metrics, SessionMetrics
     from genprm.pools import PoolItem
     from genprm.rows import VerifyRow
     from genprm.runs import RunFolder
@@ -44,10 +44,8 @@ async def judge(
     finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
 ) -> int:
     """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
-    import asyncio
-
-    from genprm.batch import BatchError, Progress
-    from genprm.cli.progress import shown
+    from genprm.batch import Progress
+    from genprm.cli.session import session_of
     from genprm.runs import open_run
     from genprm.verify import default_concurrency, verify
 
@@ -61,15 +59,10 @@ async def judge(
     }
     out = batch.out or _default_out(command, config, files)
     with open_run(out, command=command, config=config, free=FREE, clean=batch.clean) as run:
-        if run.done:
-            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
         progress = Progress(len(rows))
-        started = time.perf_counter()
-        stopped: BaseException | None = None
-        try:
+        with session_of(run, progress, partial(_finish, run, progress, finish)) as session:
             async with opened(judging, batch.seed, run, lambda: rows) as prm:
-                started = time.perf_counter()
-                with shown(stderr()) as on_progress:
+                with session.working() as on_progress:
                     await verify(
                         rows,
                         prm,
@@ -80,28 +73,21 @@ async def judge(
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        _finish(run, progress, time.perf_counter() - started, finish, interrupted=stopped is not None)
-        if stopped is not None:
-            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
     return FAILED if progress.failed else 0
 
 
 def _finish(
     run: RunFolder,
     progress: Progress,
-    seconds: float,
     finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
-    *,
+    session: SessionMetrics,
     interrupted: bool,
 ) -> None:
     """Writes metrics and page."""
     from genprm.benchmarks.evaluation import at_threshold
     from genprm.cli import summary
     from genprm.cli.bench_metrics import BenchMetrics
-    from genprm.metrics import SessionMetrics, Tally
+    from genprm.metrics import Tally
     from genprm.report import write_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
@@ -111,12 +97,6 @@ def _finish(
     tally = Tally()
     for row in rows.values():
         tally.add(row)
-    session = SessionMetrics(
-        rows=progress.judged,
-        failed=progress.failed,
-        seconds=round(seconds, 3),
-        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
-    )
     metrics = tally.metrics(failed=progress.failed, session=session, interrupted=interrupted)
     if not interrupted:
         metrics = finish(run, metrics, rows)

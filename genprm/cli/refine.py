@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from genprm.batch import Progress
+    from genprm.metrics import SessionMetrics
     from genprm.refine import RefineSettings
     from genprm.runs import RunFolder
     from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
@@ -134,13 +135,11 @@ async def _refine(
     out: Path | None,
     clean: bool,
 ) -> int:
-    import asyncio
-
     from genprm.answers import AnswerChecker
-    from genprm.batch import BatchError, Finished, Progress, drive
+    from genprm.batch import Finished, Progress, drive
     from genprm.benchmarks.searches import flattened
-    from genprm.cli.progress import shown
     from genprm.cli.search import policy_of, prm_of, problems_of
+    from genprm.cli.session import session_of
     from genprm.refine import refine
     from genprm.runs import digest, open_run
     from genprm.search.grading import AnswerGrader
@@ -161,12 +160,8 @@ async def _refine(
     rows = list(problems_of(problems))
     out = out or Path("runs") / f"refine-{digest('refine', config, FREE)[:8]}"
     with open_run(out, command="refine", config=config, free=FREE, clean=clean) as run:
-        if run.done:
-            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
         progress = Progress(len(rows))
-        started = time.perf_counter()
-        stopped: BaseException | None = None
-        try:
+        with session_of(run, progress, partial(_finish, run, progress)) as session:
             async with (
                 policy_of(writer, seed, run) as policy,
                 prm_of(judge, seed, run) as prm,
@@ -180,9 +175,8 @@ async def _refine(
                     found = await refine(row, settings, policy=policy, prm=prm, grader=grader, seed=seed)
                     return Finished(found, found.generated)
 
-                started = time.perf_counter()
                 capacity = max(policy.capacity, prm.capacity)
-                with shown(stderr()) as on_progress:
+                with session.working() as on_progress:
                     await drive(
                         rows,
                         run,
@@ -191,21 +185,14 @@ async def _refine(
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        _finish(run, progress, time.perf_counter() - started, interrupted=stopped is not None)
-        if stopped is not None:
-            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
     return FAILED if progress.failed else 0
 
 
-def _finish(run: RunFolder, progress: Progress, seconds: float, *, interrupted: bool) -> None:
+def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
     """Writes metrics and page, and prints what the run came to."""
     from genprm.benchmarks.refinement import evaluate_refinement
     from genprm.cli import summary
     from genprm.cli.search_report import print_refinement
-    from genprm.metrics import SessionMetrics
     from genprm.report.search_page import write_search_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
@@ -213,12 +200,6 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, *, interrupted: 
 
     rows = [row for row in run.rows(RefineRow) if row.key in progress.keys]
     rows.sort(key=lambda row: progress.keys[row.key])
-    session = SessionMetrics(
-        rows=progress.judged,
-        failed=progress.failed,
-        seconds=round(seconds, 3),
-        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
-    )
     metrics = evaluate_refinement(rows, failed=progress.failed).model_copy(
         update={"session": session, "interrupted": interrupted}
     )

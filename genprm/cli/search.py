@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genprm.benchmarks.searches import SearchMetrics
     from genprm.cli.judging import Judging
     from genprm.inputs import BadRow
+    from genprm.metrics import SessionMetrics
     from genprm.prms.base import PRM
     from genprm.runs import RunFolder
     from genprm.search.policy import Policy
@@ -119,14 +120,12 @@ def search(
 
 
 async def _search(path: Path, overrides: list[str], out: Path | None, clean: bool) -> int:
-    import asyncio
-
     import yaml
 
     from genprm.answers import AnswerChecker
-    from genprm.batch import BatchError, Finished, Progress, drive
+    from genprm.batch import Finished, Progress, drive
     from genprm.benchmarks.searches import flattened
-    from genprm.cli.progress import shown
+    from genprm.cli.session import session_of
     from genprm.runs import digest, open_run, write_atomically
     from genprm.search.grading import AnswerGrader
     from genprm.search.recipe import RecipeError, load_recipe
@@ -143,12 +142,8 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
     out = out or Path("runs") / f"search-{path.stem}-{digest('search', config, FREE)[:8]}"
     with open_run(out, command="search", config=config, free=FREE, clean=clean) as run:
         write_atomically(run.path / RECIPE, yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True))
-        if run.done:
-            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
         progress = Progress(len(rows))
-        started = time.perf_counter()
-        stopped: BaseException | None = None
-        try:
+        with session_of(run, progress, partial(_finish, run, recipe, progress)) as session:
             async with (
                 policy_of(recipe.policy, recipe.seed, run) as policy,
                 prm_of(recipe.prm, recipe.seed, run) as prm,
@@ -163,9 +158,8 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
                     )
                     return Finished(found, found.generated)
 
-                started = time.perf_counter()
                 capacity = max(model.capacity for model in (policy, prm) if model is not None) if policy or prm else 1
-                with shown(stderr()) as on_progress:
+                with session.working() as on_progress:
                     await drive(
                         rows,
                         run,
@@ -174,12 +168,6 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        _finish(run, recipe, progress, time.perf_counter() - started, interrupted=stopped is not None)
-        if stopped is not None:
-            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
     return FAILED if progress.failed else 0
 
 
@@ -266,23 +254,16 @@ def judging_of(recipe: PRMRecipe) -> Judging:
     )
 
 
-def _finish(run: RunFolder, recipe: Recipe, progress: Progress, seconds: float, *, interrupted: bool) -> None:
+def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
     """Writes metrics, plots and page, and prints what the run came to."""
     from genprm.benchmarks.searches import evaluate_searches
     from genprm.cli import summary
     from genprm.cli.search_report import plot, print_search
-    from genprm.metrics import SessionMetrics
     from genprm.report.search_page import write_search_page
     from genprm.rows import FailureRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
 
     rows = finished_searches(run, progress)
-    session = SessionMetrics(
-        rows=progress.judged,
-        failed=progress.failed,
-        seconds=round(seconds, 3),
-        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
-    )
     metrics: SearchMetrics = evaluate_searches(
         rows, recipe.method, failed=progress.failed, width=recipe.width, aggregate=recipe.aggregate
     ).model_copy(update={"session": session, "interrupted": interrupted})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from genprm.batch import Progress
+    from genprm.metrics import SessionMetrics
     from genprm.runs import RunFolder
 
 EPILOG = """Examples:\n
@@ -109,10 +110,8 @@ async def _verify(
     out: Path | None,
     clean: bool,
 ) -> int:
-    import asyncio
-
-    from genprm.batch import BatchError, Progress
-    from genprm.cli.progress import shown
+    from genprm.batch import Progress
+    from genprm.cli.session import session_of
     from genprm.code_tests import CodeTests
     from genprm.inputs import count_rows, read_rows
     from genprm.runs import digest, open_run
@@ -134,18 +133,13 @@ async def _verify(
         stem = "stdin" if files[0] == "-" else Path(files[0]).stem
         out = Path("runs") / f"{stem}-{digest('verify', config, FREE)[:8]}"
     with open_run(out, command="verify", config=config, free=FREE, clean=clean) as run:
-        if run.done:
-            stderr().print(f"Going on with {out}: {len(run.done):,} rows are there.", soft_wrap=True)
         progress = Progress(total)
-        started = time.perf_counter()
-        stopped: BaseException | None = None
-        try:
+        with session_of(run, progress, partial(_finish, run, progress)) as session:
             async with (
                 opened(judging, seed, run, lambda: () if "-" in files else read_rows(files, limit=limit)) as prm,
                 CodeTests(lambda: open_sandbox(judging.sandbox)) as code_tests,
             ):
-                started = time.perf_counter()
-                with shown(stderr()) as on_progress:
+                with session.working() as on_progress:
                     await verify(
                         read_rows(files, limit=limit),
                         prm,
@@ -157,19 +151,13 @@ async def _verify(
                         progress=progress,
                         on_progress=on_progress,
                     )
-        except (asyncio.CancelledError, BatchError) as error:
-            stopped = error
-        _finish(run, progress, time.perf_counter() - started, stopped is not None)
-        if stopped is not None:
-            stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
-            raise stopped
     return FAILED if progress.failed else 0
 
 
-def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: bool) -> None:
+def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
     """Writes metrics and page, and prints what the run came to."""
     from genprm.cli import summary
-    from genprm.metrics import SessionMetrics, Tally
+    from genprm.metrics import Tally
     from genprm.report import write_page
     from genprm.rows import FailureRow, VerifyRow
     from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
@@ -181,12 +169,6 @@ def _finish(run: RunFolder, progress: Progress, seconds: float, interrupted: boo
         tally.add(row)
         if tally.rows <= summary.ROWS_SHOWN:
             few.append(row)
-    session = SessionMetrics(
-        rows=progress.judged,
-        failed=progress.failed,
-        seconds=round(seconds, 3),
-        generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
-    )
     metrics = tally.metrics(failed=progress.failed, session=session, interrupted=interrupted)
     write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
     if interrupted:
