@@ -79,12 +79,16 @@ class VllmEngine:
             from vllm import AsyncEngineArgs
             from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.executor.uniproc_executor import UniProcExecutor
         except ImportError as error:
             raise EngineError(f"vLLM cannot be imported ({error}): pip install 'genprm[vllm]'") from error
 
         if current_platform.is_cpu():
             dtype = "float32" if dtype == "auto" else dtype
             options = {"block_size": CPU_BLOCK_SIZE, "enforce_eager": True} | options
+            if tensor_parallel_size == 1:
+                # In the engine's process: beside it, each of the two waits for the other by spinning on a core.
+                options = {"distributed_executor_backend": UniProcExecutor} | options
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES} | options
         fields: dict[str, Any] = {
