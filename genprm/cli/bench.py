@@ -31,7 +31,7 @@ app = typer.Typer(
 AggregateName = Literal["min", "mean", "last", "product", "solution"]
 
 
-@app.command("processbench")
+@app.command("processbench", cls=options.WithCodeAuto)
 def processbench(
     context: typer.Context,
     files: Annotated[
@@ -97,7 +97,7 @@ def processbench(
     raise typer.Exit(code)
 
 
-@app.command("prmbench")
+@app.command("prmbench", cls=options.WithCodeAuto)
 def prmbench(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PRMBench's JSONL file.", show_default=False)],
@@ -157,7 +157,7 @@ def prmbench(
     raise typer.Exit(code)
 
 
-@app.command("best-of-n")
+@app.command("best-of-n", cls=options.WithCodeAuto)
 def best_of_n(
     context: typer.Context,
     files: Annotated[
@@ -235,12 +235,15 @@ def best_of_n(
     raise typer.Exit(code)
 
 
-@app.command("compare")
+@app.command("compare", epilog="Example:\n\n  genprm bench compare runs/bon runs/beam")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.", show_default=False)],
 ) -> None:
-    """Compares two runs over the same inputs: paired bootstrap of the scores, McNemar's test of the rows."""
+    """Compares two runs over the same inputs: paired bootstrap of the scores, McNemar's test of the rows.
+
+    It takes runs of `genprm bench`, `genprm verify`, `genprm search` and `genprm refine`.
+    """
     with friendly():
         from genprm.cli.bench_metrics import compare_runs
         from genprm.cli.bench_tables import print_comparison

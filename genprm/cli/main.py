@@ -43,7 +43,7 @@ def common(
 
 app.command("verify", epilog=verify.EPILOG, cls=options.WithCodeAuto)(verify.verify)
 app.command("search", epilog=search.EPILOG)(search.search)
-app.command("refine", epilog=refine.EPILOG)(refine.refine)
+app.command("refine", epilog=refine.EPILOG, cls=options.WithCodeAuto)(refine.refine)
 app.command("label", epilog=label.EPILOG)(label.label)
 app.command("synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
 app.command("view")(view.view)

@@ -42,7 +42,7 @@ def refine(
     context: typer.Context,
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE...]", help="Problems: JSONL files or JSON arrays.", show_default=False),
+        typer.Argument(metavar="FILE", help="Problems: JSONL files or JSON arrays.", show_default=False),
     ] = None,
     policy: Annotated[str, typer.Option(help="The model that writes solutions.")] = "nano-policy",
     policy_url: Annotated[
@@ -59,7 +59,7 @@ def refine(
         Literal["analysis", "code"],
         typer.Option(help="What the policy is told: the analysis alone, or also the code that was run and its output."),
     ] = "analysis",
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the policy; 0 is greedy.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Of the policy; 0 is greedy.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus of the policy's sampling.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Candidates of the policy's sampling; 0 for all.")] = 20,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest solution.")] = 2048,

@@ -78,7 +78,7 @@ def search(
         int | None, typer.Option(min=1, help="Independent chains a solution.", show_default="the recipe's")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Of the policy.", show_default="the recipe's")
+        float | None, typer.Option(min=0.0, max=2.0, help="Of the policy.", show_default="the recipe's")
     ] = None,
     sandbox: Annotated[
         options.SandboxName | None, typer.Option(help="What runs the code.", show_default="the recipe's")

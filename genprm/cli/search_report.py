@@ -19,7 +19,8 @@ _STYLES = {
     "best-of-n": ("PRM, best", "o-", "C0"),
     "weighted": ("PRM, weighted vote", "s-", "C1"),
     "majority": ("majority", "^-", "C2"),
-    "pass@k": ("pass@n (bound)", "--", "0.5"),
+    # Of the same first n solutions as the others, so that none can cross it.
+    "pass@n": ("pass@n (bound)", "--", "0.5"),
 }
 
 
@@ -105,7 +106,8 @@ def plot(path: Path, metrics: SearchMetrics) -> bool:
     by_n.set_xticks([], minor=True)
     by_n.set(xlabel="solutions a problem (n)", ylabel="accuracy, %")
     if costly:
-        by_tokens.set_xscale("log")
+        by_tokens.set_xscale("log", base=2)
+        by_tokens.xaxis.set_major_formatter("{x:,.0f}")
         by_tokens.set(xlabel="generated tokens a problem, policy and PRM")
     else:
         by_tokens.set_visible(False)
@@ -129,7 +131,8 @@ def print_refinement(console: Console, metrics: RefineMetrics) -> None:
             "broken",
             "tokens",
         ):
-            table.add_column(name, justify="right")
+            # On a narrow terminal the longest heading takes two lines, and no figure does.
+            table.add_column(name, justify="right", no_wrap=name != "of these wrong")
         for turn in metrics.turns:
             table.add_row(
                 f"{turn.turn}",
@@ -147,5 +150,6 @@ def print_refinement(console: Console, metrics: RefineMetrics) -> None:
             f"[dim]{metrics.graded:,} problems. Each line is what one would answer, had the loop ended there. "
             "fixed, broken: against turn 0. tokens: generated for a problem so far, by policy and PRM.[/]"
         )
-    failed = f", [red]{metrics.failed:,} failed[/]" if metrics.failed else ""
-    console.print(f"{metrics.rows:,} problems{failed}")
+    if metrics.failed or metrics.rows != metrics.graded:
+        failed = f", [red]{metrics.failed:,} failed[/]" if metrics.failed else ""
+        console.print(f"{metrics.rows:,} problems came to an end{failed}")

@@ -5,13 +5,18 @@
   const shade = (score) => (score === null || score === undefined ? "open" : score < threshold ? "wrong" : "right");
 
   // ---- head -------------------------------------------------------------------------------------------------------
-  head(`${info.command} ${info.config.description || info.config.method || ""}`,
+  head([info.command, info.config.description || info.config.method].filter(Boolean).join(": "),
     [info.config["policy.model"] ?? info.config.policy, info.config["prm.model"] ?? info.config.model, info.facts.sandbox]);
   fact("problems", whole(metrics.rows), metrics.interrupted ? "stopped early" : "");
   if (metrics.accuracy !== null && metrics.accuracy !== undefined) fact("accuracy of the choice", percent(metrics.accuracy), range(metrics));
+  for (const turn of metrics.turns ?? []) fact(`after turn ${turn.turn}`, percent(turn.accuracy), range(turn));
+  const last = metrics.turns?.at(-1);
+  if (last) fact("fixed · broken", `${whole(last.fixed)} · ${whole(last.broken)}`);
   const largest = {};
-  for (const row of metrics.best_of_n?.methods ?? []) largest[row.method] = row;
-  for (const [name, row] of Object.entries(largest)) fact(`${name}, n = ${row.n}`, percent(row.accuracy), range(row));
+  if (!metrics.turns) for (const row of metrics.best_of_n?.methods ?? []) largest[row.method] = row;
+  // With all solutions there is one choice of n: pass@k says what pass@n says.
+  delete largest["pass@k"];
+  for (const [name, row] of Object.entries(largest)) fact(name === "pass@1" ? name : `${name}, n = ${row.n}`, percent(row.accuracy), range(row));
   if (metrics.failed) fact("failed", whole(metrics.failed));
   for (const [name, tokens] of Object.entries(metrics.tokens ?? {})) fact(`tokens, ${name}`, whole(tokens.generated));
 
@@ -81,7 +86,7 @@
     article.append(make("h3", "", "Solutions, best first"));
     for (const { one, place } of ranked(row)) {
       const chosen = place === row.chosen;
-      const badge = `${number(one.score)} · ${one.finished ? word(one.correct) : "unfinished"}${chosen ? " · chosen" : ""}`;
+      const badge = `score ${number(one.score)} · ${one.finished ? word(one.correct) : "unfinished"}${chosen ? " · chosen" : ""}`;
       const node = candidateNode(one, `${place + 1}`, badge, one.finished ? mark(one.correct) : "open");
       if (chosen) node.className += " chosen";
       article.append(node);

@@ -75,7 +75,7 @@ class PolicyRecipe(_Strict):
     prompt: str = _POLICY.prompt
     system: str | None = None
     chat: bool = True
-    temperature: float = Field(default=_POLICY.temperature, ge=0)
+    temperature: float = Field(default=_POLICY.temperature, ge=0, le=2)
     top_p: float = Field(default=_POLICY.top_p, gt=0, le=1)
     top_k: int = Field(default=_POLICY.top_k, ge=0)
     max_tokens: int = Field(default=_POLICY.max_tokens, ge=1)
@@ -104,7 +104,7 @@ class PRMRecipe(_Strict):
     dtype: str = "auto"
     mode: Mode = Mode.EXECUTE
     votes: int = Field(default=1, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     threshold: float = Field(default=DEFAULT_THRESHOLD, ge=0, le=1)
     sandbox: Literal["auto", "docker", "bubblewrap"] = "auto"
     profile: str | None = None

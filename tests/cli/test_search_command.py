@@ -117,6 +117,7 @@ def test_what_failed_is_done_by_the_next_run_and_nothing_else_is(known, monkeypa
 
 
 def test_wrong_recipes_and_empty_sources(known, tmp_path):
+    assert "less than or equal to 2" in genprm("search", "recipe.yaml", "--set", "policy.temperature=3").output
     result = genprm("search", "recipe.yaml", "--set", "policy.temprature=1")
     assert result.exit_code == 2
     assert "the nearest one is 'temperature'" in result.output
@@ -135,6 +136,9 @@ def test_a_refinement_from_problems_to_page(known, tmp_path):
     assert genprm("view", "run").exit_code == 0
     assert genprm("bench", "compare", "run", "run").exit_code == 0
     assert genprm("refine").exit_code == 2
+    auto = genprm("refine", "problems.jsonl", "--out", "auto", "--turns", "0", "--with-code", "auto")
+    assert auto.exit_code == 0, auto.output
+    assert json.loads((tmp_path / "auto/run.json").read_text())["config"]["prm.mode"] == "auto"
 
 
 def real(cwd: Path, *arguments: str) -> None:
