@@ -22,7 +22,7 @@ from genprm.prms.kinds import transformers_engine
 _MAGIC = b"genprm-logprobs-1\n"
 _DIGEST_BYTES = 16
 BATCH_TOKENS = 8192
-"""Tokens in one forward pass, padding included."""
+"""Tokens handed to a model at a time, padding included: one forward pass on a GPU."""
 
 
 class LogprobCache:

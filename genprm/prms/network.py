@@ -1,13 +1,16 @@
 """What PRMs compute on a PyTorch model beyond generating text: one forward pass for a batch of solutions.
 
 Sequences are padded on the right and no mask is passed: in a causal model no token sees the padding behind it. Only the
-positions that are asked for go through the head, in float32 whatever the type of the weights.
+positions that are asked for go through the head, in float32 whatever the type of the weights. A GPU takes a batch
+whole; a processor takes it in parts whose intermediate results stay in its caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,12 @@ from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 
 from genprm.prms.adapters import Head, Layout
 
+P = TypeVar("P")
+R = TypeVar("R")
+
+_CPU_TOKENS = 512
+"""Tokens, padding included, in one forward pass on a processor: of more, a layer's results do not fit its caches. A
+pass of 4,096 takes 1.6 times as long a token."""
 _VOCABULARY_BLOCK = 16384
 _TOKEN_BLOCK = 512
 """Logits are computed for so many tokens and words at a time: 32 MiB, whatever the length and the vocabulary are."""
@@ -65,11 +74,9 @@ def token_logprobs(model: Any, rows: Sequence[tuple[Sequence[int], int]]) -> lis
     Returns:
         For each row, log P(ids[j] | ids[:j]) for every j from that index on.
     """
-    hidden = _hidden_states(model, [ids for ids, _ in rows])
-    where = [(row, position - 1) for row, (ids, start) in enumerate(rows) for position in range(start, len(ids))]
-    index = torch.tensor(where, dtype=torch.long, device=hidden.device).reshape(-1, 2)
+    hidden = _hidden_states(model, [(ids, range(start - 1, len(ids) - 1)) for ids, start in rows])
     wanted = torch.tensor([token for ids, start in rows for token in ids[start:]], device=hidden.device)
-    scores = _logprobs(model.get_output_embeddings(), hidden[index[:, 0], index[:, 1]], wanted.long()).tolist()
+    scores = _logprobs(model.get_output_embeddings(), hidden, wanted.long()).tolist()
     result: list[list[float]] = []
     for ids, start in rows:
         count = max(0, len(ids) - start)
@@ -87,10 +94,8 @@ def step_log_odds(model: Any, head: Head, choices: tuple[int, int] | None, rows:
         choices: ids of the good and the bad token, with `Head.NEXT_TOKEN`.
         rows: the solutions.
     """
-    hidden = _hidden_states(model, [row.ids for row in rows])
-    where = [(index, position) for index, row in enumerate(rows) for position in row.positions]
-    index = torch.tensor(where, dtype=torch.long, device=hidden.device).reshape(-1, 2)
-    flat = _log_odds(model, head, choices, hidden[index[:, 0], index[:, 1]].float()).tolist()
+    hidden = _hidden_states(model, [(row.ids, row.positions) for row in rows])
+    flat = _log_odds(model, head, choices, hidden.float()).tolist()
     result: list[list[float]] = []
     for row in rows:
         result.append(flat[: len(row.positions)])
@@ -112,11 +117,70 @@ def has_plain_head(model: Any) -> bool:
     return bool(torch.allclose(logits.float(), head(hidden).float(), rtol=1e-3, atol=1e-3))
 
 
-def _hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Last hidden states, after the final norm: [rows, longest, hidden]."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long, device=model.device)
-    return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+def _hidden_states(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+    """Last hidden states, after the final norm, at some positions of some sequences.
+
+    Args:
+        model: whose base model is asked.
+        rows: for each sequence, its ids and the positions.
+
+    Returns:
+        [positions of all rows, hidden]
+    """
+    parts = _parts(model, [len(ids) for ids, _ in rows])
+    states = _side_by_side(lambda part: _part_states(model, [rows[index] for index in part]), parts)
+    found = dict(zip(chain.from_iterable(parts), chain.from_iterable(states), strict=True))
+    return torch.cat([found[index] for index in range(len(rows))])
+
+
+def _part_states(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, ...]:
+    """`_hidden_states` of one forward pass, for each sequence."""
+    width = max(len(ids) for ids, _ in rows)
+    padded = [[*ids, *[0] * (width - len(ids))] for ids, _ in rows]
+    where = [(row, position) for row, (_, positions) in enumerate(rows) for position in positions]
+    ids = torch.tensor(padded, dtype=torch.long, device=model.device)
+    index = torch.tensor(where, dtype=torch.long, device=model.device).reshape(-1, 2)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[index[:, 0], index[:, 1]].split([len(positions) for _, positions in rows])
+
+
+def _parts(model: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """Which sequences are computed together, as indices; longest first."""
+    if model.device.type != "cpu":
+        return [list(range(len(lengths)))]
+    parts: list[list[int]] = []
+    width = 0
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True):
+        # The first of a part is its longest.
+        if not parts or width * (len(parts[-1]) + 1) > _CPU_TOKENS:
+            parts.append([])
+            width = lengths[index]
+        parts[-1].append(index)
+    return parts
+
+
+def _side_by_side(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    """Applies a function to all parts, on a processor to as many at a time as PyTorch has threads.
+
+    Threads that share an operation wait for each other after each one, which costs most of what they gain where an
+    operation takes a millisecond or something else needs a core. With a part each they do not. A few long parts are
+    better shared.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) < 2 * threads:
+        return [function(part) for part in parts]
+
+    def alone(part: P) -> R:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            return function(part)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(alone, parts))
+    finally:
+        # What a thread sets holds for itself and for all that are started later.
+        torch.set_num_threads(threads)
 
 
 def _logprobs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -254,14 +254,20 @@ async def test_chunked_log_probabilities(kind: str, tmp_path: Path, monkeypatch:
     # Neither the vocabulary nor the tokens are a multiple of a block.
     monkeypatch.setattr(network, "_VOCABULARY_BLOCK", 37)
     monkeypatch.setattr(network, "_TOKEN_BLOCK", 5)
-    engine = await load_engine("transformers", str(tmp_path))
+    # The longest sequence is alone in its part, the others are not, and parts are in another order than rows.
+    monkeypatch.setattr(network, "_CPU_TOKENS", 85)
+    threads = torch.get_num_threads()
+    engine = await load_engine("transformers", str(tmp_path), threads=2)
     try:
         assert await engine.run_model(network.has_plain_head) is (kind != "granite")
         rows = [[(7 * j + k) % size for j in range(length)] for k, length in enumerate((2, 40, 13, 90))]
         model = LogprobModel(engine)
         found = await asyncio.gather(*(model.logprobs(ids, start) for ids in rows for start in (1, len(ids) - 1)))
+        # Parts that were computed side by side, on a thread each, leave the engine's threads to it.
+        assert await engine.run_model(lambda _: torch.get_num_threads()) == 2
     finally:
         await engine.close()
+        torch.set_num_threads(threads)
     exact = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     for index, ids in enumerate(rows):
         with torch.inference_mode():
