@@ -157,7 +157,7 @@ async def _refine(
         "concurrency": concurrency,
     }
     config = cast("dict[str, JsonValue]", flattened(parts))
-    rows = list(problems_of(problems))
+    rows = problems_of(problems)
     out = out or Path("runs") / f"refine-{digest('refine', config, FREE)[:8]}"
     with open_run(out, command="refine", config=config, free=FREE, clean=clean) as run:
         progress = Progress(len(rows))

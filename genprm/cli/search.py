@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -138,7 +138,7 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
         raise UsageError(str(error)) from None
     dumped = recipe.model_dump(mode="json")
     config = cast("dict[str, JsonValue]", flattened(dumped))
-    rows = list(problems_of(recipe.problems))
+    rows = problems_of(recipe.problems)
     out = out or Path("runs") / f"search-{path.stem}-{digest('search', config, FREE)[:8]}"
     with open_run(out, command="search", config=config, free=FREE, clean=clean) as run:
         write_atomically(run.path / RECIPE, yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True))
@@ -171,8 +171,12 @@ async def _search(path: Path, overrides: list[str], out: Path | None, clean: boo
     return FAILED if progress.failed else 0
 
 
-def problems_of(source: Problems) -> Iterator[ProblemRow | BadRow]:
-    """The problems that a recipe names."""
+def problems_of(source: Problems) -> list[ProblemRow | BadRow]:
+    """The problems that a recipe names.
+
+    Raises:
+        UsageError: there are none.
+    """
     from genprm.search import problems
 
     if source.files:
@@ -185,7 +189,11 @@ def problems_of(source: Problems) -> Iterator[ProblemRow | BadRow]:
         )
     else:
         rows = problems.generated(source.generate or 0, source.generate_seed)
-    return islice(rows, source.limit)
+    found = list(islice(rows, source.limit))
+    if not found:
+        where = source.files or source.pool or [source.dataset]
+        raise UsageError(f"there are no problems in {', '.join(map(repr, where))}")
+    return found
 
 
 @asynccontextmanager
@@ -286,7 +294,5 @@ def finished_searches(run: RunFolder, progress: Progress) -> list[SearchRow]:
     """The rows of the folder that belong to the input just read, in its order."""
     from genprm.search.rows import SearchRow
 
-    rows = [row for row in run.rows(SearchRow) if row.key in progress.keys]
-    if not rows and not progress.failed:
-        raise UsageError("there are no problems in the recipe's source")
+    rows = (row for row in run.rows(SearchRow) if row.key in progress.keys)
     return sorted(rows, key=lambda row: progress.keys[row.key])

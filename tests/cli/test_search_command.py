@@ -1,7 +1,9 @@
 """`genprm search` and `genprm refine`: around a policy and a judge that are known, and with the built-in model."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -122,7 +124,26 @@ def test_wrong_recipes_and_empty_sources(known, tmp_path):
     assert result.exit_code == 2
     assert "the nearest one is 'temperature'" in result.output
     (tmp_path / "problems.jsonl").write_text("")
-    assert "there are no problems" in genprm("search", "recipe.yaml", "--out", "empty").output
+    for command in (("search", "recipe.yaml"), ("refine", "problems.jsonl")):
+        empty = genprm(*command, "--out", "empty")
+        assert empty.exit_code == 2
+        assert "there are no problems in 'problems.jsonl'" in empty.output
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_run_stopped_before_its_first_row_says_so(known, monkeypatch, tmp_path):
+    asked = []
+
+    async def never(*args, **kwargs):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(RuleEngine, "generate", never)
+    result = genprm("search", "recipe.yaml", "--out", "run")
+    assert result.exit_code == 143
+    assert "Stopped. 0 rows are kept" in result.stderr
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["interrupted"] is True
 
 
 def test_a_refinement_from_problems_to_page(known, tmp_path):
