@@ -219,7 +219,7 @@ async def running(engine: Engine) -> int:
     if isinstance(engine, TransformersEngine):
         return engine.pending
     if isinstance(engine, OpenAIEngine):
-        url = engine.router.servers[0].base_url.replace("/v1/", "/metrics")
+        url = engine.router.servers[0].base_url.removesuffix("/v1") + "/metrics"
         page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=20).read().decode())
         counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} ([\d.]+)$", page, re.MULTILINE)
         assert len(counts) >= 2
