@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import prompts
 from genprm.answers import AnswerChecker, Outcome, boxed_answer
@@ -23,6 +23,9 @@ from rpe.budget import BATCH, CONFIDENCE, SHARE, Counts, State, plan
 from rpe.journal import Journal, Rollout
 from rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
 from rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, ValueRow
+
+if TYPE_CHECKING:
+    from genprm.engines.tokenizer import Tokenizer
 
 MOST_ATTEMPTS = 4
 """Times the number of rollouts asked for, after which a prefix whose outcomes nobody knows is given up."""
@@ -308,12 +311,7 @@ class _Work:
         name = f"{'solution' if whole else what}-{number}"
         rollout = self.of.journal.find(self.key, name)
         if rollout is None:
-            opening = join_steps([*prefix, f"Step {len(prefix) + 1}:"])
-            messages = [
-                {"role": "system", "content": prompts.render("policy/system")},
-                {"role": "user", "content": self.problem},
-            ]
-            ids = engine.tokenizer.encode_chat(messages, True, opening)
+            ids = rollout_prompt(engine.tokenizer, self.problem, prefix)
             seed = hashlib.blake2b(f"{self.settings.seed} {self.key} {name}".encode(), digest_size=4).digest()
             sampling = Sampling(
                 self.settings.max_tokens, temperature=self.settings.temperature, seed=int.from_bytes(seed) >> 1
@@ -345,6 +343,21 @@ class _Work:
             labels=labels,
             first_error=first_wrong([label.label for label in labels]),
         )
+
+
+def rollout_prompt(tokenizer: Tokenizer, problem: str, prefix: Sequence[str]) -> list[int]:
+    """Token ids after which a model goes on with a solution.
+
+    Args:
+        tokenizer: of the model.
+        problem: the question.
+        prefix: the steps that are there; the next one is begun.
+    """
+    messages = [
+        {"role": "system", "content": prompts.render("policy/system")},
+        {"role": "user", "content": problem},
+    ]
+    return tokenizer.encode_chat(messages, True, join_steps([*prefix, f"Step {len(prefix) + 1}:"]))
 
 
 def _exact(solution: _Solution) -> Counts:
