@@ -85,7 +85,9 @@ class VllmEngine:
 
         if current_platform.is_cpu():
             dtype = "float32" if dtype == "auto" else dtype
-            options = {"block_size": CPU_BLOCK_SIZE, "enforce_eager": True} | options
+            # A prompt that is computed in parts ends the engine there, if its request has a seed: the sample that is
+            # thrown away between parts is taken back by the generator's offset, which those of a CPU do not have.
+            options = {"block_size": CPU_BLOCK_SIZE, "enforce_eager": True, "enable_chunked_prefill": False} | options
             if tensor_parallel_size == 1:
                 # In the engine's process: beside it, each of the two waits for the other by spinning on a core.
                 options = {"distributed_executor_backend": UniProcExecutor} | options
@@ -185,6 +187,9 @@ class VllmEngine:
         """Ends vLLM's processes: see `Engine`."""
         if not self._in_flight.closed:
             await self._in_flight.close()
+            # Or it would report the end of the engine's process as a failure.
+            if (handler := getattr(self.llm, "output_handler", None)) is not None:
+                handler.cancel()
             await asyncio.to_thread(self.llm.shutdown)
             await asyncio.to_thread(_end_messaging, self.llm)
             # It would do so again when it is freed, and complain if that is when the interpreter ends.

@@ -88,9 +88,9 @@ def sequences(
 ) -> Iterator[list[Segment]]:
     """Training sequences; control tokens stand in the text. Shares of the kinds are 0 to 1, the rest are solutions."""
     rng = random.Random(seed)
-    # Short problems first: where numbers are copied from is learned sooner from them.
-    short = make_problems(count // 3, TRAINING_SEED + 2 * seed, steps=(2, 3))
-    for problem in short + make_problems(count - len(short), TRAINING_SEED + 2 * seed + 1):
+    # Where numbers are copied from is learned sooner from short problems; what is still misread then are long ones.
+    some = make_problems(count // 3, TRAINING_SEED + 2 * seed, steps=(5, 6) if reading else (2, 3))
+    for problem in some + make_problems(count - len(some), TRAINING_SEED + 2 * seed + 1):
         kind = rng.random()
         every = range(len(problem.calculations))
         if kind >= refinements + drills:

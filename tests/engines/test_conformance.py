@@ -246,6 +246,16 @@ async def test_cancelled_calls_free_their_slots(engine: Engine, written: dict[st
     assert (await engine.generate(prompt, Sampling(60))).token_ids == tuple(written[PROMPTS[0]])
 
 
+async def test_seeded_prompts_that_no_batch_holds_together(engine: Engine) -> None:
+    ids = (encoded(engine, PROMPTS[0]) * 40)[:480]
+    drawn = await asyncio.gather(
+        *(engine.generate([*ids[: 480 - seed], *ids[:seed]], Sampling(8, 1.0, seed=seed)) for seed in range(32))
+    )
+    for completion in drawn:
+        check(engine, completion)
+    assert len({completion.token_ids for completion in drawn}) > 16
+
+
 async def test_a_bad_request_harms_no_other(engine: Engine, written: dict[str, list[int]]) -> None:
     prompt = encoded(engine, PROMPTS[3])
     too_long = prompt * 300
