@@ -35,12 +35,10 @@ def solution(problem: WordProblem, wrong: int | None, label: int | None) -> Solu
     return SolutionRow(steps=steps, outcome=outcome, copies=1, values=values, labels=labels, first_error=first_error)
 
 
-@pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def label_run(path: Path, problems: int) -> Path:
     """A run of `label`: a right, a wrong, a wrongly labelled and an undecided solution of each problem."""
-    path = tmp_path_factory.mktemp("labels") / "run"
     with open_run(path, command="label", config={"policy": "nano-policy"}) as run:
-        for problem in make_problems(PROBLEMS, 9):
+        for problem in make_problems(problems, 9):
             last = len(problem.solution) - 1
             row = LabelRow(
                 key=problem.id,
@@ -57,6 +55,11 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             run.add(row, problem.id)
     return path
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return label_run(tmp_path_factory.mktemp("labels") / "run", PROBLEMS)
 
 
 def synthesize(*arguments: object) -> Result:
