@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from genprm.engines.base import Completion, EngineError, Sampling
@@ -113,7 +114,8 @@ class VllmEngine:
         text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or model, None if tokenizer else revision)
         try:
             # AsyncLLM ties itself to the running event loop, so it is made here and not in a thread.
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(fields | options)))
+            with _cores_left(current_platform.is_cpu()):
+                llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(fields | options)))
         except Exception as error:  # pydantic's, torch's, a worker's: whatever ends a start
             raise EngineError(f"vLLM does not start with {model!r}: {error}") from error
         return cls(llm, text, model_name=model)
@@ -227,6 +229,23 @@ class VllmEngine:
         if output is None:
             raise EngineError("vLLM gave no answer")
         return output
+
+
+@contextlib.contextmanager
+def _cores_left(on_cpu: bool) -> Generator[None]:
+    """Has an engine that starts meanwhile on a CPU leave one core to this process and the sandbox.
+
+    Its threads wait for each other after every operation: one of them beside a snippet on a core slows all of them.
+    """
+    name = "OMP_NUM_THREADS"
+    if not on_cpu or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(1, len(os.sched_getaffinity(0)) - 1))
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _nothing(timeout: float | None = None) -> None:

@@ -17,7 +17,7 @@ from rpe.labels import Method
 from rpe.rollouts import Labeller, Settings
 from rpe.rows import LabelRow
 
-SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16)
+SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16, threshold=0.4)
 
 
 class Counting:
@@ -62,7 +62,7 @@ async def checker() -> AsyncIterator[AnswerChecker]:
 
 @pytest.fixture(scope="module")
 def problems() -> list[WordProblem]:
-    return make_problems(5, 11, steps=(3,))
+    return make_problems(5, 11, steps=(5,))
 
 
 async def label(
