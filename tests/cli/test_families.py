@@ -114,8 +114,9 @@ def test_implicit_prms_take_turns_with_their_reference(pair, tmp_path, monkeypat
     for row in ROWS:
         there, back, own, base = (values[row["id"]] for values in found.values())
         assert len(there) == len(row["steps"])
-        assert [-value for value in back] == pytest.approx(there, abs=1e-6)
-        assert [a - b for a, b in zip(own, base, strict=True)] == pytest.approx(there, abs=1e-6)
+        # What is computed in one batch differs from run to run, and with it the rounding of float32 sums.
+        assert [-value for value in back] == pytest.approx(there, abs=1e-4)
+        assert [a - b for a, b in zip(own, base, strict=True)] == pytest.approx(there, abs=1e-4)
     # The reference's answers are on disk: it is not opened again.
     before = len(opened)
     result, text = genprm(*command, "--reference", reference, "--out", "ratio", "--clean")
