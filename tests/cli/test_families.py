@@ -114,14 +114,15 @@ def test_implicit_prms_take_turns_with_their_reference(pair, tmp_path, monkeypat
     for row in ROWS:
         there, back, own, base = (values[row["id"]] for values in found.values())
         assert len(there) == len(row["steps"])
-        # What is computed in one batch differs from run to run, and with it the rounding of float32 sums.
-        assert [-value for value in back] == pytest.approx(there, abs=1e-4)
-        assert [a - b for a, b in zip(own, base, strict=True)] == pytest.approx(there, abs=1e-4)
+        assert [-value for value in back] == pytest.approx(there, abs=1e-6)
+        assert [a - b for a, b in zip(own, base, strict=True)] == pytest.approx(there, abs=1e-6)
     # The reference's answers are on disk: it is not opened again.
     before = len(opened)
     result, text = genprm(*command, "--reference", reference, "--out", "ratio", "--clean")
     assert (result.exit_code, opened[before:]) == (0, [(policy, 0)]), text
-    assert judged(tmp_path / "ratio") == found["ratio"]
+    # Which solutions are computed in one batch differs from run to run, and with it the rounding of float32 sums.
+    for name, values in judged(tmp_path / "ratio").items():
+        assert values == pytest.approx(found["ratio"][name], abs=1e-6)
 
 
 def test_a_model_can_name_its_reference(pair, tmp_path):
