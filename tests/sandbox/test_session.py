@@ -239,3 +239,15 @@ async def test_a_closed_session_says_so(box: Sandbox) -> None:
     await session.close()
     with pytest.raises(SandboxError, match="closed"):
         await session.run("x")
+
+
+async def test_scipy_is_loaded_for_sessions_that_name_it_alone(backend: str) -> None:
+    box = await opened(backend, lanes=1)
+    loaded = "import sys; print(any(name.startswith('sci' + 'py.optimize') for name in sys.modules))"
+    try:
+        await box.stats()  # waits until everything is warm
+        for code, answer in ((loaded, "False\n"), (f"import scipy\n{loaded}", "True\n")):
+            async with box.session() as session:
+                assert (await session.run(code)).stdout == answer
+    finally:
+        await box.close()
