@@ -123,7 +123,7 @@ class ModelTeacher:
                 done = await self._engine.generate(
                     ids, self._sampling(left, (FENCE_END, _THOUGHT_END), seed + turn), chain=chain
                 )
-                generated += len(done.token_ids)
+                generated += done.sampled_tokens
                 text += done.text
                 ids = [*ids, *done.token_ids]
                 if done.stop != FENCE_END or statuses.total() >= MOST_SNIPPETS:
@@ -142,7 +142,7 @@ class ModelTeacher:
             found = Counter[int]()
             for number in range(self._verdicts):
                 end = await self._engine.generate(base, self._sampling(16, ("}",), seed + 1000 + number), chain=chain)
-                generated += len(end.token_ids)
+                generated += end.sampled_tokens
                 if match := _INDEX.search(end.text):
                     found[int(match[1])] += 1
             index = found.most_common(1)[0][0] if found else None
