@@ -116,11 +116,23 @@ def drop_capabilities(keep: frozenset[int] = frozenset()) -> None:
                 _prctl(_PR_CAPBSET_DROP, capability)
             except OSError:
                 break  # EINVAL: past the kernel's last capability; EPERM: no CAP_SETPCAP, then only capset is left.
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    _syscall(_SYS_CAPSET, *_capability_sets(keep))
+
+
+def renounce_capabilities() -> None:
+    """Give up all capabilities where those that a new program could get back were given up before."""
+    _syscall(_SYS_CAPSET, *_NO_CAPABILITIES)
+
+
+def _capability_sets(keep: frozenset[int]) -> tuple[object, object]:
+    """Arguments of capset: effective, permitted and inheritable sets of this process."""
     low = sum(1 << c for c in keep if c < 32)
     high = sum(1 << (c - 32) for c in keep if c >= 32)
-    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    _syscall(_SYS_CAPSET, ctypes.byref(header), ctypes.byref(data))
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    return ctypes.byref(header), ctypes.byref(data)
+
+
+_NO_CAPABILITIES = _capability_sets(frozenset())
 
 
 def capabilities(proc: str) -> frozenset[int]:

@@ -17,7 +17,7 @@ from . import frames, processes
 from .keeper import EXIT
 from .output import drain
 from .processes import Exit, Process
-from .session import LENGTH, MAX_REPORT
+from .session import COMMAND, LENGTH, MAX_REPORT
 from .worker import Worker, Zygote
 
 _OUTCOMES = frozenset({"ok", "exception", "exit", "memory", "invalid_code"})
@@ -111,8 +111,9 @@ class Session:
         """Start on a snippet."""
         assert self._head is not None
         self._nonce = secrets.token_hex(8)
-        command = {"code": code, "nonce": self._nonce, "checkpoint": self._used}
-        self._pending = memoryview(frames.encode(command))
+        source = code.encode("utf-8", "surrogatepass")
+        command = COMMAND.pack(len(source), self._nonce.encode("ascii"), self._used)
+        self._pending = memoryview(command + source)
         self._buffer.clear()
         self._vanished = None
         drain(self.output, None)

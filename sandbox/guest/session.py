@@ -8,7 +8,7 @@ to go back to. The supervisor kills one of the two.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import io
 import json
 import math
@@ -23,11 +23,14 @@ from . import kernel
 
 OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT = 1, 3, 4, 5
 LENGTH = struct.Struct(">I")
+COMMAND = struct.Struct(">I16s?")
+"""Bytes of code that follow, the nonce of this snippet, and whether to clone a process for it."""
 MAX_ERROR = 4096
 MAX_REPORT = 1 << 16
 
 _OPEN_FILES = 64
 _PROCESSES = 8
+_REHEARSALS = 40
 _FILE_BYTES = 8 << 20
 _DIGITS = 100_000
 """Honest number theory prints integers longer than Python's 4,300 digits."""
@@ -77,29 +80,46 @@ def start(
         confinement: what every session is confined by.
         uid: its own user, or None where namespaces keep sessions apart.
         scratch: its folder.
-        commands: descriptor to read from.
+        commands: descriptor to read from. This one and the next two are above those that a session keeps.
         reports: descriptor to write to.
         output: descriptor of its output.
     """
     try:
         _arrange_descriptors(commands, reports, output)
         _confine(confinement, uid, scratch)
-        _report({"ready": os.getpid()})
+        _report(f'{{"ready": {os.getpid()}}}')
         _serve()
     except BaseException as error:
-        _report({"broken": f"{type(error).__name__}: {error}"})
+        _report(json.dumps({"broken": f"{type(error).__name__}: {error}"}))
     finally:
         os._exit(70)
 
 
-def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
-    # Through high numbers first: the wanted ones may be among those given.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (output, commands, reports)]
+def reserve_descriptors() -> None:
+    """For the supervisor, at its start: has all that is opened later get higher numbers than those a session needs."""
     null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 2)
-    for source, target in zip((*high, high[0]), (OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT), strict=True):
-        os.dup2(source, target)
+    for descriptor in (COMMANDS, REPORTS, SAVED_OUTPUT):
+        os.dup2(null, descriptor)
+    if null > SAVED_OUTPUT:
+        os.close(null)
+
+
+def rehearse() -> None:
+    """For the zygote: what every session does, so that the interpreter adapts its code once and not in each of them.
+
+    Where descriptors were reserved, what it writes ends nowhere.
+    """
+    for _ in range(_REHEARSALS):
+        _report(f'{{"ready": {os.getpid()}}}')
+        _run("print(1 + 1)", {}, first=True)
+
+
+def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
+    os.dup2(0, 2)
+    os.dup2(commands, COMMANDS)
+    os.dup2(reports, REPORTS)
+    os.dup2(output, OUTPUT)
+    os.dup2(output, SAVED_OUTPUT)
     os.closerange(SAVED_OUTPUT + 1, 1 << 20)
 
 
@@ -116,7 +136,9 @@ def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    kernel.drop_capabilities()
+        kernel.renounce_capabilities()
+    else:
+        kernel.drop_capabilities()
     kernel.hide_memory()
     kernel.no_new_privileges()
     kernel.install_filter(confinement.filter)
@@ -126,16 +148,17 @@ def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
 def _serve() -> NoReturn:
     namespace: dict[str, object] = {"__name__": "__main__", "__builtins__": __builtins__}
     while True:
-        (size,) = LENGTH.unpack(_read(LENGTH.size))
-        command = json.loads(_read(size))
-        nonce = command["nonce"]
-        _reap()
-        if command["checkpoint"]:
+        size, name, checkpoint = COMMAND.unpack(_read(COMMAND.size))
+        code = _read(size).decode("utf-8", "surrogatepass")
+        nonce = name.decode("ascii")
+        if checkpoint:
+            _reap()
             if kernel.clone_sibling():
                 continue
-            _report({"runner": os.getpid(), "nonce": nonce})
-        outcome, error = _run(command["code"], namespace)
-        _report({"outcome": outcome, "error": error, "nonce": nonce})
+            _report(f'{{"runner": {os.getpid()}, "nonce": "{nonce}"}}')
+        outcome, error = _run(code, namespace, first=not checkpoint)
+        said = "null" if error is None else json.dumps(error)
+        _report(f'{{"outcome": "{outcome}", "error": {said}, "nonce": "{nonce}"}}')
 
 
 def _reap() -> None:
@@ -145,15 +168,26 @@ def _reap() -> None:
             pass
 
 
-def _run(code: str, namespace: dict[str, object]) -> tuple[str, str | None]:
-    os.dup2(SAVED_OUTPUT, OUTPUT)
+def _stream() -> io.TextIOWrapper:
+    """A standard output that nobody has closed or replaced parts of."""
     # A line at a time, so that what was printed before a hang is not lost with the process.
-    stream = io.TextIOWrapper(
+    return io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(OUTPUT, "w", closefd=False), 1 << 16),
         encoding="utf-8",
         errors="backslashreplace",
         line_buffering=True,
     )
+
+
+@functools.cache
+def _first_stream() -> io.TextIOWrapper:
+    """What the zygote has made for the first snippets of all sessions."""
+    return _stream()
+
+
+def _run(code: str, namespace: dict[str, object], *, first: bool) -> tuple[str, str | None]:
+    os.dup2(SAVED_OUTPUT, OUTPUT)
+    stream = _first_stream() if first else _stream()
     sys.stdout = sys.__stdout__ = stream
     try:
         try:
@@ -206,8 +240,8 @@ def _read(size: int) -> bytes:
     return b"".join(parts)
 
 
-def _report(message: dict[str, object]) -> None:
-    data = json.dumps(message).encode("ascii")
+def _report(message: str) -> None:
+    data = message.encode("ascii")
     data = LENGTH.pack(len(data)) + data
     while data:
         data = data[os.write(REPORTS, data) :]

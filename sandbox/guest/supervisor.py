@@ -22,6 +22,7 @@ from typing import NoReturn
 from . import frames, kernel, processes, warmup
 from .lineage import Session, SessionBroken, Verdict
 from .output import Output, drain
+from .session import reserve_descriptors
 from .worker import Worker, Zygote
 from .zygote import SCRATCH, Settings, serve
 
@@ -316,6 +317,7 @@ def _wake_on_child_exit() -> int:
 
 def main(config: Config) -> NoReturn:
     """Serve the host on the standard streams, which nothing else shall ever touch."""
+    reserve_descriptors()
     requests, replies = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)

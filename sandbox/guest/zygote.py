@@ -80,6 +80,7 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     pending = warmup.steps()
     while pending and pending[0][1]:
         warmup.perform(pending.pop(0)[0], namespace)
+    session.rehearse()
     _settle(maps)
     memory = _address_space(settings.proc) + (settings.memory_mb << 20)
     program = session_filter()

@@ -63,8 +63,9 @@ def is_bwrap(pid: int) -> bool:
 
 
 def kill_guest(lane: Lane) -> None:
-    """Kill the container, or bwrap."""
+    """Kill the container, or bwrap, and wait until its supervisor is gone too."""
     channel = lane._channel  # pyright: ignore[reportPrivateUsage]
+    supervisor = supervisor_of(lane)
     if hasattr(channel, "pid"):
         os.kill(channel.pid, signal.SIGKILL)
     else:
@@ -73,6 +74,10 @@ def kill_guest(lane: Lane) -> None:
         client = docker.from_env()
         with contextlib.closing(client):
             client.api.kill(channel.identity)
+    end = time.monotonic() + 10
+    while supervisor in guests():  # a dead one that nobody has reaped has no command line
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def lane_of(box: Sandbox) -> Lane:
