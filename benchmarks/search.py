@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 RECIPES = ROOT / "recipes" / "built-in"
-MOST = 300
+MOST = 500
 """Problems of a full measurement. One of fewer takes the first of them, so that it can be extended later."""
 SEED = 7
 """Of the problems. The policy was trained on those of other seeds."""
@@ -134,10 +134,9 @@ async def speed(options: argparse.Namespace) -> dict[str, Any]:
     engine = await load_engine(options.engine, options.policy, max_num_seqs=options.sequences)
     prm = await genprm.load_prm("nano", engine=options.engine, sandbox=options.sandbox, max_num_seqs=options.sequences)
     policy = Policy(engine, PolicySettings(temperature=1.0, max_tokens=256))
-    settings = SearchSettings(Method.BEAM, n=8, width=4, iterations=10)
-    figures: dict[str, Any] = {"engine": options.engine, "problems": options.problems}
+    figures: dict[str, Any] = {"engine": options.engine}
 
-    async def timed(problems: int, at_once: int, seed: int) -> dict[str, float]:
+    async def timed(settings: SearchSettings, problems: int, at_once: int, seed: int) -> dict[str, float]:
         gate = asyncio.Semaphore(at_once)
 
         async def one(row: Any) -> int:
@@ -156,17 +155,18 @@ async def speed(options: argparse.Namespace) -> dict[str, Any]:
         }
 
     try:
-        await timed(2, 2, call_seed(1))
-        # Another seed a measurement: nothing of one is in the prefix cache of the next.
-        figures["one_at_a_time"] = await timed(options.alone, 1, 2)
-        figures["side_by_side"] = await timed(options.problems, options.problems, 3)
+        await timed(SearchSettings(Method.BEAM, n=8, width=4, iterations=10), 2, 2, call_seed(1))
+        for n in options.n:
+            settings = SearchSettings(Method.BEAM, n=n, width=4, iterations=10)
+            # Another seed a measurement: nothing of one is in the prefix cache of the next.
+            alone = await timed(settings, options.alone, 1, 10 * n)
+            together = await timed(settings, options.problems, options.problems, 10 * n + 1)
+            speedup = round(alone["per_problem_s"] / together["per_problem_s"], 2)
+            figures[str(n)] = {"one_at_a_time": alone, "side_by_side": together, "speedup": speedup}
+            print(f"beam search, n {n}: {alone}, {together}: {speedup} times as fast side by side", flush=True)
     finally:
         await prm.close()
         await engine.close()
-    figures["speedup"] = round(figures["one_at_a_time"]["per_problem_s"] / figures["side_by_side"]["per_problem_s"], 2)
-    for name in ("one_at_a_time", "side_by_side"):
-        print(f"{name:<15}", figures[name])
-    print(f"side by side: {figures['speedup']} times as fast")
     return figures
 
 
@@ -174,9 +174,10 @@ def main() -> None:
     """Measures, prints, and saves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=["methods", "speed"])
-    parser.add_argument("--problems", type=int, help="300 for methods, 32 for speed by default")
+    parser.add_argument("--problems", type=int, help="500 for methods, 32 for speed by default")
     parser.add_argument("--policy", default="nano-policy", help="the model that writes solutions")
-    parser.add_argument("--alone", type=int, default=8, help="problems searched one at a time")
+    parser.add_argument("--alone", type=int, default=32, help="problems searched one at a time, for speed")
+    parser.add_argument("--n", type=int, nargs="+", default=[4, 8, 16], help="sizes of the beam, for speed")
     parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
     parser.add_argument("--sequences", type=int, default=256, help="sequences decoded at once, for speed")
     parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])

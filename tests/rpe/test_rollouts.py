@@ -85,6 +85,12 @@ async def rows(
     return [await label(engine, checker, problem, folder / str(k)) for k, problem in enumerate(problems)]
 
 
+@pytest.fixture(scope="module")
+def mixed(rows: list[LabelRow]) -> int:
+    """A problem that is solved now and then."""
+    return next(index for index, row in enumerate(rows) if len(row.solutions) == 4)
+
+
 def test_the_policy_errs_as_it_should(rows: list[LabelRow]) -> None:
     rate = sum(row.samples.right for row in rows) / sum(row.samples.right + row.samples.wrong for row in rows)
     assert 0.1 < rate < 0.95
@@ -121,16 +127,21 @@ def test_values_are_shares_and_the_last_is_exact(rows: list[LabelRow]) -> None:
 
 
 async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
-    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], rows: list[LabelRow], tmp_path: Path
+    engine: Engine,
+    checker: AnswerChecker,
+    problems: list[WordProblem],
+    rows: list[LabelRow],
+    mixed: int,
+    tmp_path: Path,
 ) -> None:
     paid = Counting(engine)
-    fresh = await label(paid, checker, problems[0], tmp_path / "once")
-    assert fresh == rows[0]
+    fresh = await label(paid, checker, problems[mixed], tmp_path / "once")
+    assert fresh == rows[mixed]
     finished = 0
     for lasts in (5, 20, 30, 45, None):
         broken = Counting(engine, lasts)
         try:
-            again = await label(broken, checker, problems[0], tmp_path / "broken")
+            again = await label(broken, checker, problems[mixed], tmp_path / "broken")
         except EngineError:
             await asyncio.sleep(0)
         finished += broken.finished
@@ -140,10 +151,10 @@ async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
 
 
 async def test_an_adaptive_budget_costs_less(
-    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], tmp_path: Path
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], mixed: int, tmp_path: Path
 ) -> None:
     settings = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200)
-    row = await label(engine, checker, problems[0], tmp_path, settings)
+    row = await label(engine, checker, problems[mixed], tmp_path, settings)
     prefixes = {tuple(s.steps[:n]) for s in row.solutions for n in range(1, len(s.steps))}
     assert 0 < row.rollouts <= row.budget * len(prefixes) / 2 + row.budget
     states = {found.state for solution in row.solutions for found in solution.labels}
@@ -151,13 +162,13 @@ async def test_an_adaptive_budget_costs_less(
 
 
 async def test_what_a_budget_leaves_open_has_no_label(
-    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], tmp_path: Path
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], mixed: int, tmp_path: Path
 ) -> None:
     # Nearly nothing is that certain after so few rollouts.
     settings = Settings(
         solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, confidence=0.999, search=False
     )
-    row = await label(engine, checker, problems[0], tmp_path, settings)
+    row = await label(engine, checker, problems[mixed], tmp_path, settings)
     opened = [s for s in row.solutions if any(found.state is State.UNDECIDED for found in s.labels)]
     assert opened
     for solution in opened:
