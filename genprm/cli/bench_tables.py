@@ -96,7 +96,8 @@ def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
 def print_comparison(console: Console, first: str, second: str, parts: Sequence[Comparison]) -> None:
     """Two runs side by side."""
     console.print(f"[dim]A[/] {first}\n[dim]B[/] {second}", soft_wrap=True)
-    out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "only A right", "only B right", "McNemar p")
+    out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "only A\nright", "only B\nright", "McNemar\np")
+    out.padding = (0, 1, 0, 0)  # eighty columns hold all of it
     for part in parts:
         gap, rows = part.difference, part.rows_test
         out.add_row(

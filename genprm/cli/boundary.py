@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine, Generator
@@ -25,23 +26,28 @@ INTERRUPTED = 130
 """Exit code: Ctrl-C."""
 TERMINATED = 143
 """Exit code: SIGTERM."""
+_FILE_WIDTH = 160
 _OWN = ("genprm", "sandbox", "prompts", "rpe")
 
 
 @cache
 def stdout() -> Console:
     """Where results go."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return _console(sys.stdout.isatty(), stderr=False)
 
 
 @cache
 def stderr() -> Console:
     """Where progress and messages go."""
+    return _console(sys.stderr.isatty(), stderr=True)
+
+
+def _console(terminal: bool, *, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # A file has no width; the 80 columns that would be taken for it cut tables short.
+    width = None if terminal or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 class UsageError(Exception):
