@@ -19,7 +19,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before this folder, whose sandbox.py would hide the package.
@@ -45,14 +45,9 @@ async def ours(backend: str, lanes: int, seconds: float) -> Row:
     """One backend with so many lanes, as many callers as lanes."""
     async with open_sandbox(backend, limits=LIMITS, lanes=lanes) as box:
         await box.grow()
-        await warm(box.lanes, lambda: measure_sessions(box, SNIPPETS["trivial"], lanes, 1.0))
+        await box.stats()  # answers when a guest has loaded all that it loads
+        await measure_sessions(box, SNIPPETS["trivial"], lanes, 1.0)
         return {name: await measure_sessions(box, code, lanes, seconds) for name, code in SNIPPETS.items()}
-
-
-async def warm(lanes: int, run: Callable[[], Awaitable[Figures]]) -> None:
-    """The zygotes warm up fully while they are idle."""
-    await asyncio.sleep(6)
-    await run()
 
 
 @contextlib.contextmanager
