@@ -189,8 +189,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 await plain.judge(*row)
             figures["one_at_a_time"] = round(len(few) / (time.perf_counter() - started), 2)
             for chains in options.chains:
-                # Fresh numbers for every size, so that no method finds another's prompts in the prefix cache.
-                count = max(options.alone, min(options.rows, 4 * chains))
+                # Fresh numbers for every size, so that no method finds another's prompts in the prefix cache. Many more
+                # solutions than go at once: the last few, which leave the engine half empty, count little then.
+                count = max(options.alone, min(options.rows, 12 * chains))
                 pools = [solutions(count, options.seed + 10 * chains + k) for k in range(3)]
                 seconds = await lock_step(make, engine, box, pools[0], chains)
                 figures["lock_step"][str(chains)] = round(count / seconds, 2)
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder or model id of a GenPRM; the built-in one by default")
     parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
     parser.add_argument("--chains", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--rows", type=int, default=256, help="most solutions a measurement")
+    parser.add_argument("--rows", type=int, default=1536, help="most solutions a measurement")
     parser.add_argument("--alone", type=int, default=12, help="solutions judged one at a time")
     parser.add_argument("--delay-rows", type=int, default=0, help="solutions for the measurement with slow snippets")
     parser.add_argument("--delay-chains", type=int, default=384, help="solutions in flight in that measurement")
