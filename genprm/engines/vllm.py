@@ -13,6 +13,7 @@ from genprm.engines.base import Completion, EngineError, Sampling
 from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
+from genprm.engines.vllm_worker import EndsWithDriver
 
 CPU_BLOCK_SIZE = 32
 """The smallest that vLLM's CPU attention takes: only whole blocks of a prefix are found again."""
@@ -110,12 +111,15 @@ class VllmEngine:
             "logprobs_mode": "raw_logprobs",
             "disable_log_stats": True,
             "enable_log_requests": False,
+            "worker_extension_cls": f"{EndsWithDriver.__module__}.{EndsWithDriver.__qualname__}",
         }
         text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or model, None if tokenizer else revision)
         try:
             # AsyncLLM ties itself to the running event loop, so it is made here and not in a thread.
             with _cores_left(current_platform.is_cpu()):
                 llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(fields | options)))
+            if "worker_extension_cls" not in options:
+                await llm.collective_rpc("end_with", args=(os.getpid(),))
         except Exception as error:  # pydantic's, torch's, a worker's: whatever ends a start
             raise EngineError(f"vLLM does not start with {model!r}: {error}") from error
         return cls(llm, text, model_name=model)

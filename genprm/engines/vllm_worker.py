@@ -1,0 +1,43 @@
+"""What is added to the workers of vLLM: they end with the process that they work for, however that ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from pathlib import Path
+
+
+class EndsWithDriver:
+    """Mixed into vLLM's worker class. A process that is killed can tell nobody: its engine would keep the GPU."""
+
+    def end_with(self, driver: int) -> None:
+        """Has this worker, and the engine's process above it, end once the driver has.
+
+        Args:
+            driver: number of the process that loaded the engine. Nothing happens where it is neither parent nor
+                grandparent, as with workers on other nodes.
+        """
+        parent = os.getppid()
+        above = [] if parent == driver else [parent]
+        if above and _parent_of(parent) != driver:
+            return
+        watch = os.pidfd_open(driver)
+        threading.Thread(target=_end_with, args=(watch, above), name="genprm-end-with-driver", daemon=True).start()
+
+
+def _end_with(watch: int, above: list[int]) -> None:
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    poll.poll()
+    for process in above:
+        os.kill(process, signal.SIGKILL)
+    os._exit(1)
+
+
+def _parent_of(process: int) -> int:
+    # The name in the second field may hold anything but a newline.
+    return int(
+        Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+    )
