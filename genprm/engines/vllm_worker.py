@@ -37,7 +37,6 @@ def _end_with(watch: int, above: list[int]) -> None:
 
 
 def _parent_of(process: int) -> int:
-    # The name in the second field may hold anything but a newline.
-    return int(
-        Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
-    )
+    stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    # State and parent follow the name in parentheses, which may hold anything.
+    return int(stat.rpartition(")")[2].split()[1])
