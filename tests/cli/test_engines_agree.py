@@ -1,17 +1,34 @@
-"""The examples, judged through every engine as a user would name it: the same verdicts at temperature 0."""
+"""Every engine as a user would name it: the same verdicts of the examples, and a server as teacher."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.engines.conftest import VLLM_ENV
+from genprm.cli.main import app
+from genprm.prms.load import BUILT_IN_PATH
+from genprm.runs import read_rows_of
+from rpe.rows import Drop, SynthesisRow
+from tests.engines.conftest import VLLM_ENV, need_vllm
+from tests.prms.servers import vllm_server
+from tests.rpe.test_synthesis import label_run
 
 ROOT = Path(__file__).parent.parent.parent
+PROBLEMS = 2
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.bubblewrap, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def nano_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`vllm serve` with the built-in judge; its base URL."""
+    need_vllm()
+    with vllm_server(BUILT_IN_PATH, tmp_path_factory.mktemp("server") / "log.txt") as url:
+        yield url
 
 
 def judged(out: Path, *options: str) -> dict[str, dict[str, object]]:
@@ -33,3 +50,18 @@ def test_three_engines_give_the_same_verdicts(nano_server: str, tmp_path: Path) 
         }
         for key, row in other.items():
             assert row["scores"] == pytest.approx(plain[key]["scores"], abs=0.02)
+
+
+def test_a_server_is_a_teacher(nano_server: str, tmp_path: Path) -> None:
+    labels = label_run(tmp_path / "labels", PROBLEMS)
+    command = ["synthesize", str(labels), "--teacher", "nano", "--base-url", nano_server, "--temperature", "1"]
+    command += ["--max-tokens", "100", "--sandbox", "bubblewrap", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output + result.stderr
+    rows = list(read_rows_of(tmp_path / "run", SynthesisRow))
+    assert len(rows) == 4 * PROBLEMS
+    # The built-in judge knows another layout, and what it writes is no review to keep; but it was asked, and it wrote.
+    asked = [row for row in rows if row.dropped is not Drop.UNDECIDED]
+    assert len(asked) == 3 * PROBLEMS
+    assert all(row.generated > 0 for row in asked)
+    assert all(row.generated == 0 for row in rows if row.dropped is Drop.UNDECIDED)
