@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -32,7 +33,8 @@ def _end_with(watch: int, above: list[int]) -> None:
     poll.register(watch, select.POLLIN)
     poll.poll()
     for process in above:
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # another worker was first
+            os.kill(process, signal.SIGKILL)
     os._exit(1)
 
 
