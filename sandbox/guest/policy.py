@@ -89,54 +89,67 @@ def session_filter(machine: str | None = None) -> bytes:
     if machine not in _AUDIT_ARCH:
         raise RuntimeError(f"the sandbox has no system call table for {machine!r}; it knows {sorted(_AUDIT_ARCH)}")
     column = 0 if machine == "x86_64" else 1
-    code: list[tuple[int, int, int, int]] = [
+    answers: dict[int, _Code] = {
+        numbers[column]: _answer(_ALLOW) for numbers in ALLOWED.values() if numbers[column] is not None
+    }
+    answers[_CLONE[machine]] = [
+        (_LOAD, 0, 0, _argument(0)),
+        (_JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES),
+        *_answer(_ERRNO | _EPERM),
+        *_answer(_ALLOW),
+    ]
+    answers[_IOCTL[machine]] = _one_of(_argument(1), _TERMINAL_QUESTIONS)
+    answers[_PRCTL[machine]] = _one_of(_argument(0), _THREAD_NAMES)
+    # prlimit64 may read limits: the pointer to a new limit must be null.
+    answers[_PRLIMIT[machine]] = [
+        (_LOAD, 0, 0, _argument(2)),
+        (_JUMP_EQUAL, 0, 3, 0),
+        (_LOAD, 0, 0, _argument(2, high=True)),
+        (_JUMP_EQUAL, 0, 1, 0),
+        *_answer(_ALLOW),
+        *_answer(_ERRNO | _EPERM),
+    ]
+    code: _Code = [
         (_LOAD, 0, 0, _ARCH),
         (_JUMP_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        *_answer(_ERRNO | _EPERM),
         (_LOAD, 0, 0, _NUMBER),
-        (_JUMP_AT_LEAST, 0, 1, _X32_BIT),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
-    ]
-    for numbers in ALLOWED.values():
-        number = numbers[column]
-        if number is not None:
-            code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    code += _rule(_CLONE[machine], [(_LOAD, 0, 0, _argument(0)), (_JUMP_ANY_BIT, 0, 1, NEW_NAMESPACES)], denies=True)
-    code += _rule(_IOCTL[machine], _one_of(_argument(1), _TERMINAL_QUESTIONS))
-    code += _rule(_PRCTL[machine], _one_of(_argument(0), _THREAD_NAMES))
-    # prlimit64 may read limits: the pointer to a new limit must be null.
-    code += _rule(
-        _PRLIMIT[machine],
-        [
-            (_LOAD, 0, 0, _argument(2)),
-            (_JUMP_EQUAL, 0, 3, 0),
-            (_LOAD, 0, 0, _argument(2, high=True)),
-            (_JUMP_EQUAL, 0, 1, 0),
-            (_RETURN, 0, 0, _ALLOW),
-        ],
-    )
-    code += [
-        (_JUMP_AT_LEAST, 0, 1, _FIRST_UNKNOWN),
-        (_RETURN, 0, 0, _ERRNO | _ENOSYS),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        *_search(_stretches(answers)),
     ]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def _one_of(offset: int, values: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    tests = [(_JUMP_EQUAL, len(values) - index - 1, 1 if index == len(values) - 1 else 0, value)
-             for index, value in enumerate(values)]  # fmt: skip
-    return [(_LOAD, 0, 0, offset), *tests, (_RETURN, 0, 0, _ALLOW)]
+_Code = list[tuple[int, int, int, int]]
 
 
-def _rule(
-    number: int, body: list[tuple[int, int, int, int]], *, denies: bool = False
-) -> list[tuple[int, int, int, int]]:
-    """For this call run the body, which returns or falls through; falling through is EPERM (or ALLOW for a denial)."""
-    inner = [*body, (_RETURN, 0, 0, _ERRNO | _EPERM)]
-    if denies:
-        inner.append((_RETURN, 0, 0, _ALLOW))
-    return [(_JUMP_EQUAL, 0, len(inner), number), *inner]
+def _answer(value: int) -> _Code:
+    return [(_RETURN, 0, 0, value)]
+
+
+def _one_of(offset: int, values: tuple[int, ...]) -> _Code:
+    tests = [(_JUMP_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
+    return [(_LOAD, 0, 0, offset), *tests, *_answer(_ERRNO | _EPERM), *_answer(_ALLOW)]
+
+
+def _stretches(answers: dict[int, _Code]) -> list[tuple[int, _Code]]:
+    """Neighbouring numbers with the same answer, each stretch with its first number, in order, from 0 to the end."""
+    found: list[tuple[int, _Code]] = []
+    edges = {0, _FIRST_UNKNOWN, _X32_BIT, *answers, *(number + 1 for number in answers)}
+    for number in sorted(edges):
+        unlisted = _ENOSYS if _FIRST_UNKNOWN <= number < _X32_BIT else _EPERM
+        answer = answers.get(number, _answer(_ERRNO | unlisted))
+        if not found or answer != found[-1][1]:
+            found.append((number, answer))
+    return found
+
+
+def _search(stretches: list[tuple[int, _Code]]) -> _Code:
+    """By halves: with each session the kernel runs the filter once for every call it has, so its length is felt."""
+    if len(stretches) == 1:
+        return stretches[0][1]
+    middle = len(stretches) // 2
+    below, above = _search(stretches[:middle]), _search(stretches[middle:])
+    return [(_JUMP_AT_LEAST, len(below), 0, stretches[middle][0]), *below, *above]
 
 
 def docker_profile() -> dict[str, object]:
