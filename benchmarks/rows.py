@@ -44,6 +44,7 @@ class ShortCircuit:
     model_name = "short-circuit"
     max_model_len = 1 << 20
     capacity = 32
+    cache_tokens = None
 
     def __init__(self) -> None:
         self.tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))

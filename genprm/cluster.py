@@ -216,6 +216,8 @@ class ClusterEngine:
         self.model_name: str = workers.facts["model_name"]
         self.max_model_len: int = workers.facts["max_model_len"]
         self.capacity: int = workers.facts["capacity"] * len(workers.actors)
+        cached: int | None = workers.facts["cache_tokens"]
+        self.cache_tokens = None if cached is None else cached * len(workers.actors)
         self.kind: str = workers.facts["kind"]
         """The engine of the workers: `vllm` or `transformers`."""
 
@@ -300,7 +302,7 @@ async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Held, dict[
     from genprm.engines import load_engine
 
     engine = await load_engine(model=model, **options)
-    names = ("tokenizer", "model_name", "max_model_len", "capacity")
+    names = ("tokenizer", "model_name", "max_model_len", "capacity", "cache_tokens")
     facts = {name: getattr(engine, name) for name in names}
     return engine, facts | {"kind": type(engine).__module__.rpartition(".")[2]}
 

@@ -21,6 +21,8 @@ from genprm.engines.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+_CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{.*\}", re.MULTILINE)
+_CACHE_SIZE = re.compile(r'\b(block_size|num_gpu_blocks)="(\d+)"')
 _OVERFLOW = re.compile(
     r"context.?length|maximum model length|max_model_len|longer than the (model|maximum)", re.IGNORECASE
 )
@@ -66,6 +68,7 @@ class OpenAIEngine:
         model_name: str,
         max_model_len: int,
         max_num_seqs: int = 256,
+        cache_tokens: int | None = None,
         patience_s: float = PATIENCE_S,
         seed: int = 0,
     ) -> None:
@@ -73,6 +76,7 @@ class OpenAIEngine:
         self.model_name = model_name
         self.max_model_len = max_model_len
         self.capacity = max_num_seqs * len(clients)
+        self.cache_tokens = None if cache_tokens is None else cache_tokens * len(clients)
         self._patience_s = patience_s
         self._rng = random.Random(seed)
         self._clients = {Server(str(client.base_url).rstrip("/")): client for client in clients}
@@ -154,6 +158,7 @@ class OpenAIEngine:
             model_name=name,
             max_model_len=min(lengths) if max_model_len is None else max_model_len,
             max_num_seqs=max_num_seqs,
+            cache_tokens=min((answer.cache_tokens for answer in served if answer.cache_tokens), default=None),
             patience_s=patience_s,
             seed=seed,
         )
@@ -330,6 +335,7 @@ class _Served:
     """What a server says of the model that it serves."""
 
     def __init__(self, card: Any) -> None:
+        self.cache_tokens: int | None = None
         self.name: str = card.id
         self.root: str | None = getattr(card, "root", None)
         self.max_model_len: int | None = getattr(card, "max_model_len", None)
@@ -351,4 +357,17 @@ async def _discover(client: openai.AsyncOpenAI, model: str | None) -> _Served:
     if not fitting or (model is None and len(fitting) > 1):
         wanted = "give the model's name: there are" if model is None else f"the model {model!r} is not served here, but"
         raise EngineError(f"{wanted} {sorted(s.name for s in served)!r}")
+    fitting[0].cache_tokens = await _cache_tokens(client)
     return fitting[0]
+
+
+async def _cache_tokens(client: openai.AsyncOpenAI) -> int | None:
+    """Tokens in the server's cache of keys and values, from what vLLM publishes; other servers do not say."""
+    once = client.with_options(max_retries=0, timeout=10.0)
+    try:
+        page = await once.get(str(client.base_url.join("../metrics")), cast_to=str)
+    except openai.APIError:
+        return None
+    found = _CACHE_CONFIG.search(page)
+    sizes = {name: int(number) for name, number in _CACHE_SIZE.findall(found[0])} if found else {}
+    return sizes["block_size"] * sizes["num_gpu_blocks"] if len(sizes) == 2 else None

@@ -37,6 +37,8 @@ class VllmEngine:
         self.model_name = model_name
         self.max_model_len: int = config.model_config.max_model_len
         self.capacity: int = config.scheduler_config.max_num_seqs
+        blocks: int | None = config.cache_config.num_gpu_blocks
+        self.cache_tokens: int | None = blocks * config.cache_config.block_size if blocks else None
         self.llm: Any = llm
         """The `AsyncLLM`; None once closed."""
         self._vocab_size: int = config.model_config.get_vocab_size()

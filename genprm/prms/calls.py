@@ -33,6 +33,11 @@ def check_votes(votes: int, temperature: float) -> None:
         raise PRMError(f"{votes} votes at temperature 0 are {votes} times the same chain: pass a temperature, 0.6 say")
 
 
+def characters_of(problem: str, steps: Sequence[str]) -> int:
+    """How long a solution is."""
+    return len(problem) + sum(map(len, steps))
+
+
 def call_seed(*where: int) -> int:
     """The seed of one engine call, 31 bits that depend on every number which says what the call is for."""
     name = "/".join(map(str, where))

@@ -17,9 +17,10 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import prompts
+from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
 from genprm.prms.base import PRMError
-from genprm.prms.calls import check_steps
+from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.frame import ChatFrame
 from genprm.prms.genprm_chain import ChainRun
 from genprm.prms.protocol import Mode, Profile, SamplingDefaults
@@ -87,6 +88,7 @@ class GenPRM:
         self.confidence = confidence
         self.certainty = certainty
         self.owned = owned
+        self._admission = Admission(engine.cache_tokens, engine.max_model_len)
         self.frame = ChatFrame.of(engine.tokenizer)
         self.choices = [engine.tokenizer.encode(word)[-1] for word in ("Yes", "No")]
         if self.choices[0] == self.choices[1]:
@@ -96,20 +98,27 @@ class GenPRM:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
         check_steps(steps)
         try:
-            async with AsyncExitStack() as stack:
-                runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
-                if self.until is Until.END and self.confidence is None:
-                    paths = await all_of(run.run(steps) for run in runs)
-                    return self.judgement_of([list(chains) for chains in zip(*paths, strict=True)], len(steps))
-                by_step: list[list[Chain]] = []
-                for index, step in enumerate(steps):
-                    by_step.append(await self._vote(runs, index, step))
-                    score = combine_chains(by_step[-1], self.threshold).score
-                    if self.until is Until.FIRST_ERROR and score is not None and score < self.threshold:
-                        break
+            async with self._admission.place(characters_of(problem, steps), self.votes) as place:
+                async with AsyncExitStack() as stack:
+                    runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
+                    by_step = await self._judge_steps(runs, steps)
+                    place.tokens = sum(run.length for run in runs)
                 return self.judgement_of(by_step, len(steps))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+
+    async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str]) -> list[list[Chain]]:
+        """The chains on each step, as far as the solution is judged."""
+        if self.until is Until.END and self.confidence is None:
+            paths = await all_of(run.run(steps) for run in runs)
+            return [list(chains) for chains in zip(*paths, strict=True)]
+        by_step: list[list[Chain]] = []
+        for index, step in enumerate(steps):
+            by_step.append(await self._vote(runs, index, step))
+            score = combine_chains(by_step[-1], self.threshold).score
+            if self.until is Until.FIRST_ERROR and score is not None and score < self.threshold:
+                break
+        return by_step
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
         """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""

@@ -78,6 +78,11 @@ class ChainRun:
         self._ran: list[str] = []
         """Snippets whose effects the session holds."""
 
+    @property
+    def length(self) -> int:
+        """Tokens of the conversation so far."""
+        return len(self._history)
+
     async def run(self, steps: Sequence[str]) -> list[Chain]:
         """Judges the steps in order."""
         return [await self.step(index, step) for index, step in enumerate(steps)]

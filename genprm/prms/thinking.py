@@ -28,10 +28,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import prompts
+from genprm.engines.admission import Admission, Place
 from genprm.engines.base import Completion, ContextOverflowError, Engine, Finish, Sampling
 from genprm.engines.stops import cut_at_stop
 from genprm.prms.base import PRMError
-from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
+from genprm.prms.calls import call_seed, chain_name, characters_of, check_steps, check_votes
 from genprm.prms.protocol import SamplingDefaults
 from genprm.prms.step_labels import LabelKind, StepLabel, align_labels, unlabelled
 from genprm.types import (
@@ -165,6 +166,7 @@ class ThinkPRMJudge:
         self.name = engine.model_name
         self.capacity = engine.capacity
         self.owned = owned
+        self._admission = Admission(engine.cache_tokens, engine.max_model_len)
         tokenizer = engine.tokenizer
         mark = "user-7f3a"
         rendered = tokenizer.render_chat([{"role": "user", "content": mark}], add_generation_prompt=True)
@@ -186,11 +188,15 @@ class ThinkPRMJudge:
         check_steps(steps)
         plain = unlabelled(steps)
         lengths = range(1, len(plain) + 1) if self.profile.per_step else [len(plain)]
+        size = characters_of(problem, plain)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._admission.place(size, self.votes * len(lengths)) as place, asyncio.TaskGroup() as group:
                 tasks = [
-                    [group.create_task(self._chain(problem, plain[:length], seed, vote)) for vote in range(self.votes)]
-                    for length in lengths
+                    [
+                        group.create_task(self._chain(problem, plain[:n], (seed, vote), place))
+                        for vote in range(self.votes)
+                    ]
+                    for n in lengths
                 ]
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -236,15 +242,16 @@ class ThinkPRMJudge:
             return replace(step, reason="implied by an earlier wrong step: no chain went on to this one")
         return step
 
-    async def _chain(self, problem: str, steps: Sequence[str], seed: int, vote: int) -> _Judged:
+    async def _chain(self, problem: str, steps: Sequence[str], seed: tuple[int, int], place: Place) -> _Judged:
         """One chain: its rounds, its decision, its labels."""
-        name = chain_name(seed, vote, problem)
+        name = chain_name(*seed, problem)
         prompt = self.prompt_ids(problem, steps)
         thought = _Thought()
         for number in range(self.profile.rounds):
             if number and not self._look_again(prompt, thought, TRIGGERS[number - 1]):
                 break
-            await self._think(prompt, thought, name, (seed, vote, len(steps), number))
+            await self._think(prompt, thought, name, (*seed, len(steps), number))
+        place.tokens += len(prompt) + len(thought.ids)
         labels = [] if self.profile.per_step else align_labels(thought.text, len(steps))
         step_chains = [await self._labelled(prompt, thought, label, name) for label in labels]
         if self.profile.decision == "official":

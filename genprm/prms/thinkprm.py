@@ -235,6 +235,7 @@ class _Limited:
         self.model_name = engine.model_name
         self.max_model_len = min(engine.max_model_len, max_length)
         self.capacity = engine.capacity
+        self.cache_tokens = engine.cache_tokens
         self.generate = engine.generate
         self.choice_logprobs = engine.choice_logprobs
         self.prompt_logprobs = engine.prompt_logprobs

@@ -54,11 +54,11 @@ class ScriptedServer:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], dict[str, Any] | None]:
-    """Its headers, and what is to be completed; None where the models are asked for."""
+    """Its headers, and what is to be completed; None where something is read, for which the list of models will do."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
     raw = await reader.readexactly(int(headers.get("content-length", 0)))
-    if lines[0].startswith("GET /v1/models "):
+    if lines[0].startswith("GET "):
         return headers, None
     assert lines[0].startswith("POST /v1/completions ")
     return headers, json.loads(raw)

@@ -291,3 +291,9 @@ async def test_what_an_engine_says_of_itself(engine: Engine, tiny_model: Path) -
     assert engine.model_name == str(tiny_model)
     assert engine.max_model_len == 512
     assert engine.capacity == 16
+    if isinstance(engine, TransformersEngine):
+        assert engine.cache_tokens is None
+    else:  # vLLM says, in this process or as a server
+        assert engine.cache_tokens is not None
+        assert engine.cache_tokens >= 512
+        assert engine.cache_tokens % 32 == 0

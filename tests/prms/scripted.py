@@ -59,6 +59,7 @@ class ScriptedEngine:
     model_name: str = "scripted"
     max_model_len: int = 1 << 20
     capacity: int = 4
+    cache_tokens: int | None = None
     calls: list[Call] = field(default_factory=list)
 
     @classmethod

@@ -28,6 +28,7 @@ class Counting:
         self.finished = 0
         self.tokenizer, self.model_name = engine.tokenizer, engine.model_name
         self.max_model_len, self.capacity = engine.max_model_len, engine.capacity
+        self.cache_tokens = engine.cache_tokens
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         self.calls += 1

@@ -23,6 +23,7 @@ class RuleEngine:
     model_name: str = "rule"
     max_model_len: int = 1 << 20
     capacity: int = 8
+    cache_tokens: int | None = None
     prompts: list[str] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     sampled: int = 0

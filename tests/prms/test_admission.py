@@ -1,0 +1,59 @@
+"""Judges keep no more solutions under way than their engine's cache holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import pytest
+
+from genprm.engines.base import Completion, Engine, Sampling
+from genprm.prms.base import PRM
+from genprm.prms.genprm import GenPRM
+from genprm.prms.protocol import Mode
+from genprm.prms.thinking import ThinkPRMJudge
+from tests.prms.scripted import ScriptedEngine
+
+PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
+
+
+class Patient(ScriptedEngine):
+    """Takes its time, so that others get between two calls of one solution."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        await asyncio.sleep(0)
+        return await super().generate(prompt_ids, sampling, chain=chain)
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        await asyncio.sleep(0)
+        return await super().choice_logprobs(prompt_ids, choices, chain=chain)
+
+
+def direct(engine: Engine) -> PRM:
+    return GenPRM(engine, mode=Mode.DIRECT)
+
+
+async def turns(make: Callable[[Engine], PRM], reply: str, cache_tokens: int | None) -> int:
+    """How often the engine went from one solution to another while it judged them all at once."""
+    engine = Patient.of(*[reply] * 6)
+    engine.cache_tokens = cache_tokens
+    judge = make(engine)
+    judgements = await asyncio.gather(*(judge.judge(problem, ["A step.", "A step."]) for problem in PROBLEMS))
+    assert all(step.verdict is not None for judgement in judgements for step in judgement.steps)
+    order = [next(problem for problem in PROBLEMS if problem in call.prompt) for call in engine.calls]
+    return sum(1 for _ in groupby(order))
+
+
+COT = "Step 1 is \\boxed{correct}\nStep 2 is \\boxed{correct}\n</think>\nIs the solution correct?"
+
+
+@pytest.mark.parametrize(("make", "reply"), [(direct, "{Yes}$\n</output>\n"), (ThinkPRMJudge, COT)])
+async def test_solutions_that_fit_the_cache_go_side_by_side_and_others_wait(
+    make: Callable[[Engine], PRM], reply: str
+) -> None:
+    assert await turns(make, reply, 1 << 20) > len(PROBLEMS)
+    assert await turns(make, reply, None) > len(PROBLEMS)
+    assert await turns(make, reply, 1) == len(PROBLEMS)
