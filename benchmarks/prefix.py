@@ -3,7 +3,8 @@
 `python benchmarks/prefix.py --save` judges solutions with the built-in model and real execution on vLLM. A chain is
 resumed after every snippet and every step; what could come from the prefix cache then is all that its earlier requests
 sent and received. Solutions of 5, 20 and 60 steps, one at a time, show what a step costs as its history grows, on vLLM
-and on the transformers engine, which encodes the history anew for every request.
+and on the transformers engine, which encodes the history anew for every request. Then many solutions at once meet a
+cache that holds a fraction of them: with genprm's admission, and all of them under way.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from sandbox import open_sandbox
 class Watched:
     """An engine, and how much of each chain's later prompts it had seen before."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, cache_tokens: int | None) -> None:
         self._engine = engine
+        self.cache_tokens = cache_tokens
         self._seen: dict[str, list[int]] = {}
         self.could = self.hit = self.prompt = 0
 
@@ -70,7 +72,7 @@ async def measure(engine_name: str, lengths: list[int], each: int, chains: int, 
     figures: dict[str, Any] = {"ms_a_step": {}}
     try:
         async with open_sandbox("auto") as box:
-            watched = Watched(engine)
+            watched = Watched(engine, engine.cache_tokens)
             prm = GenPRM(watched, box, profile=model.profile, sampling=model.sampling)  # type: ignore[arg-type]
             await prm.judge(*solution(5, seed))
             for length in lengths:
@@ -80,10 +82,39 @@ async def measure(engine_name: str, lengths: list[int], each: int, chains: int, 
                 seconds = time.perf_counter() - started
                 figures["ms_a_step"][str(length)] = round(1000 * seconds / (each * length), 1)
             if engine_name == "vllm":
-                busy = Watched(engine)
+                busy = Watched(engine, engine.cache_tokens)
                 prm = GenPRM(busy, box, profile=model.profile, sampling=model.sampling)  # type: ignore[arg-type]
                 await asyncio.gather(*(prm.judge(*solution(8, seed + 9000 + number)) for number in range(chains)))
                 figures["hit_rate"] = {"alone": rate(watched), str(chains): rate(busy)}
+    finally:
+        await engine.close()
+    return figures
+
+
+async def crowded(solutions: int, steps: int, cache_tokens: int, seed: int) -> dict[str, Any]:
+    """Many solutions at once and a small cache, with admission and without."""
+    model = read_profile(str(BUILT_IN_PATH))
+    assert isinstance(model, GenPRMModel)
+    layers, width, each = 5, 256, 4  # the built-in model's; keys and values are 2 x layers x width numbers a token
+    engine = await load_engine(
+        "vllm",
+        str(BUILT_IN_PATH),
+        max_model_len=2048,
+        max_num_seqs=solutions,
+        kv_cache_memory_bytes=cache_tokens * 2 * layers * width * each,
+    )
+    figures: dict[str, Any] = {"solutions": solutions, "steps": steps, "cache_tokens": engine.cache_tokens}
+    try:
+        async with open_sandbox("auto") as box:
+            await GenPRM(engine, box, profile=model.profile, sampling=model.sampling).judge(*solution(4, seed))
+            for number, (name, known) in enumerate((("admission", engine.cache_tokens), ("all_at_once", None))):
+                watched = Watched(engine, known)
+                prm = GenPRM(watched, box, profile=model.profile, sampling=model.sampling)  # type: ignore[arg-type]
+                rows = [solution(steps, seed + 20_000 + 1000 * number + k) for k in range(solutions)]
+                started = time.perf_counter()
+                await asyncio.gather(*(prm.judge(*row) for row in rows))
+                seconds = time.perf_counter() - started
+                figures[name] = {"solutions_per_s": round(solutions / seconds, 2), "hit_rate": rate(watched)}
     finally:
         await engine.close()
     return figures
@@ -99,6 +130,8 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[5, 20, 60], help="steps of a solution")
     parser.add_argument("--each", type=int, default=3, help="solutions of each length")
     parser.add_argument("--chains", type=int, default=32, help="solutions at once for the hit rate under load")
+    parser.add_argument("--crowd", type=int, default=128, help="solutions that meet a small cache; 0: none")
+    parser.add_argument("--cache-tokens", type=int, default=16_384, help="tokens that it holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/prefix.json")
     options = parser.parse_args()
@@ -110,6 +143,16 @@ def main() -> None:
         print(f"{name:>14} " + " ".join(f"{found['ms_a_step'][str(length)]:>10}" for length in options.lengths))
         for chains, share in found.get("hit_rate", {}).items():
             print(f"{'':>14} {share:.1%} of the tokens that could hit did, {chains} in flight")
+    if options.crowd:
+        found = asyncio.run(crowded(options.crowd, 16, options.cache_tokens, options.seed))
+        figures["crowd"] = found
+        print(f"{options.crowd} solutions of {found['steps']} steps at once, {found['cache_tokens']} tokens of cache:")
+        for name in ("admission", "all_at_once"):
+            print(
+                f"{name:>14} {found[name]['solutions_per_s']:>7}/s, {found[name]['hit_rate']:.1%} of what could hit did"
+            )
+        ratio = found["admission"]["solutions_per_s"] / found["all_at_once"]["solutions_per_s"]
+        print(f"{ratio:.1f} times as many a second with admission")
     line = json.dumps(figures)
     if options.save:
         path = Path(__file__).parent / "results" / "prefix.json"
