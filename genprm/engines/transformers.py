@@ -97,7 +97,7 @@ class TransformersEngine:
             raise EngineError(f"{model_name!r} does not say how long its context is: set max_model_len")
         self.max_model_len: int = max_model_len or limit or 0
         self.capacity = max_num_seqs
-        self.cache_tokens = None
+        self.cache_tokens: int | None = None
         self.model: transformers.PreTrainedModel | None = model.eval()
         """The model; None once closed. While the engine is open, use it through `run_model` only."""
         self._vocab_size: int = config.vocab_size

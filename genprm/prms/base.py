@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from genprm.engines.admission import Admission
 from genprm.types import Judgement
 
 
@@ -49,6 +50,11 @@ class PartialJudgement(Protocol):
         """What was judged so far."""
         ...
 
+    @property
+    def length(self) -> int:
+        """Tokens that its chains have come to, together."""
+        ...
+
     async def extended(self, step: str) -> PartialJudgement:
         """The judgement of this solution with one more step. Raises what `PRM.judge` raises."""
         ...
@@ -57,6 +63,9 @@ class PartialJudgement(Protocol):
 @runtime_checkable
 class StepwisePRM(Protocol):
     """A PRM that judges a further step without judging again those before it, which is what a beam search asks for."""
+
+    admission: Admission
+    """Where whoever extends judgements has to get room for them."""
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
         """An empty judgement. Extended by all steps it is the judgement of the whole solution."""

@@ -88,7 +88,7 @@ class GenPRM:
         self.confidence = confidence
         self.certainty = certainty
         self.owned = owned
-        self._admission = Admission(engine.cache_tokens, engine.max_model_len)
+        self.admission = Admission(engine.cache_tokens, engine.max_model_len)
         self.frame = ChatFrame.of(engine.tokenizer)
         self.choices = [engine.tokenizer.encode(word)[-1] for word in ("Yes", "No")]
         if self.choices[0] == self.choices[1]:
@@ -98,7 +98,7 @@ class GenPRM:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
         check_steps(steps)
         try:
-            async with self._admission.place(characters_of(problem, steps), self.votes) as place:
+            async with self.admission.place(characters_of(problem, steps), self.votes) as place:
                 async with AsyncExitStack() as stack:
                     runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
                     by_step = await self._judge_steps(runs, steps)
@@ -183,6 +183,11 @@ class PartialJudgement:
     def judgement(self) -> Judgement:
         """What was judged so far."""
         return self._prm.judgement_of(self._by_step, len(self._by_step))
+
+    @property
+    def length(self) -> int:
+        """Tokens that its chains have come to, together."""
+        return sum(run.length for run in self._runs)
 
     async def extended(self, step: str) -> PartialJudgement:
         """The judgement of this solution with one more step; this one stays as it is."""

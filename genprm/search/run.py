@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -107,7 +108,8 @@ async def search(
     meter = Meter()
     scorer = None if prm is None else Scorer(prm, row.problem, how=settings.aggregate, seed=seed, meter=meter)
     try:
-        found = await _found(row, settings, policy, scorer, seed, meter)
+        async with nullcontext() if scorer is None else scorer.room(settings.n):
+            found = await _found(row, settings, policy, scorer, seed, meter)
     except BaseExceptionGroup as failed:
         raise first_of(failed) from None
     finally:

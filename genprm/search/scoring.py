@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from genprm.engines.base import ContextOverflowError
@@ -12,6 +13,9 @@ from genprm.search.voting import Aggregate, clipped, reward
 from genprm.types import Judgement, Tokens, logit
 
 Steps = tuple[str, ...]
+
+_SOLUTION_TO_PROBLEM = 8
+"""How many times as long as its problem a solution is taken to be, before any has been judged."""
 
 
 @dataclass(slots=True)
@@ -78,8 +82,19 @@ class Scorer:
         self._how = how
         self._seed = seed
         self._meter = meter
+        self._held = 0
         self._partial: dict[Steps, asyncio.Task[PartialJudgement]] = {}
         self._whole: dict[Steps, asyncio.Task[Judgement]] = {}
+
+    @asynccontextmanager
+    async def room(self, solutions: int) -> AsyncGenerator[None]:
+        """Holds room for the judgements of so many solutions in the judge's cache, and waits for it before."""
+        if not isinstance(self._prm, StepwisePRM):
+            yield  # it gets room for each judgement by itself
+            return
+        async with self._prm.admission.place(_SOLUTION_TO_PROBLEM * len(self._problem), solutions) as place:
+            yield
+            place.tokens = self._held
 
     async def score(self, steps: Sequence[str]) -> Scored:
         """Scores a solution or its beginning.
@@ -113,6 +128,7 @@ class Scorer:
             return self._prm.begin(self._problem, seed=self._seed)
         before = await self._extended(steps[:-1])
         after = await before.extended(steps[-1])
+        self._held += after.length - before.length
         spent = after.judgement.steps[-1].chains
         self._count(sum((chain.tokens for chain in spent), Tokens()), 1)
         return after

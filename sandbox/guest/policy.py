@@ -90,7 +90,7 @@ def session_filter(machine: str | None = None) -> bytes:
         raise RuntimeError(f"the sandbox has no system call table for {machine!r}; it knows {sorted(_AUDIT_ARCH)}")
     column = 0 if machine == "x86_64" else 1
     answers: dict[int, _Code] = {
-        numbers[column]: _answer(_ALLOW) for numbers in ALLOWED.values() if numbers[column] is not None
+        number: _answer(_ALLOW) for numbers in ALLOWED.values() if (number := numbers[column]) is not None
     }
     answers[_CLONE[machine]] = [
         (_LOAD, 0, 0, _argument(0)),

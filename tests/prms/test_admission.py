@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
 import pytest
@@ -13,6 +13,7 @@ from genprm.prms.base import PRM
 from genprm.prms.genprm import GenPRM
 from genprm.prms.protocol import Mode
 from genprm.prms.thinking import ThinkPRMJudge
+from genprm.search.scoring import Meter, Scorer
 from tests.prms.scripted import ScriptedEngine
 
 PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
@@ -36,13 +37,29 @@ def direct(engine: Engine) -> PRM:
     return GenPRM(engine, mode=Mode.DIRECT)
 
 
-async def turns(make: Callable[[Engine], PRM], reply: str, cache_tokens: int | None) -> int:
-    """How often the engine went from one solution to another while it judged them all at once."""
+async def judged(prm: PRM, problem: str) -> None:
+    judgement = await prm.judge(problem, ["A step.", "A step."])
+    assert all(step.verdict is not None for step in judgement.steps)
+
+
+async def searched(prm: PRM, problem: str) -> None:
+    scorer = Scorer(prm, problem, how=None, seed=0, meter=Meter())
+    async with scorer.room(2):
+        found = [await scorer.score(steps) for steps in (["A step."], ["A step.", "Another."])]
+    assert all(scored.reward is not None for scored in found)
+
+
+async def turns(
+    make: Callable[[Engine], PRM],
+    reply: str,
+    cache_tokens: int | None,
+    work: Callable[[PRM, str], Awaitable[None]] = judged,
+) -> int:
+    """How often the engine went from one problem to another while all of them were worked on at once."""
     engine = Patient.of(*[reply] * 6)
     engine.cache_tokens = cache_tokens
-    judge = make(engine)
-    judgements = await asyncio.gather(*(judge.judge(problem, ["A step.", "A step."]) for problem in PROBLEMS))
-    assert all(step.verdict is not None for judgement in judgements for step in judgement.steps)
+    prm = make(engine)
+    await asyncio.gather(*(work(prm, problem) for problem in PROBLEMS))
     order = [next(problem for problem in PROBLEMS if problem in call.prompt) for call in engine.calls]
     return sum(1 for _ in groupby(order))
 
@@ -57,3 +74,9 @@ async def test_solutions_that_fit_the_cache_go_side_by_side_and_others_wait(
     assert await turns(make, reply, 1 << 20) > len(PROBLEMS)
     assert await turns(make, reply, None) > len(PROBLEMS)
     assert await turns(make, reply, 1) == len(PROBLEMS)
+
+
+async def test_a_search_holds_room_for_all_its_solutions() -> None:
+    reply = "{Yes}$\n</output>\n"
+    assert await turns(direct, reply, 1 << 20, searched) > len(PROBLEMS)
+    assert await turns(direct, reply, 1, searched) == len(PROBLEMS)
