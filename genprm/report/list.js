@@ -29,6 +29,9 @@ const fact = (name, value, detail) =>
 // filters: [name, which rows]; entry: what the list shows of a row, without the link; show: fills the article with a row.
 const browse = ({ filters: wanted, entry: entryOf, show, none }) => {
   const rows = index.map((row, place) => ({ ...row, number: place }));
+  // In the order in which they were finished, nobody would find one again.
+  const ids = new Intl.Collator("en", { numeric: true });
+  if (rows.every((row) => row.id !== row.key)) rows.sort((one, other) => ids.compare(one.id, other.id));
   const failed = failures.map((failure, place) => ({ failure, number: place, id: failure.id ?? `line ${failure.line}` }));
   const filters = [["All", rows], ...wanted.map(([name, belongs]) => [name, rows.filter(belongs)]), ["Failed", failed]]
     .filter(([name, found]) => name === "All" || found.length);
