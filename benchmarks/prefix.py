@@ -126,11 +126,11 @@ def rate(watched: Watched) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--engines", nargs="+", default=["vllm", "transformers"], choices=["vllm", "transformers"])
+    parser.add_argument("--engines", nargs="*", default=["vllm", "transformers"], choices=["vllm", "transformers"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[5, 20, 60], help="steps of a solution")
     parser.add_argument("--each", type=int, default=3, help="solutions of each length")
     parser.add_argument("--chains", type=int, default=32, help="solutions at once for the hit rate under load")
-    parser.add_argument("--crowd", type=int, default=128, help="solutions that meet a small cache; 0: none")
+    parser.add_argument("--crowd", type=int, default=40, help="solutions that meet a small cache; 0: none")
     parser.add_argument("--cache-tokens", type=int, default=16_384, help="tokens that it holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/prefix.json")
@@ -144,7 +144,7 @@ def main() -> None:
         for chains, share in found.get("hit_rate", {}).items():
             print(f"{'':>14} {share:.1%} of the tokens that could hit did, {chains} in flight")
     if options.crowd:
-        found = asyncio.run(crowded(options.crowd, 16, options.cache_tokens, options.seed))
+        found = asyncio.run(crowded(options.crowd, 12, options.cache_tokens, options.seed))
         figures["crowd"] = found
         print(f"{options.crowd} solutions of {found['steps']} steps at once, {found['cache_tokens']} tokens of cache:")
         for name in ("admission", "all_at_once"):
