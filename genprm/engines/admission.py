@@ -70,11 +70,10 @@ class Admission:
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._release(wanted)  # admitted and cancelled at the same time
+                if turn.cancelled():
+                    self._admit()  # those behind it may fit
                 else:
-                    self._waiting.remove((wanted, turn))
-                    self._admit()
+                    self._release(wanted)  # admitted and cancelled at the same time
                 raise
         else:
             self._held += wanted
@@ -93,10 +92,14 @@ class Admission:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            wanted, turn = self._waiting.popleft()
-            self._held += wanted
-            turn.set_result(None)
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.cancelled():
+                if not self._fits(wanted):
+                    return
+                self._held += wanted
+                turn.set_result(None)
+            self._waiting.popleft()
 
     def _learn(self, characters: int, tokens: int) -> None:
         self._characters += characters

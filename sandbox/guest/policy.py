@@ -78,6 +78,9 @@ _PRLIMIT = {"x86_64": 302, "aarch64": 261}
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 
+_Code = list[tuple[int, int, int, int]]
+"""Instructions of a filter: what to do, where to go on if it holds and if not, and a number."""
+
 
 def _argument(index: int, high: bool = False) -> int:
     return 16 + 8 * index + (4 if high else 0)
@@ -117,9 +120,6 @@ def session_filter(machine: str | None = None) -> bytes:
         *_search(_stretches(answers)),
     ]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
-
-
-_Code = list[tuple[int, int, int, int]]
 
 
 def _answer(value: int) -> _Code:

@@ -79,15 +79,16 @@ async def test_a_solution_larger_than_the_cache_goes_alone() -> None:
     await asyncio.wait_for(asyncio.gather(large, other), 5)
 
 
-@pytest.mark.parametrize("admitted", [False, True])
-async def test_what_is_cancelled_in_line_leaves_no_trace(admitted: bool) -> None:
+@pytest.mark.parametrize("when", ["waiting", "as room is made", "admitted"])
+async def test_what_is_cancelled_in_line_leaves_no_trace(when: str) -> None:
     admission = Admission(10_000, CONTEXT)
     gate = asyncio.Event()
     async with admission.place(2_500, 1):
         waiting, behind = (asyncio.create_task(hold(admission, 2_500, 1, gate)) for _ in range(2))
         await settle()
-        if not admitted:
+        if when != "admitted":
             waiting.cancel()
+        if when == "waiting":
             await settle()
     # Where it was admitted by now, it has not yet run since.
     waiting.cancel()
