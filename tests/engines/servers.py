@@ -4,8 +4,10 @@ serves a real model and fails now and then."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -119,6 +121,14 @@ def completed(ids: list[int] | None, text: str = "", finish: str = "length", **c
     }
 
 
+async def _reset_latecomers() -> None:
+    """Closes the connections that came in while asyncio closed their server: it leaves them open to the collector."""
+    await asyncio.sleep(0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 class Gate:
     """Passes connections on to another server, until it dies."""
 
@@ -152,6 +162,7 @@ class Gate:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _reset_latecomers()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,6 +225,7 @@ class ModelServer:
             writer.transport.abort()
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await _reset_latecomers()
 
     async def _die(self) -> None:
         self.deaths += 1
