@@ -24,7 +24,7 @@ from genprm.benchmarks.processbench import f1_score
 from genprm.benchmarks.statistics import Hit, f1_interval
 from genprm.engines import load_engine
 from genprm.prms.load import BUILT_IN_PATH
-from sandbox import open_sandbox
+from genprm.sandbox import open_sandbox
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = (("none", "analyze", 1.0), ("auto 0.8", "auto", 0.8), ("auto 0.9", "auto", 0.9), ("auto 0.99", "auto", 0.99),

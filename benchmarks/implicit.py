@@ -40,9 +40,9 @@ import transformers
 
 import genprm
 from genprm.engines.tokenizer import Tokenizer
-from genprm.engines.transformers import TransformersEngine
-from genprm.prms.implicit import ImplicitMode, ImplicitPRM, LogprobCache, LogprobModel
-from genprm.prms.network import token_logprobs
+from genprm.engines.transformers.engine import TransformersEngine
+from genprm.prms.forward import token_logprobs
+from genprm.prms.implicit.judge import ImplicitMode, ImplicitPRM, LogprobCache, LogprobModel
 from genprm.types import Judgement
 
 RESULTS = Path(__file__).parent / "results"

@@ -24,8 +24,8 @@ from typing import Any
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rpe.dataset import PARQUET
-from rpe.journal import FILE
+from genprm.rpe.dataset import PARQUET
+from genprm.rpe.journal import FILE
 
 ROOT = Path(__file__).parent.parent
 POLL_S = 0.05

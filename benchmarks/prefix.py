@@ -22,10 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.engines import Completion, Engine, Sampling, load_engine
-from genprm.prms.genprm import GenPRM
+from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.profiles import GenPRMModel, read_profile
-from sandbox import open_sandbox
+from genprm.sandbox import open_sandbox
 
 
 class Watched:

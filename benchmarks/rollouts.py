@@ -21,9 +21,9 @@ from typing import Any
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from genprm.data.word_problems import WordProblem, make_problems
 from genprm.engines import Completion, Engine, Sampling, load_engine
-from genprm.word_problems import WordProblem, make_problems
-from rpe.rollouts import rollout_prompt
+from genprm.rpe.rollouts import rollout_prompt
 
 SIDES = {"shared": True, "not shared": False}
 SHOTS = 3

@@ -23,8 +23,8 @@ from pathlib import Path
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rpe.budget import SHARE, Counts, plan, probability
-from rpe.labels import dynamic_rollouts, step_labels
+from genprm.rpe.budget import SHARE, Counts, plan, probability
+from genprm.rpe.labels import dynamic_rollouts, step_labels
 
 REFERENCE = 512
 START = 32

@@ -25,16 +25,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm import load_prm
-from genprm.answers import AnswerChecker
 from genprm.benchmarks.processbench import f1_score
 from genprm.benchmarks.statistics import mean_interval
+from genprm.data.word_problems import WordProblem, first_error, make_problems
 from genprm.engines import load_engine
-from genprm.word_problems import WordProblem, first_error, make_problems
-from rpe.budget import Counts, probability
-from rpe.journal import Journal
-from rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
-from rpe.rollouts import Labeller, Settings
-from rpe.rows import LabelRow, SolutionRow
+from genprm.grading.answers import AnswerChecker
+from genprm.rpe.budget import Counts, probability
+from genprm.rpe.journal import Journal
+from genprm.rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.rollouts import Labeller, Settings
+from genprm.rpe.rows import LabelRow, SolutionRow
 
 METHODS = [
     (Method.HARD, 0.0),

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import docker
 from docker.models.containers import Container
 
-from sandbox import Limits, SandboxError, open_sandbox
-from sandbox.guest import warmup
-from sandbox.image import ensure_image
-from sandbox.measure import SNIPPETS, Figures, measure, measure_sessions
+from genprm.sandbox import Limits, SandboxError, open_sandbox
+from genprm.sandbox.guest import warmup
+from genprm.sandbox.image import ensure_image
+from genprm.sandbox.measure import SNIPPETS, Figures, measure, measure_sessions
 
 RESULTS = Path(__file__).parent / "results"
 LIMITS = Limits(wall_s=30.0, cpu_s=30.0)
@@ -182,8 +182,8 @@ def guest_memory_kb(backend: str) -> int:
 
 def container_ready_s(client: docker.DockerClient) -> float:
     """Seconds from a container's start, by the engine's clock, to its first word."""
-    from sandbox.docker import open_backend
-    from sandbox.lane import Lane
+    from genprm.sandbox.docker import open_backend
+    from genprm.sandbox.lane import Lane
 
     async def once() -> float:
         backend = await asyncio.to_thread(open_backend, LIMITS, None)
@@ -232,8 +232,8 @@ def main() -> None:
     text = json.dumps(report)
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "sandbox.json").write_text(text + "\n", encoding="utf-8")
-        (RESULTS / "sandbox.md").write_text(table(rows) + "\n", encoding="utf-8")
+        (RESULTS / "genprm.sandbox.json").write_text(text + "\n", encoding="utf-8")
+        (RESULTS / "genprm.sandbox.md").write_text(table(rows) + "\n", encoding="utf-8")
     print(text)
 
 

@@ -43,7 +43,7 @@ def read(folder: Path, kind: str) -> tuple[Any, list[Any]]:
     """Metrics and rows of a run."""
     from genprm.benchmarks.refinement import RefineMetrics
     from genprm.benchmarks.searches import SearchMetrics
-    from genprm.runs import read_rows_of
+    from genprm.runs.folder import read_rows_of
     from genprm.search.rows import RefineRow, SearchRow
 
     metrics, rows = (RefineMetrics, RefineRow) if kind == "refine" else (SearchMetrics, SearchRow)
@@ -121,10 +121,10 @@ def methods(options: argparse.Namespace) -> dict[str, Any]:
 async def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds for the same beam searches, one at a time and side by side."""
     import genprm
+    from genprm.data.problems import generated
     from genprm.engines import load_engine
     from genprm.prms.calls import call_seed
     from genprm.search.policy import Policy, PolicySettings
-    from genprm.search.problems import generated
     from genprm.search.run import Grade, Method, SearchSettings, search
 
     class NoGrader:

@@ -15,8 +15,8 @@ from pathlib import Path
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sandbox import Limits, open_sandbox
-from sandbox.soak import SoakReport, soak
+from genprm.sandbox import Limits, open_sandbox
+from genprm.sandbox.soak import SoakReport, soak
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.engines import load_engine
 from genprm.engines.base import Engine
-from genprm.prms.genprm import GenPRM
+from genprm.prms.genprm.judge import GenPRM
+from genprm.prms.genprm.protocol import Mode
 from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.profiles import read_profile
-from genprm.prms.protocol import Mode
-from sandbox import Result, open_sandbox
+from genprm.sandbox import Result, open_sandbox
 
 Row = tuple[str, list[str]]
 STEPS = (18, 90, 169, 187, 154, 98, 90, 52, 39, 27, 25, 13, 10, 8, 9)

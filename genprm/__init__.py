@@ -18,7 +18,7 @@ from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdi
 if TYPE_CHECKING:
     from genprm.api import judge, judge_sync
     from genprm.prms import PRM, PRMError, load_prm
-    from genprm.refine import Critique, critique
+    from genprm.search.refine import Critique, critique
 
 __all__ = [
     "PRM",
@@ -45,8 +45,8 @@ _LAZY = {
     "load_prm": "genprm.prms",
     "judge": "genprm.api",
     "judge_sync": "genprm.api",
-    "Critique": "genprm.refine",
-    "critique": "genprm.refine",
+    "Critique": "genprm.search.refine",
+    "critique": "genprm.search.refine",
 }
 
 

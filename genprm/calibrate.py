@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genprm.prms.base import PRM
-from genprm.rows import VerifyRow
-from genprm.runs import write_atomically
+from genprm.runs.folder import write_atomically
+from genprm.runs.rows import VerifyRow
 from genprm.types import Judgement, StepJudgement, Verdict, logit, sigmoid
 
 if TYPE_CHECKING:

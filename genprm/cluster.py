@@ -191,7 +191,7 @@ class ClusterPRM:
         self.name: str = workers.facts["model"]
         self.capacity: int = workers.facts["capacity"] * len(workers.actors)
         self.facts: dict[str, Any] = workers.facts | {"capacity": self.capacity}
-        """How the workers judge: see `genprm.provenance.facts_of`."""
+        """How the workers judge: see `genprm.runs.provenance.facts_of`."""
 
     @property
     def workers(self) -> list[Any]:
@@ -292,7 +292,7 @@ async def load_cluster_engine(
 
 async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Held, dict[str, Any]]:
     from genprm.prms import load_prm
-    from genprm.provenance import facts_of
+    from genprm.runs.provenance import facts_of
 
     prm = await load_prm(model, **options)
     return prm, facts_of(prm)

@@ -1,5 +1,5 @@
 """Relative progress estimation: step labels from Monte Carlo rollouts."""
 
-from rpe.labels import Method, StepLabel, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.labels import Method, StepLabel, dynamic_rollouts, first_wrong, step_labels
 
 __all__ = ["Method", "StepLabel", "dynamic_rollouts", "first_wrong", "step_labels"]

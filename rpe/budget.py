@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from rpe.labels import DEFAULT_THRESHOLDS, Method
+from genprm.rpe.labels import DEFAULT_THRESHOLDS, Method
 
 BATCH = 8
 """Rollouts asked for at once."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import prompts
-from rpe.rationales import Critique, Review, to_turn
-from rpe.rows import Drop, Message
+from genprm import prompts
+from genprm.rpe.rationales import Critique, Review, to_turn
+from genprm.rpe.rows import Drop, Message
 
 
 def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genprm.runs import RunInfo, write_atomically
-from rpe.budget import State
-from rpe.rows import Drop, LabelRow, SolutionRow, SynthesisRow
+from genprm.rpe.budget import State
+from genprm.rpe.rows import Drop, LabelRow, SolutionRow, SynthesisRow
+from genprm.runs.folder import RunInfo, write_atomically
 
 PARQUET = "data/train-00000-of-00001.parquet"
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from genprm.answers import Outcome
-from genprm.runs import write_atomically
+from genprm.grading.answers import Outcome
+from genprm.runs.folder import write_atomically
 
 FILE = "rollouts.jsonl"
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-import prompts
+from genprm import prompts
+from genprm.data.word_problems import find_problem, first_error, read_equations
 from genprm.engines.base import Engine, Sampling
-from genprm.prms.protocol import FENCE_END, code_output, last_block
-from genprm.word_problems import find_problem, first_error, read_equations
-from sandbox import Sandbox, Session
+from genprm.prms.code_blocks import code_output, last_block
+from genprm.prms.genprm.protocol import FENCE_END
+from genprm.sandbox import Sandbox, Session
 
 GENERATOR = "generator"
 """The name of the teacher for word problems made by rule."""

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import prompts
-from genprm.answers import AnswerChecker, Outcome, boxed_answer
+from genprm import prompts
+from genprm.data.steps import join_steps, split_steps
 from genprm.engines.base import Engine, Finish, Sampling
-from genprm.steps import join_steps, split_steps
-from rpe.budget import BATCH, CONFIDENCE, SHARE, Counts, State, plan
-from rpe.journal import Journal, Rollout
-from rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
-from rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, ValueRow
+from genprm.grading.answers import AnswerChecker, Outcome, boxed_answer
+from genprm.rpe.budget import BATCH, CONFIDENCE, SHARE, Counts, State, plan
+from genprm.rpe.journal import Journal, Rollout
+from genprm.rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, ValueRow
 
 if TYPE_CHECKING:
     from genprm.engines.tokenizer import Tokenizer

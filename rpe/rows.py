@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from genprm.answers import Outcome
-from rpe.budget import State
+from genprm.grading.answers import Outcome
+from genprm.rpe.budget import State
 
 
 class _Model(BaseModel):

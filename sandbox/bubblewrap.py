@@ -14,10 +14,10 @@ import signal
 import subprocess
 from pathlib import PurePosixPath
 
+from .binds import ROOT, find_layout
 from .channels import COMPLAINT_BYTES, StreamChannel
 from .guest_config import ENVIRONMENT, guest_config
 from .lane import LaneBroken
-from .layout import ROOT, find_layout
 from .limits import Limits
 from .results import SandboxError
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from . import bubblewrap
-from .guest import policy
+from .guest import seccomp
 from .results import SandboxError
 
 
@@ -75,7 +75,7 @@ def _kernel() -> Check:
 def _architecture() -> Check:
     machine = platform.machine()
     try:
-        policy.session_filter(machine)
+        seccomp.session_filter(machine)
     except RuntimeError as error:
         return Check("architecture", Level.FAIL, str(error))
     return Check("architecture", Level.OK, machine)

@@ -18,7 +18,7 @@ import requests.exceptions
 from docker.types import LogConfig, Ulimit
 
 from .channels import COMPLAINT_BYTES, StreamChannel
-from .guest.policy import docker_profile
+from .guest.seccomp import docker_profile
 from .guest_config import ENVIRONMENT, guest_config, idle_memory_mb
 from .image import ensure_image
 from .lane import LaneBroken

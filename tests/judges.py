@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from genprm.engines.base import EngineError
-from genprm.inputs import InputRow
+from genprm.data.inputs import InputRow
+from genprm.engines.errors import EngineError
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, Tokens, combine_chains, logit
 
 

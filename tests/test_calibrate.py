@@ -16,9 +16,9 @@ from genprm.calibrate import (
     reliability,
 )
 from genprm.cli.main import app
-from genprm.inputs import InputRow
-from genprm.rows import verify_row
-from genprm.runs import open_run
+from genprm.data.inputs import InputRow
+from genprm.runs.folder import open_run
+from genprm.runs.rows import verify_row
 from genprm.types import Judgement, StepJudgement, Verdict, sigmoid
 
 TRUE_TEMPERATURE = 3.0

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 import genprm.cluster
 from genprm.cli.main import app
 from genprm.cluster import ClusterEngine, ClusterError, ClusterPRM, load_cluster, load_cluster_engine
-from genprm.inputs import read_rows
+from genprm.data.inputs import read_rows
 from genprm.prms import PRMError, load_prm
-from genprm.runs import open_run
-from genprm.verify import verify
+from genprm.runs.folder import open_run
+from genprm.runs.verify import verify
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "solutions.jsonl"
 pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap, pytest.mark.filterwarnings("default")]

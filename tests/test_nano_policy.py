@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-import prompts
+from genprm import prompts
+from genprm.data.steps import join_steps, split_steps
+from genprm.data.word_problems import first_error, make_problems
 from genprm.engines import BUILT_IN, Engine, Finish, Sampling, load_engine
-from genprm.steps import join_steps, split_steps
-from genprm.word_problems import first_error, make_problems
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from genprm.benchmarks.statistics import mean_interval
-from genprm.pools import PoolItem
+from genprm.data.pools import PoolItem
 from genprm.search.voting import pass_at_k, pick_best, pick_majority, pick_weighted, powers_of_two
 
 

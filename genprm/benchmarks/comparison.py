@@ -18,7 +18,7 @@ from genprm.benchmarks.statistics import (
     mcnemar,
     mean_difference,
 )
-from genprm.rows import VerifyRow
+from genprm.runs.rows import VerifyRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from genprm.benchmarks.processbench import (
     uniform_floor,
 )
 from genprm.benchmarks.statistics import Hit, f1_interval
-from genprm.inputs import InputRow
-from genprm.rows import VerifyRow
+from genprm.data.inputs import InputRow
+from genprm.runs.rows import VerifyRow
 from genprm.types import find_first_error
 
 

@@ -13,8 +13,8 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from genprm.inputs import BadRow, InputRow, Record, parse_row, read_records
-from genprm.rows import VerifyRow
+from genprm.data.inputs import BadRow, InputRow, Record, parse_row, read_records
+from genprm.runs.rows import VerifyRow
 from genprm.types import DEFAULT_THRESHOLD
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from genprm.benchmarks.best_of_n import BestOfNMetrics, MethodMetrics
+from genprm.benchmarks.metrics import SessionMetrics
 from genprm.benchmarks.statistics import mean_interval
-from genprm.metrics import SessionMetrics
 from genprm.search.rows import RefineRow
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from genprm.benchmarks.best_of_n import Answered, BestOfNMetrics, evaluate_answered
+from genprm.benchmarks.metrics import SessionMetrics
 from genprm.benchmarks.statistics import mean_interval
-from genprm.metrics import SessionMetrics
 from genprm.search.rows import CandidateRow, RefineRow, SearchRow
 from genprm.search.run import Method
 from genprm.search.voting import Aggregate, pick_best, pick_majority, powers_of_two, reward

@@ -12,15 +12,15 @@ from genprm.cli import options
 from genprm.cli.bench_runs import Batch, judge, stored_rewards
 from genprm.cli.boundary import UsageError, friendly, run_async, stdout
 from genprm.cli.judging import Judging
-from genprm.keep import Keep
+from genprm.runs.keep import Keep
 from genprm.types import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
-    from genprm.inputs import BadRow, InputRow
-    from genprm.metrics import Metrics
-    from genprm.pools import PoolItem
-    from genprm.rows import VerifyRow
-    from genprm.runs import RunFolder
+    from genprm.benchmarks.metrics import Metrics
+    from genprm.data.inputs import BadRow, InputRow
+    from genprm.data.pools import PoolItem
+    from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import VerifyRow
 
 app = typer.Typer(
     help="Measures judges on ProcessBench, PRMBench and best-of-n pools, and compares runs.",
@@ -76,7 +76,7 @@ def processbench(
     del context, config
     with friendly():
         from genprm.benchmarks.processbench import subset_of
-        from genprm.inputs import InputRow, read_rows
+        from genprm.data.inputs import InputRow, read_rows
 
         judging = _judging(
             model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
@@ -203,7 +203,7 @@ def best_of_n(
     """Picks one of several solutions, and computes how often it is right: best reward, votes, and their limits."""
     del context, config
     with friendly():
-        from genprm.pools import PoolItem, read_pool
+        from genprm.data.pools import PoolItem, read_pool
 
         items: list[PoolItem] = []
         for item in read_pool(files, limit=limit):
@@ -308,7 +308,7 @@ def _finish_processbench(
 
 
 def _solutions(file: str, items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:
-    from genprm.inputs import Record, parse_row
+    from genprm.data.inputs import Record, parse_row
 
     for line, item in enumerate(items, start=1):
         rows = (

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from genprm.benchmarks.best_of_n import BestOfNMetrics
 from genprm.benchmarks.comparison import Comparison, compare_best_of_n, compare_first_errors, compare_prmbench
 from genprm.benchmarks.evaluation import ProcessBenchMetrics
+from genprm.benchmarks.metrics import Metrics
 from genprm.benchmarks.prmbench import PRMBenchMetrics
 from genprm.cli.boundary import UsageError
-from genprm.metrics import Metrics
-from genprm.rows import VerifyRow
-from genprm.runs import METRICS, RunError, read_info, read_rows_of
+from genprm.runs.folder import METRICS, RunError, read_info, read_rows_of
+from genprm.runs.rows import VerifyRow
 
 _FIRST_ERRORS = ("verify", "bench processbench")
 _CHOICES = ("search", "bench best-of-n")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from genprm.cli.boundary import FAILED, UsageError, stderr, stdout
 from genprm.cli.judging import FREE, Judging, opened
-from genprm.keep import Keep
+from genprm.runs.keep import Keep
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
-    from genprm.inputs import BadRow, InputRow
-    from genprm.metrics import Metrics, SessionMetrics
-    from genprm.pools import PoolItem
-    from genprm.rows import VerifyRow
-    from genprm.runs import RunFolder
+    from genprm.benchmarks.metrics import Metrics, SessionMetrics
+    from genprm.data.inputs import BadRow, InputRow
+    from genprm.data.pools import PoolItem
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import VerifyRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ async def judge(
     finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
 ) -> int:
     """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
-    from genprm.batch import Progress
     from genprm.cli.session import session_of
-    from genprm.runs import open_run
-    from genprm.verify import default_concurrency, verify
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import open_run
+    from genprm.runs.verify import default_concurrency, verify
 
     config: dict[str, JsonValue] = {
         "files": list(files),
@@ -85,13 +85,13 @@ def _finish(
 ) -> None:
     """Writes metrics and page."""
     from genprm.benchmarks.evaluation import at_threshold
+    from genprm.benchmarks.metrics import Tally
     from genprm.cli import summary
     from genprm.cli.bench_metrics import BenchMetrics
-    from genprm.metrics import Tally
     from genprm.report import write_page
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
-    from genprm.verify import finished_rows
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow
+    from genprm.runs.verify import finished_rows
 
     rows = {row.key: row for row in finished_rows(run, progress)}
     tally = Tally()
@@ -119,10 +119,10 @@ def _finish(
 def stored_rewards(batch: Batch, files: Sequence[str], items: Sequence[PoolItem]) -> int:
     """The table of a pool by what is stored in it."""
     from genprm.benchmarks.best_of_n import evaluate
+    from genprm.benchmarks.metrics import Tally
     from genprm.cli.bench_metrics import BenchMetrics
     from genprm.cli.bench_tables import print_best_of_n
-    from genprm.metrics import Tally
-    from genprm.runs import METRICS, open_run, write_atomically
+    from genprm.runs.folder import METRICS, open_run, write_atomically
 
     if not items:
         raise UsageError(f"there are no problems in {', '.join(map(repr, files))}")
@@ -138,7 +138,7 @@ def stored_rewards(batch: Batch, files: Sequence[str], items: Sequence[PoolItem]
 
 
 def _default_out(command: str, config: dict[str, JsonValue], files: Sequence[str]) -> Path:
-    from genprm.runs import digest
+    from genprm.runs.folder import digest
 
     stem = "stdin" if files[0] == "-" else Path(files[0]).stem
     return Path("runs") / f"{command.replace(' ', '-')}-{stem}-{digest(command, config, FREE)[:8]}"

@@ -126,8 +126,8 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 def _kind(error: Exception) -> int | None:
     """The exit code of an error that has a message for users; None for a bug."""
-    from genprm.inputs import InputError
-    from genprm.runs import RunError
+    from genprm.data.inputs import InputError
+    from genprm.runs.folder import RunError
 
     if isinstance(error, (UsageError, InputError, RunError)):
         return USAGE

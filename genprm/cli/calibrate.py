@@ -35,8 +35,8 @@ def calibrate(
     with friendly():
         from genprm.calibrate import CalibrationError, fit, labelled_scores
         from genprm.calibrate import plot as draw
-        from genprm.rows import VerifyRow
-        from genprm.runs import RunError, read_info, read_rows_of
+        from genprm.runs.folder import RunError, read_info, read_rows_of
+        from genprm.runs.rows import VerifyRow
 
         infos = [read_info(run) for run in runs]
         models = sorted({str(info.facts.get("model", info.config.get("model"))) for info in infos})

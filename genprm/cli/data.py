@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from genprm.engines import Engine
-    from genprm.runs import RunFolder
+    from genprm.runs.folder import RunFolder
 
 FREE = ("limit", "concurrency", "cluster", "workers")
 """Options of both that do not change results: they may differ when a run goes on."""
@@ -124,8 +124,8 @@ def finish(
         DatasetError: the Hub refuses.
     """
     from genprm.cli import summary
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, read_rows_of, write_atomically
+    from genprm.runs.folder import FAILURES, METRICS, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow
 
     write_atomically(run.path / METRICS, json.dumps({**metrics, "seconds": round(seconds, 1)}, indent=2))
     for name, value in metrics.items():
@@ -133,6 +133,6 @@ def finish(
     summary.print_failures(stderr(), read_rows_of(run.path, FailureRow, FAILURES), str(run.path / FAILURES))
     stdout().print(f"data set: {folder}", soft_wrap=True)
     if push_to_hub is not None:
-        from rpe.dataset import push
+        from genprm.rpe.dataset import push
 
         push(folder, push_to_hub)

@@ -63,7 +63,7 @@ def _works(part: str, findings: list[Finding]) -> bool:
 
 
 def _python() -> Iterator[Finding]:
-    from genprm.provenance import package_version
+    from genprm.runs.provenance import package_version
 
     version = platform.python_version()
     supported = sys.version_info >= (3, 11)
@@ -76,7 +76,7 @@ def _python() -> Iterator[Finding]:
 def _engines() -> Iterator[Finding]:
     import importlib.util
 
-    from genprm.provenance import package_version
+    from genprm.runs.provenance import package_version
 
     part = "Engines"
     try:
@@ -107,7 +107,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from sandbox.checks import diagnose
+    from genprm.sandbox.checks import diagnose
 
     for check in diagnose():
         yield Finding("Sandbox", check.name, check.level.value, check.text)

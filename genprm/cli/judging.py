@@ -14,9 +14,9 @@ from genprm.cli.boundary import UsageError, stderr
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.inputs import BadRow, InputRow
+    from genprm.data.inputs import BadRow, InputRow
     from genprm.prms.base import PRM
-    from genprm.runs import RunFolder
+    from genprm.runs.folder import RunFolder
 
 FREE = ("limit", "concurrency", "sandbox", "base_url", "reference_url", "cluster", "workers")
 """Options that do not change results: they may differ when a run goes on."""
@@ -87,10 +87,10 @@ async def opened(
     """
     from genprm.calibrate import CalibratedPRM, Calibration
     from genprm.cluster import ClusterPRM, load_cluster
-    from genprm.inputs import InputRow
-    from genprm.prms.implicit import ImplicitPRM
+    from genprm.data.inputs import InputRow
+    from genprm.prms.implicit.judge import ImplicitPRM
     from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
-    from genprm.provenance import facts_of, weights_of
+    from genprm.runs.provenance import facts_of, weights_of
 
     _hush()
     calibration = None if judging.calibration is None else Calibration.load(judging.calibration)

@@ -19,11 +19,11 @@ from genprm.cli.data import Models, PushToHub, finish, kind_of, texts, workers_o
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
-    from genprm.inputs import BadRow
-    from genprm.runs import RunFolder
-    from genprm.search.problems import ProblemRow
-    from rpe.rollouts import Settings
+    from genprm.data.inputs import BadRow
+    from genprm.data.problems import ProblemRow
+    from genprm.rpe.rollouts import Settings
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
 
 FREE = (*DATA_FREE, "policy_url", "completer_url")
 """Options that do not change results: they may differ when a run goes on."""
@@ -100,8 +100,8 @@ def label(
     """
     del context, config
     with friendly():
-        from rpe.labels import DEFAULT_THRESHOLDS, Method
-        from rpe.rollouts import Settings
+        from genprm.rpe.labels import DEFAULT_THRESHOLDS, Method
+        from genprm.rpe.rollouts import Settings
 
         if bool(files) == bool(generate):
             raise UsageError("give files with problems, or --generate with a number of them")
@@ -146,15 +146,15 @@ async def _label(
     import asyncio
     from dataclasses import asdict
 
-    from genprm.answers import AnswerChecker
-    from genprm.batch import BatchError, Finished, Progress, drive
     from genprm.cli.progress import shown
     from genprm.engines import BUILT_IN
-    from genprm.provenance import weights_of
-    from genprm.runs import digest, open_run
-    from rpe.dataset import check_installed
-    from rpe.journal import FILE, Journal
-    from rpe.rollouts import Labeller, RolloutError
+    from genprm.grading.answers import AnswerChecker
+    from genprm.rpe.dataset import check_installed
+    from genprm.rpe.journal import FILE, Journal
+    from genprm.rpe.rollouts import Labeller, RolloutError
+    from genprm.runs.driver import BatchError, Finished, Progress, drive
+    from genprm.runs.folder import digest, open_run
+    from genprm.runs.provenance import weights_of
 
     config: dict[str, JsonValue] = {**given, **models.config(), **asdict(settings)}
     rows = list(_problems(given))
@@ -205,7 +205,7 @@ async def _label(
 
 
 def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
-    from genprm.search.problems import generated, read_problems
+    from genprm.data.problems import generated, read_problems
 
     limit = given["limit"]
     number = given["generate"]
@@ -218,8 +218,8 @@ def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, hub: str | None) -> None:
     """Writes the data set and the metrics, and prints what the run came to."""
-    from rpe.dataset import label_metrics, write_labels
-    from rpe.rows import LabelRow
+    from genprm.rpe.dataset import label_metrics, write_labels
+    from genprm.rpe.rows import LabelRow
 
     rows = sorted((row for row in run.rows(LabelRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key])
     folder = write_labels(run.path / "dataset", rows, run.info)

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from genprm.provenance import package_version
+        from genprm.runs.provenance import package_version
 
         typer.echo(f"genprm {package_version('genprm') or '(not installed)'}")
         raise typer.Exit

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from genprm.cli.boundary import UsageError
-from genprm.keep import Keep
+from genprm.runs.keep import Keep
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from genprm.batch import Progress
+from genprm.runs.driver import Progress
 
 LINE_EVERY_S = 10.0
 

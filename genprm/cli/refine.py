@@ -15,11 +15,11 @@ from genprm.engines import PATIENCE_S
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
-    from genprm.metrics import SessionMetrics
-    from genprm.refine import RefineSettings
-    from genprm.runs import RunFolder
+    from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
     from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
+    from genprm.search.refine import RefineSettings
 
 FREE = (
     "concurrency",
@@ -92,9 +92,9 @@ def refine(
     """
     del context, config
     with friendly():
-        from genprm.prms.protocol import Mode
-        from genprm.refine import KeepTurn, RefineSettings, Style
+        from genprm.prms.genprm.protocol import Mode
         from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
+        from genprm.search.refine import KeepTurn, RefineSettings, Style
 
         if bool(files) == bool(generate):
             raise UsageError("name files with problems, or give --generate, one of the two")
@@ -135,16 +135,16 @@ async def _refine(
     out: Path | None,
     clean: bool,
 ) -> int:
-    from genprm.answers import AnswerChecker
-    from genprm.batch import Finished, Progress, drive
     from genprm.benchmarks.searches import flattened
     from genprm.cli.search import policy_of, prm_of, problems_of
     from genprm.cli.session import session_of
-    from genprm.refine import refine
-    from genprm.runs import digest, open_run
-    from genprm.search.grading import AnswerGrader
-    from genprm.search.problems import ProblemRow
-    from genprm.verify import default_concurrency
+    from genprm.data.problems import ProblemRow
+    from genprm.grading.answers import AnswerChecker
+    from genprm.grading.solutions import AnswerGrader
+    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.folder import digest, open_run
+    from genprm.runs.verify import default_concurrency
+    from genprm.search.refine import refine
 
     parts: dict[str, object] = {
         "problems": problems.model_dump(mode="json"),
@@ -194,8 +194,8 @@ def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interru
     from genprm.cli import summary
     from genprm.cli.search_report import print_refinement
     from genprm.report.search_page import write_search_page
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow
     from genprm.search.rows import RefineRow
 
     rows = [row for row in run.rows(RefineRow) if row.key in progress.keys]

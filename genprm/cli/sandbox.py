@@ -36,7 +36,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Run one file and print what came of it. The exit code is 0 when it ran to its end, else 1."""
-    from sandbox import Limits, Result, SandboxError, open_sandbox
+    from genprm.sandbox import Limits, Result, SandboxError, open_sandbox
 
     try:
         code = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
@@ -74,8 +74,8 @@ def attack(
     from rich.markup import escape
     from rich.table import Table
 
-    from sandbox import SandboxError, open_sandbox
-    from sandbox.attacks import ATTACK_LIMITS, ATTACKS, Outcome, run_attacks
+    from genprm.sandbox import SandboxError, open_sandbox
+    from genprm.sandbox.attacks import ATTACK_LIMITS, ATTACKS, Outcome, run_attacks
 
     chosen = [one for one in ATTACKS if only is None or only in one.name]
     if not chosen:
@@ -125,8 +125,8 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    from sandbox import SandboxError, open_sandbox
-    from sandbox.measure import SNIPPETS, Figures, measure_sessions
+    from genprm.sandbox import SandboxError, open_sandbox
+    from genprm.sandbox.measure import SNIPPETS, Figures, measure_sessions
 
     async def work() -> tuple[str, dict[str, Figures]]:
         async with open_sandbox(sandbox, lanes=lanes, runtime=runtime) as box:

@@ -17,15 +17,15 @@ from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr,
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
+    from genprm.benchmarks.metrics import SessionMetrics
     from genprm.benchmarks.searches import SearchMetrics
     from genprm.cli.judging import Judging
-    from genprm.inputs import BadRow
-    from genprm.metrics import SessionMetrics
+    from genprm.data.inputs import BadRow
+    from genprm.data.problems import ProblemRow
     from genprm.prms.base import PRM
-    from genprm.runs import RunFolder
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
     from genprm.search.policy import Policy
-    from genprm.search.problems import ProblemRow
     from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems, Recipe
     from genprm.search.rows import SearchRow
 
@@ -122,15 +122,15 @@ def search(
 async def _search(path: Path, overrides: list[str], out: Path | None, clean: bool) -> int:
     import yaml
 
-    from genprm.answers import AnswerChecker
-    from genprm.batch import Finished, Progress, drive
     from genprm.benchmarks.searches import flattened
     from genprm.cli.session import session_of
-    from genprm.runs import digest, open_run, write_atomically
-    from genprm.search.grading import AnswerGrader
+    from genprm.grading.answers import AnswerChecker
+    from genprm.grading.solutions import AnswerGrader
+    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.folder import digest, open_run, write_atomically
+    from genprm.runs.verify import default_concurrency
     from genprm.search.recipe import RecipeError, load_recipe
     from genprm.search.run import search as search_one
-    from genprm.verify import default_concurrency
 
     try:
         recipe = load_recipe(path, overrides)
@@ -177,7 +177,7 @@ def problems_of(source: Problems) -> list[ProblemRow | BadRow]:
     Raises:
         UsageError: there are none.
     """
-    from genprm.search import problems
+    from genprm.data import problems
 
     if source.files:
         rows = problems.read_problems(source.files, problem=source.problem, answer=source.answer)
@@ -203,7 +203,7 @@ async def policy_of(recipe: PolicyRecipe | None, seed: int, run: RunFolder) -> A
         yield None
         return
     from genprm.engines import BUILT_IN, load_engine
-    from genprm.provenance import weights_of
+    from genprm.runs.provenance import weights_of
     from genprm.search.policy import Policy
 
     async with AsyncExitStack() as stack:
@@ -268,8 +268,8 @@ def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: Session
     from genprm.cli import summary
     from genprm.cli.search_report import plot, print_search
     from genprm.report.search_page import write_search_page
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow
 
     rows = finished_searches(run, progress)
     metrics: SearchMetrics = evaluate_searches(

@@ -11,9 +11,9 @@ from genprm.cli.boundary import stderr
 from genprm.cli.progress import shown
 
 if TYPE_CHECKING:
-    from genprm.batch import Progress
-    from genprm.metrics import SessionMetrics
-    from genprm.runs import RunFolder
+    from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
 
 
 class Session:
@@ -47,8 +47,8 @@ def session_of(
     """
     import asyncio
 
-    from genprm.batch import BatchError
-    from genprm.metrics import SessionMetrics
+    from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.runs.driver import BatchError
 
     if run.done:
         stderr().print(f"Going on with {run.path}: {len(run.done):,} rows are there.", soft_wrap=True)

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from genprm.benchmarks.metrics import Metrics
 from genprm.cli.progress import duration
-from genprm.metrics import Metrics
-from genprm.rows import FailureRow, VerifyRow
+from genprm.runs.rows import FailureRow, VerifyRow
 
 ROWS_SHOWN = 20
 """Runs up to this size are shown row by row."""

@@ -20,9 +20,9 @@ from genprm.cli.data import Models, PushToHub, finish, texts, workers_of
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
-    from genprm.runs import RunFolder
-    from rpe.rationales import Teacher
+    from genprm.rpe.rationales import Teacher
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
 
 FREE = (*DATA_FREE, "base_url", "sandbox")
 """Options that do not change results: they may differ when a run goes on."""
@@ -106,13 +106,13 @@ async def _synthesize(
 ) -> int:
     import asyncio
 
-    from genprm.batch import BatchError, Finished, Progress, drive
     from genprm.cli.progress import shown
-    from genprm.runs import digest, open_run, read_info
-    from rpe.consensus import drop_reason, to_messages
-    from rpe.dataset import check_installed
-    from rpe.rationales import Review
-    from rpe.rows import SynthesisRow
+    from genprm.rpe.consensus import drop_reason, to_messages
+    from genprm.rpe.dataset import check_installed
+    from genprm.rpe.rationales import Review
+    from genprm.rpe.rows import SynthesisRow
+    from genprm.runs.driver import BatchError, Finished, Progress, drive
+    from genprm.runs.folder import digest, open_run, read_info
 
     info = read_info(labels)
     if info.command != "label":
@@ -169,8 +169,8 @@ async def _synthesize(
 
 def _solutions(labels: Path) -> Iterator[_Labelled]:
     """The labelled solutions of a run, by problem: the order in which rows were finished does not matter."""
-    from genprm.runs import ROWS, read_rows_of
-    from rpe.rows import LabelRow
+    from genprm.rpe.rows import LabelRow
+    from genprm.runs.folder import ROWS, read_rows_of
 
     for line, row in enumerate(sorted(read_rows_of(labels, LabelRow), key=lambda row: row.key), start=1):
         for number, solution in enumerate(row.solutions):
@@ -188,8 +188,8 @@ def _solutions(labels: Path) -> Iterator[_Labelled]:
 
 async def _teacher(models: Models, given: dict[str, JsonValue], stack: AsyncExitStack) -> tuple[Teacher, int]:
     """The teacher, and the number of workers that it has."""
-    from rpe.rationales import GENERATOR, GeneratorTeacher, ModelTeacher
-    from sandbox import open_sandbox
+    from genprm.rpe.rationales import GENERATOR, GeneratorTeacher, ModelTeacher
+    from genprm.sandbox import open_sandbox
 
     name = str(given["teacher"])
     if name == GENERATOR and models.cluster is not None:
@@ -210,8 +210,8 @@ async def _teacher(models: Models, given: dict[str, JsonValue], stack: AsyncExit
 
 def _finish(run: RunFolder, progress: Progress, seconds: float, hub: str | None) -> None:
     """Writes the data set and the metrics, and prints what the run came to."""
-    from rpe.dataset import synthesis_metrics, write_training
-    from rpe.rows import SynthesisRow
+    from genprm.rpe.dataset import synthesis_metrics, write_training
+    from genprm.rpe.rows import SynthesisRow
 
     made = sorted(
         (row for row in run.rows(SynthesisRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key]

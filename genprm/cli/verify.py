@@ -11,15 +11,15 @@ import typer
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, friendly, run_async, stderr, stdout
 from genprm.cli.judging import FREE, Judging, opened
-from genprm.keep import Keep
+from genprm.runs.keep import Keep
 from genprm.types import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from genprm.batch import Progress
-    from genprm.metrics import SessionMetrics
-    from genprm.runs import RunFolder
+    from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import RunFolder
 
 EPILOG = """Examples:\n
   genprm verify solutions.jsonl --with-code --out runs/a\n
@@ -110,13 +110,13 @@ async def _verify(
     out: Path | None,
     clean: bool,
 ) -> int:
-    from genprm.batch import Progress
     from genprm.cli.session import session_of
-    from genprm.code_tests import CodeTests
-    from genprm.inputs import count_rows, read_rows
-    from genprm.runs import digest, open_run
-    from genprm.verify import default_concurrency, verify
-    from sandbox import open_sandbox
+    from genprm.data.inputs import count_rows, read_rows
+    from genprm.grading.code_tests import CodeTests
+    from genprm.runs.driver import Progress
+    from genprm.runs.folder import digest, open_run
+    from genprm.runs.verify import default_concurrency, verify
+    from genprm.sandbox import open_sandbox
 
     config: dict[str, JsonValue] = {
         "files": list(files),
@@ -156,12 +156,12 @@ async def _verify(
 
 def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
     """Writes metrics and page, and prints what the run came to."""
+    from genprm.benchmarks.metrics import Tally
     from genprm.cli import summary
-    from genprm.metrics import Tally
     from genprm.report import write_page
-    from genprm.rows import FailureRow, VerifyRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
-    from genprm.verify import finished_rows
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow, VerifyRow
+    from genprm.runs.verify import finished_rows
 
     tally = Tally()
     few: list[VerifyRow] = []

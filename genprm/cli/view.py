@@ -10,7 +10,7 @@ import typer
 from genprm.cli.boundary import friendly, stderr, stdout
 
 if TYPE_CHECKING:
-    from genprm.runs import RunInfo
+    from genprm.runs.folder import RunInfo
 
 
 def view(
@@ -32,10 +32,10 @@ def view(
 
 
 def _write(run: Path, out: Path | None, max_mb: float) -> Path:
-    from genprm.metrics import Metrics, Tally
+    from genprm.benchmarks.metrics import Metrics, Tally
     from genprm.report import write_page
-    from genprm.rows import FailureRow, VerifyRow
-    from genprm.runs import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
+    from genprm.runs.rows import FailureRow, VerifyRow
 
     info = read_info(run)
     if info.command in ("search", "refine"):
@@ -64,8 +64,8 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
     from genprm.benchmarks.refinement import RefineMetrics, evaluate_refinement
     from genprm.benchmarks.searches import SearchMetrics, evaluate_searches
     from genprm.report.search_page import write_search_page
-    from genprm.rows import FailureRow
-    from genprm.runs import FAILURES, METRICS, REPORT, read_rows_of
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of
+    from genprm.runs.rows import FailureRow
     from genprm.search.rows import RefineRow, SearchRow
     from genprm.search.run import Method
 

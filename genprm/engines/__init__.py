@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from genprm.engines.base import PATIENCE_S, Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
+from genprm.engines.base import PATIENCE_S, Completion, Engine, Finish, Sampling
+from genprm.engines.errors import ContextOverflowError, EngineError
 
 __all__ = [
     "BUILT_IN",
@@ -85,7 +86,7 @@ async def load_engine(
 
         return await VllmEngine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     if kind == "transformers":
-        from genprm.engines.transformers import TransformersEngine
+        from genprm.engines.transformers.engine import TransformersEngine
 
         return await TransformersEngine.load(
             model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options

@@ -14,14 +14,6 @@ PATIENCE_S = 300.0
 """For how long a request to servers that fail is sent again: a large model needs minutes to be loaded anew."""
 
 
-class EngineError(RuntimeError):
-    """The engine could not answer: a server that is gone, a request it refuses, a model that does not load."""
-
-
-class ContextOverflowError(EngineError):
-    """The prompt and what was asked for do not fit the model's context. Asking again cannot help."""
-
-
 class Finish(StrEnum):
     """Why a generation ended."""
 

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 
-from genprm.engines.base import ContextOverflowError, EngineError, Sampling
+from genprm.engines.base import Sampling
+from genprm.engines.errors import ContextOverflowError, EngineError
 
 MAX_CHOICES = 16
 

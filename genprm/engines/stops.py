@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genprm.engines.base import Completion, EngineError, Finish
+from genprm.engines.base import Completion, Finish
+from genprm.engines.errors import EngineError
 from genprm.engines.tokenizer import Tokenizer
 
 

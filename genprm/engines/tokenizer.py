@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from genprm.engines.base import EngineError
+from genprm.engines.errors import EngineError
 
 # What a solution looks like: spaces in a row, newlines, LaTeX, digits, a letter beyond ASCII.
 _PROBE = "Step 1: 3 + 4 = 7,  so\n\n\t$\\boxed{Yes}$ is right (caf\u00e9).\n```python\n    print(7)\n```\n"

@@ -9,7 +9,8 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from genprm.engines.base import Completion, EngineError, Sampling
+from genprm.engines.base import Completion, Sampling
+from genprm.engines.errors import EngineError
 from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer

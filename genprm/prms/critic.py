@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-import prompts
-from genprm.engines.base import ContextOverflowError, Engine, Sampling
+from genprm import prompts
+from genprm.engines.base import Engine, Sampling
+from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRMError
 from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
-from genprm.prms.protocol import SamplingDefaults
+from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.types import DEFAULT_THRESHOLD, Chain, ChainFinish, Judgement, Tokens, Verdict, combine_chains
 
 GREEDY = SamplingDefaults(0.0, 1.0, 0)

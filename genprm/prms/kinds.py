@@ -12,7 +12,7 @@ from genprm.engines.base import Engine
 
 if TYPE_CHECKING:
     from genprm.engines.openai import OpenAIEngine
-    from genprm.engines.transformers import TransformersEngine
+    from genprm.engines.transformers.engine import TransformersEngine
     from genprm.engines.vllm import VllmEngine
 
 

@@ -14,9 +14,11 @@ from genprm.engines.base import Engine
 from genprm.prms.base import PRM, PRMError
 from genprm.prms.calls import check_votes
 from genprm.prms.critic import Critic, CriticProfile
-from genprm.prms.discriminative import load_discriminative
-from genprm.prms.genprm import GenPRM
-from genprm.prms.load_implicit import load_implicit
+from genprm.prms.discriminative.judge import load_discriminative
+from genprm.prms.genprm.adaptive import CERTAINTY, Until
+from genprm.prms.genprm.judge import GenPRM
+from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
+from genprm.prms.implicit.load import load_implicit
 from genprm.prms.profiles import (
     AnyProfile,
     DiscriminativeModel,
@@ -26,12 +28,10 @@ from genprm.prms.profiles import (
     change_profile,
     read_profile,
 )
-from genprm.prms.protocol import Mode, Profile, SamplingDefaults
-from genprm.prms.spending import CERTAINTY, Until
-from genprm.prms.thinking import ThinkPRMJudge, ThinkProfile
+from genprm.prms.thinkprm.judge import ThinkPRMJudge, ThinkProfile
+from genprm.sandbox import Limits, Sandbox, open_sandbox
+from genprm.sandbox.opening import BackendName
 from genprm.types import DEFAULT_THRESHOLD
-from sandbox import Limits, Sandbox, open_sandbox
-from sandbox.opening import BackendName
 
 BUILT_IN = "nano"
 """The name of the built-in model."""
@@ -86,7 +86,7 @@ async def load_prm(
         until: of a GenPRM: how far a solution is judged: `first-error` leaves out the steps after the first wrong one.
         confidence: of a GenPRM with several votes: stop voting on a step once its verdict is settled with that
             confidence, in (0, 1]; 1 once the missing votes cannot flip it. None takes all votes.
-        certainty: of `Mode.AUTO`: see `genprm.prms.spending.needs_code`.
+        certainty: of `Mode.AUTO`: see `genprm.prms.genprm.adaptive.needs_code`.
         profile: the variant of the protocol, where it is not the model's own; or those of its fields that differ from
             the model's own, by name.
         reference: of an implicit PRM, the model it was trained against, where it is not the one that its profile or its
@@ -100,7 +100,7 @@ async def load_prm(
         seed: the engine's seed.
         dtype: type of the weights.
         **engine_options: passed to the engine; and `cache` and `reference_revision` of an implicit PRM to
-            `genprm.prms.load_implicit.load_implicit`.
+            `genprm.prms.implicit.load.load_implicit`.
 
     Raises:
         PRMError: the family is not known, or an argument does not fit it.

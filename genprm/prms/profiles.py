@@ -10,14 +10,17 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from genprm.prms import adapters, critic, logratio, thinking
-from genprm.prms.adapters import DiscriminativeProfile
+from genprm.prms import critic
 from genprm.prms.base import PRMError
 from genprm.prms.critic import CriticProfile
+from genprm.prms.discriminative import formats
+from genprm.prms.discriminative.formats import DiscriminativeProfile
+from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.prms.hub import find_file, read_config
-from genprm.prms.logratio import ImplicitProfile
-from genprm.prms.protocol import Profile, SamplingDefaults
-from genprm.prms.thinking import ThinkProfile
+from genprm.prms.implicit import logratio
+from genprm.prms.implicit.logratio import ImplicitProfile
+from genprm.prms.thinkprm import judge as thinking
+from genprm.prms.thinkprm.judge import ThinkProfile
 
 PROFILE_FILE = "genprm.json"
 """Beside a model's weights: its family, and what it was trained to expect."""
@@ -122,7 +125,7 @@ def read_profile(path: str, revision: str | None = None, family: Family | None =
         return named
     config = read_config(path, revision)
     for name in (Path(path).name, path):
-        if (kind := adapters.detect(config, name)) is not None:
+        if (kind := formats.detect(config, name)) is not None:
             return DiscriminativeModel(family=kind.value)
     if (named := _by_name(path)) is not None:
         return named

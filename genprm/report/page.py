@@ -18,9 +18,9 @@ from typing import TextIO, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
-from genprm.metrics import Metrics
-from genprm.rows import FailureRow, VerifyRow
-from genprm.runs import RunInfo
+from genprm.benchmarks.metrics import Metrics
+from genprm.runs.folder import RunInfo
+from genprm.runs.rows import FailureRow, VerifyRow
 
 MAX_MB = 64
 """Room for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""

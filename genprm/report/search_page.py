@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue
 
 from genprm.report.page import EXCERPT, MAX_MB, write_rows
-from genprm.rows import FailureRow
-from genprm.runs import RunInfo
+from genprm.runs.folder import RunInfo
+from genprm.runs.rows import FailureRow
 from genprm.search.rows import RefineRow, SearchRow
 
 

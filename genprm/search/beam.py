@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genprm.prms.calls import call_seed, chain_name
-from genprm.prms.genprm import all_of
+from genprm.prms.genprm.judge import all_of
 from genprm.search.candidates import Candidate, Found, Node, NodeState
 from genprm.search.policy import Path, PathState, Policy
 from genprm.search.scoring import Meter, Scored, Scorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genprm.prms.calls import call_seed, chain_name
-from genprm.prms.genprm import all_of
+from genprm.prms.genprm.judge import all_of
 from genprm.search.candidates import Candidate, Found
 from genprm.search.policy import PathState, Policy
 from genprm.search.scoring import UNSCORED, Meter, Scorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genprm.prms.calls import call_seed
-from genprm.prms.genprm import all_of
+from genprm.prms.genprm.judge import all_of
 from genprm.search.beam import Growing, Leaf
 from genprm.search.candidates import Found
 from genprm.search.policy import PathState, Policy

@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-import prompts
-from genprm.engines.base import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
+from genprm import prompts
+from genprm.data.steps import split_steps
+from genprm.engines.base import Completion, Engine, Finish, Sampling
+from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.stops import shortened
-from genprm.steps import split_steps
 from genprm.types import Tokens
 
 _BLANK_STEPS = 3

@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from genprm.engines import PATIENCE_S, EngineKind
-from genprm.keep import Keep
-from genprm.prms.protocol import Mode
+from genprm.prms.genprm.protocol import Mode
+from genprm.runs.keep import Keep
 from genprm.search.policy import PolicySettings
 from genprm.search.run import Choose, Method, SearchSettings
 from genprm.search.voting import Aggregate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from genprm.rows import StepRow, TokensRow
+from genprm.runs.rows import StepRow, TokensRow
 from genprm.search.candidates import NodeState
 
 

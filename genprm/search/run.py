@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
-from genprm.keep import Keep
+from genprm.data.problems import ProblemRow
+from genprm.data.steps import split_steps
+from genprm.grading.grades import Grade, Grader
 from genprm.prms.base import PRM
-from genprm.rows import TokensRow, step_row
+from genprm.runs.keep import Keep
+from genprm.runs.rows import TokensRow, step_row
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
 from genprm.search.candidates import Candidate, Found
 from genprm.search.dvts import dvts
 from genprm.search.policy import Path, PathState, Policy
-from genprm.search.problems import ProblemRow
 from genprm.search.rows import CandidateRow, NodeRow, SearchRow
 from genprm.search.scoring import UNSCORED, Meter, Scored, Scorer
 from genprm.search.voting import Aggregate, clipped, pick_best, pick_majority, pick_weighted
-from genprm.steps import split_steps
 from genprm.types import Tokens, sigmoid
 
 
@@ -59,24 +58,6 @@ class SearchSettings:
     aggregate: Aggregate | None = None
     """None: the judgement of the whole where the judge gives one, else the lowest score of a step."""
     choose: Choose = Choose.BEST
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """What a solution's answer is."""
-
-    answer: str | None
-    """The same text for equal answers; None without one."""
-    correct: bool | None
-    """Whether it equals the reference; None where nobody knows."""
-
-
-class Grader(Protocol):
-    """Reads answers off solutions and compares them; see `genprm.search.grading`."""
-
-    async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
-        """One grade a solution, in order."""
-        ...
 
 
 async def search(

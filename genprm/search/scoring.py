@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from genprm.engines.base import ContextOverflowError
+from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRM, PartialJudgement, PRMError, StepwisePRM
 from genprm.search.voting import Aggregate, clipped, reward
 from genprm.types import Judgement, Tokens, logit

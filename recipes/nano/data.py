@@ -27,7 +27,7 @@ from equations import (
 )
 from tokenizers import Tokenizer
 
-import prompts
+from genprm import prompts
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT, PAD = "<｜User｜>", "<｜Assistant｜>", "<｜▁pad▁｜>"

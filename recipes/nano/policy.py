@@ -1,7 +1,7 @@
 r"""Trains the built-in policy: `python recipes/nano/policy.py --out runs/nano-policy`.
 
-A Qwen2-shaped model of about 2 M parameters, trained from scratch on the word problems of `genprm.word_problems` with
-the trainer of `train.py`. A sequence is one of three kinds:
+A Qwen2-shaped model of about 2 M parameters, trained from scratch on the word problems of `genprm.data.word_problems`
+with the trainer of `train.py`. A sequence is one of three kinds:
 
 * a problem and its solution, loss on the solution. Continuing from the first steps of one is the same thing.
 * a refinement: problem, a solution with a wrong value in it, the words of a critic about that step, the right solution.
@@ -25,9 +25,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from train import CONTEXT, Batches, BatchTrainer, Snapshot, save_weights
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainingArguments
 
-import prompts
-from genprm.steps import join_steps
-from genprm.word_problems import WordProblem, evaluate, make_problems, write_steps
+from genprm import prompts
+from genprm.data.steps import join_steps
+from genprm.data.word_problems import WordProblem, evaluate, make_problems, write_steps
 
 TRAINING_SEED = 20_000
 """Problems of this seed and the next ones are trained on: tests, examples and figures use seeds below it."""

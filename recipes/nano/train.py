@@ -39,7 +39,7 @@ from transformers import (
     TrainingArguments,
 )
 
-import prompts
+from genprm import prompts
 
 HELD_OUT = 500
 MAX_LENGTH = 640

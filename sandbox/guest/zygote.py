@@ -20,7 +20,7 @@ import sys
 from typing import NoReturn
 
 from . import keeper, kernel, session, warmup
-from .policy import session_filter
+from .seccomp import session_filter
 
 SCRATCH = "/tmp"
 """Where sessions have their folders."""

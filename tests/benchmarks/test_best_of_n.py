@@ -6,8 +6,8 @@ from itertools import combinations
 import pytest
 
 from genprm.benchmarks.best_of_n import evaluate
-from genprm.inputs import BadRow
-from genprm.pools import PoolItem, read_pool
+from genprm.data.inputs import BadRow
+from genprm.data.pools import PoolItem, read_pool
 from genprm.search.voting import pick_best, pick_majority, pick_weighted
 from tests.benchmarks.shared import shared_data
 

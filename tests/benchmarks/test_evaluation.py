@@ -3,8 +3,8 @@ import pytest
 from genprm.benchmarks import best_of_n
 from genprm.benchmarks.comparison import compare_best_of_n, compare_first_errors
 from genprm.benchmarks.evaluation import evaluate, items_of, vote_curve
-from genprm.inputs import InputRow
-from genprm.rows import verify_row
+from genprm.data.inputs import InputRow
+from genprm.runs.rows import verify_row
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Tokens, combine_chains
 
 

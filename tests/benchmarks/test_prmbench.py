@@ -4,8 +4,8 @@ import pytest
 
 from genprm.benchmarks.comparison import compare_prmbench
 from genprm.benchmarks.prmbench import PRMBenchItem, evaluate, prm_score, read_prmbench
-from genprm.inputs import BadRow
-from genprm.rows import verify_row
+from genprm.data.inputs import BadRow
+from genprm.runs.rows import verify_row
 from genprm.types import Judgement, StepJudgement
 from tests.benchmarks.shared import shared_data
 

@@ -1,7 +1,7 @@
 import pytest
 
 from genprm.benchmarks.searches import evaluate_searches
-from genprm.rows import TokensRow
+from genprm.runs.rows import TokensRow
 from genprm.search.rows import CandidateRow, SearchRow
 from genprm.search.run import Method
 from genprm.search.voting import Aggregate

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from genprm.cli.main import app
 from genprm.prms.load import BUILT_IN_PATH
-from genprm.runs import read_rows_of
-from rpe.rows import Drop, SynthesisRow
+from genprm.rpe.rows import Drop, SynthesisRow
+from genprm.runs.folder import read_rows_of
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms.servers import vllm_server
 from tests.rpe.test_synthesis import label_run

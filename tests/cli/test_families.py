@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from genprm.cli import options
 from genprm.cli.main import app
-from genprm.prms import load_implicit, load_prm
-from genprm.prms.adapters import Family
+from genprm.prms import load_prm
+from genprm.prms.discriminative.formats import Family
+from genprm.prms.implicit import load as load_implicit
 from genprm.prms.profiles import FAMILIES
 from tests.prms import tiny_models
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS

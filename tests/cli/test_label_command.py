@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from genprm.cli.main import app
-from genprm.runs import read_rows_of
-from rpe.rows import LabelRow
+from genprm.rpe.rows import LabelRow
+from genprm.runs.folder import read_rows_of
 
 COMMAND = ("label", "--generate", "3", "--temperature", "1", "--first", "12", "--most", "24", "--max-tokens", "200")
 PARQUET = "dataset/data/train-00000-of-00001.parquet"

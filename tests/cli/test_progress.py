@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from genprm.batch import Progress
 from genprm.cli.progress import describe, duration, shown
+from genprm.runs.driver import Progress
 
 
 def test_rate_and_time_left_come_from_this_run_alone():

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from genprm.cli import search
 from genprm.cli.main import app
-from genprm.engines.base import EngineError
+from genprm.engines.errors import EngineError
 from genprm.search.policy import Policy
 from tests.benchmarks.shared import shared_data
 from tests.search.shared import RuleEngine, TruthJudge

@@ -14,7 +14,7 @@ import transformers
 from genprm.engines import Completion, ContextOverflowError, Engine, EngineError, Finish, Sampling
 from genprm.engines.openai import OpenAIEngine
 from genprm.engines.tokenizer import Tokenizer
-from genprm.engines.transformers import TransformersEngine
+from genprm.engines.transformers.engine import TransformersEngine
 from tests.engines.conftest import SENTENCES
 
 # Starting vLLM takes minutes where many share the processor.

@@ -12,7 +12,7 @@ import pytest
 
 import genprm.engines
 from genprm.engines import EngineError, load_engine
-from genprm.engines.transformers import TransformersEngine
+from genprm.engines.transformers.engine import TransformersEngine
 
 
 async def test_auto_takes_transformers_without_a_gpu(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

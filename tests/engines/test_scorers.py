@@ -7,10 +7,10 @@ import torch
 import transformers
 
 from genprm.engines import load_engine
-from genprm.prms.adapters import Family, adapter_for
-from genprm.prms.discriminative import DiscriminativePRM
-from genprm.prms.implicit import ImplicitPRM, LogprobModel
-from genprm.prms.logratio import ChatSpans
+from genprm.prms.discriminative.formats import Family, adapter_for
+from genprm.prms.discriminative.judge import DiscriminativePRM
+from genprm.prms.implicit.judge import ImplicitPRM, LogprobModel
+from genprm.prms.implicit.logratio import ChatSpans
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
 
 

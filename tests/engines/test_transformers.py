@@ -11,10 +11,11 @@ import pytest
 import torch
 import transformers
 
-from genprm.engines import EngineError, Finish, Sampling, decoder, load_engine
-from genprm.engines.sampler import next_tokens
+from genprm.engines import EngineError, Finish, Sampling, load_engine
 from genprm.engines.tokenizer import Tokenizer
-from genprm.engines.transformers import TransformersEngine
+from genprm.engines.transformers import decoder
+from genprm.engines.transformers.engine import TransformersEngine
+from genprm.engines.transformers.sampler import next_tokens
 from tests.engines.conftest import SENTENCES
 
 

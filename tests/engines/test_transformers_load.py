@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.engine_load import mixed_load
 from genprm.engines import load_engine
-from genprm.engines.transformers import TransformersEngine
+from genprm.engines.transformers.engine import TransformersEngine
 
 
 async def test_a_mixed_load_is_answered_rightly_and_leaves_nothing_behind(tiny_model: Path) -> None:

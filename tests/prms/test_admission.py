@@ -10,9 +10,9 @@ import pytest
 
 from genprm.engines.base import Completion, Engine, Sampling
 from genprm.prms.base import PRM
-from genprm.prms.genprm import GenPRM
-from genprm.prms.protocol import Mode
-from genprm.prms.thinking import ThinkPRMJudge
+from genprm.prms.genprm.judge import GenPRM
+from genprm.prms.genprm.protocol import Mode
+from genprm.prms.thinkprm.judge import ThinkPRMJudge
 from genprm.search.scoring import Meter, Scorer
 from tests.prms.scripted import ScriptedEngine
 

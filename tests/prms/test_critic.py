@@ -4,10 +4,10 @@ from collections import deque
 
 import pytest
 
-from genprm.engines.base import ContextOverflowError
+from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRMError
 from genprm.prms.critic import Critic, CriticProfile, find_index
-from genprm.prms.protocol import SamplingDefaults
+from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.types import ChainFinish
 from tests.prms.scripted import ASSISTANT, BOS, USER, ScriptedEngine
 

@@ -18,12 +18,12 @@ import transformers
 
 from genprm.engines import ContextOverflowError, load_engine
 from genprm.engines.tokenizer import Tokenizer
-from genprm.engines.transformers import TransformersEngine
+from genprm.engines.transformers.engine import TransformersEngine
 from genprm.prms import PRMError
-from genprm.prms.adapters import QWEN_SYSTEM, Family, Layout, adapter_for, detect
-from genprm.prms.discriminative import DiscriminativePRM, load_discriminative
+from genprm.prms.discriminative.formats import QWEN_SYSTEM, Family, Layout, adapter_for, detect
+from genprm.prms.discriminative.judge import DiscriminativePRM, load_discriminative
+from genprm.prms.discriminative.pooling import two_class_log_odds
 from genprm.prms.hub import read_config
-from genprm.prms.pooling import two_class_log_odds
 from genprm.types import Verdict
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
@@ -340,7 +340,7 @@ async def test_any_engine_serves_the_next_token_families(
     models: dict[Family, Path], hf: Callable[[Family], Any]
 ) -> None:
     """What a remote server would be asked: `choice_logprobs` alone, here of the transformers engine."""
-    from genprm.prms.discriminative import _next_token_scores  # the path that engines without the network take
+    from genprm.prms.discriminative.judge import _next_token_scores  # the path that engines without the network take
 
     for family in (Family.MATH_SHEPHERD, Family.RLHFLOW, Family.VERSAPRM):
         engine = await load_engine("transformers", str(models[family]))

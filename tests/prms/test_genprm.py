@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from genprm.engines.base import Finish
 from genprm.prms.base import PRMError
-from genprm.prms.genprm import GenPRM
-from genprm.prms.protocol import Mode, Profile, SamplingDefaults, code_output, find_verdict, last_block
+from genprm.prms.code_blocks import code_output, last_block
+from genprm.prms.genprm.judge import GenPRM
+from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults, find_verdict
+from genprm.sandbox import Result, Sandbox, Status
 from genprm.types import ChainFinish, Verdict
-from sandbox import Result, Sandbox, Status
 from tests.prms.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.bubblewrap

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from genprm.engines import ContextOverflowError, Engine, load_engine
 from genprm.engines.tokenizer import Tokenizer
-from genprm.prms import PRMError, network
-from genprm.prms.implicit import (
+from genprm.prms import PRMError, forward
+from genprm.prms.implicit.judge import (
     ImplicitMode,
     ImplicitPRM,
     ImplicitProfile,
@@ -31,9 +31,9 @@ from genprm.prms.implicit import (
     Reduce,
     Reward,
 )
-from genprm.prms.load_implicit import load_implicit
-from genprm.prms.logprobs import weights_name
-from genprm.prms.logratio import ChatSpans, Spans, detect, rewards
+from genprm.prms.implicit.load import load_implicit
+from genprm.prms.implicit.logprobs import weights_name
+from genprm.prms.implicit.logratio import ChatSpans, Spans, detect, rewards
 from genprm.types import Judgement, sigmoid
 from tests.prms import tiny_models
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
@@ -253,14 +253,14 @@ async def test_chunked_log_probabilities(kind: str, tmp_path: Path, monkeypatch:
     scaled = {"logits_scaling": 3.0} if kind == "granite" else {}
     tiny_models.save_model(tmp_path, kind, size, **scaled)
     # Neither the vocabulary nor the tokens are a multiple of a block.
-    monkeypatch.setattr(network, "_VOCABULARY_BLOCK", 37)
-    monkeypatch.setattr(network, "_TOKEN_BLOCK", 5)
+    monkeypatch.setattr(forward, "_VOCABULARY_BLOCK", 37)
+    monkeypatch.setattr(forward, "_TOKEN_BLOCK", 5)
     # The longest sequence is alone in its part, the others are not, and parts are in another order than rows.
-    monkeypatch.setattr(network, "_CPU_TOKENS", 85)
+    monkeypatch.setattr(forward, "_CPU_TOKENS", 85)
     threads = torch.get_num_threads()
     engine = await load_engine("transformers", str(tmp_path), threads=2)
     try:
-        assert await engine.run_model(network.has_plain_head) is (kind != "granite")
+        assert await engine.run_model(forward.has_plain_head) is (kind != "granite")
         rows = [[(7 * j + k) % size for j in range(length)] for k, length in enumerate((2, 40, 13, 90))]
         model = LogprobModel(engine)
         found = await asyncio.gather(*(model.logprobs(ids, start) for ids in rows for start in (1, len(ids) - 1)))

@@ -8,9 +8,9 @@ import pytest
 from genprm.prms import load_prm
 from genprm.prms.base import PRMError
 from genprm.prms.critic import Critic
-from genprm.prms.genprm import GenPRM
+from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.profiles import read_profile
-from genprm.prms.thinking import ThinkPRMJudge
+from genprm.prms.thinkprm.judge import ThinkPRMJudge
 from tests.prms.scripted import ScriptedEngine
 
 

@@ -1,7 +1,7 @@
 import pytest
 
+from genprm.data.steps import split_steps
 from genprm.prms.step_labels import LabelKind, align_labels, unlabelled
-from genprm.steps import split_steps
 
 CORRECT, INCORRECT, IMPLIED, MISSING = LabelKind
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from genprm.engines.base import ContextOverflowError, EngineError
+from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.prms.base import PRMError
-from genprm.prms.genprm import SamplingDefaults
-from genprm.prms.thinking import SUFFIX, TRIGGERS, ThinkPRMJudge, ThinkProfile
-from genprm.prms.thinkprm import ThinkPRM
+from genprm.prms.genprm.judge import SamplingDefaults
+from genprm.prms.thinkprm.judge import SUFFIX, TRIGGERS, ThinkPRMJudge, ThinkProfile
+from genprm.prms.thinkprm.released import ThinkPRM
 from genprm.types import ChainFinish, Verdict, sigmoid
 from tests.prms.scripted import ASSISTANT, BOS, USER, ScriptedEngine, byte_tokenizer
 

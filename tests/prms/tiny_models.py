@@ -10,8 +10,8 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from genprm.prms.adapters import Family
-from genprm.prms.network import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
+from genprm.prms.discriminative.formats import Family
+from genprm.prms.forward import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
 
 PROBLEM = "Natalia sold 48 clips in April, and then half as many in May. How many in total?"
 SOLUTIONS = [

@@ -4,10 +4,10 @@ import json
 import re
 from html.parser import HTMLParser
 
-from genprm.metrics import Tally
+from genprm.benchmarks.metrics import Tally
 from genprm.report import write_page
-from genprm.rows import FailureRow, VerifyRow, verify_row
-from genprm.runs import RunInfo
+from genprm.runs.folder import RunInfo
+from genprm.runs.rows import FailureRow, VerifyRow, verify_row
 from tests.judges import ArithmeticJudge, row
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> & \u2028"

@@ -1,8 +1,8 @@
 import json
 
 from genprm.benchmarks.searches import evaluate_searches
+from genprm.data.problems import ProblemRow
 from genprm.report.search_page import write_search_page
-from genprm.search.problems import ProblemRow
 from genprm.search.run import Method, SearchSettings, search
 from tests.report.test_page import HOSTILE, INFO, Page
 from tests.search.shared import TextGrader, TruthJudge

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from sandbox import Limits, Sandbox, open_sandbox
+from genprm.sandbox import Limits, Sandbox, open_sandbox
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from rpe.budget import Counts, Plan, State, plan, probability
+from genprm.rpe.budget import Counts, Plan, State, plan, probability
 
 
 def counts(most: int = 60) -> st.SearchStrategy[Counts]:

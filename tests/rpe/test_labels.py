@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpe import Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe import Method, dynamic_rollouts, first_wrong, step_labels
 
 values = st.lists(st.sampled_from([k / 32 for k in range(33)]), min_size=1, max_size=12)
 positive = st.lists(st.sampled_from([k / 32 for k in range(1, 17)]), min_size=1, max_size=12)

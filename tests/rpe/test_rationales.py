@@ -1,10 +1,18 @@
 import pytest
 
-from genprm.word_problems import make_problems
-from rpe.consensus import drop_reason, to_messages
-from rpe.rationales import Critique, GeneratorTeacher, ModelTeacher, Review, TeacherError, read_critiques, to_turn
-from rpe.rows import Drop
-from sandbox import Sandbox
+from genprm.data.word_problems import make_problems
+from genprm.rpe.consensus import drop_reason, to_messages
+from genprm.rpe.rationales import (
+    Critique,
+    GeneratorTeacher,
+    ModelTeacher,
+    Review,
+    TeacherError,
+    read_critiques,
+    to_turn,
+)
+from genprm.rpe.rows import Drop
+from genprm.sandbox import Sandbox
 from tests.prms.scripted import ScriptedEngine
 
 STEPS = ["Step 1: She has 2*3 = 6 cards.", "Step 2: With Ben that makes 6+1 = 8 cards. The answer is \\boxed{8}."]

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from genprm.answers import AnswerChecker, Outcome
+from genprm.data.word_problems import WordProblem, first_error, make_problems
 from genprm.engines import load_engine
-from genprm.engines.base import Completion, Engine, EngineError, Sampling
-from genprm.word_problems import WordProblem, first_error, make_problems
-from rpe.budget import State
-from rpe.journal import Journal, Rollout
-from rpe.labels import Method
-from rpe.rollouts import Labeller, Settings
-from rpe.rows import LabelRow
+from genprm.engines.base import Completion, Engine, Sampling
+from genprm.engines.errors import EngineError
+from genprm.grading.answers import AnswerChecker, Outcome
+from genprm.rpe.budget import State
+from genprm.rpe.journal import Journal, Rollout
+from genprm.rpe.labels import Method
+from genprm.rpe.rollouts import Labeller, Settings
+from genprm.rpe.rows import LabelRow
 
 SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16, threshold=0.4)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from genprm.answers import Outcome
 from genprm.cli.main import app
-from genprm.runs import open_run, read_rows_of
-from genprm.word_problems import WordProblem, make_problems
-from rpe.budget import State
-from rpe.labels import first_wrong
-from rpe.rows import Drop, LabelRow, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
+from genprm.data.word_problems import WordProblem, make_problems
+from genprm.grading.answers import Outcome
+from genprm.rpe.budget import State
+from genprm.rpe.labels import first_wrong
+from genprm.rpe.rows import Drop, LabelRow, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
+from genprm.runs.folder import open_run, read_rows_of
 
 PROBLEMS = 6
 

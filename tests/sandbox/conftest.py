@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sandbox import Limits, Sandbox, SandboxError, open_sandbox
+from genprm.sandbox import Limits, Sandbox, SandboxError, open_sandbox
 
 BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.attacks import ATTACK_LIMITS, ATTACKS, Attack, Outcome, run_attacks
+from genprm.sandbox.attacks import ATTACK_LIMITS, ATTACKS, Attack, Outcome, run_attacks
 
 from .conftest import missing, opened
 
@@ -52,8 +52,8 @@ async def test_every_attack_is_contained(backend: str) -> None:
 
 AS_USER = """
 import asyncio, json, sys
-from sandbox import open_sandbox
-from sandbox.attacks import ATTACK_LIMITS, ATTACKS, run_attacks
+from genprm.sandbox import open_sandbox
+from genprm.sandbox.attacks import ATTACK_LIMITS, ATTACKS, run_attacks
 async def main():
     async with open_sandbox("bubblewrap", limits=ATTACK_LIMITS, lanes=1) as box:
         chosen = [attack for attack in ATTACKS if attack.name in sys.argv[1:]]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genprm.cli.sandbox import app
-from sandbox import bubblewrap
+from genprm.sandbox import bubblewrap
 
 from .conftest import missing
 

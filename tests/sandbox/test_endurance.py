@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from sandbox import Sandbox
-from sandbox import box as box_module
-from sandbox.attacks import ATTACK_LIMITS
-from sandbox.soak import soak
+from genprm.sandbox import Sandbox
+from genprm.sandbox import box as box_module
+from genprm.sandbox.attacks import ATTACK_LIMITS
+from genprm.sandbox.soak import soak
 
 from .conftest import opened
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import Limits, Sandbox, SandboxError, Status, open_sandbox
-from sandbox.lane import Lane
+from genprm.sandbox import Limits, Sandbox, SandboxError, Status, open_sandbox
+from genprm.sandbox.lane import Lane
 
 from .conftest import opened
 
@@ -166,7 +166,7 @@ async def test_a_malformed_frame_condemns_the_lane(backend: str, frame: bytes, m
             pending = bytearray(frame)
 
             async def read(size: int) -> bytes:
-                from sandbox.lane import LaneBroken
+                from genprm.sandbox.lane import LaneBroken
 
                 if len(pending) < size:
                     raise LaneBroken("the guest has ended")
@@ -216,7 +216,7 @@ async def test_state_given_up_for_memory_is_made_again(backend: str) -> None:
 
 HOLD = """
 import asyncio, sys
-from sandbox import open_sandbox
+from genprm.sandbox import open_sandbox
 async def main():
     async with open_sandbox(sys.argv[1], lanes=2) as box, box.session() as session:
         await box.grow()
@@ -253,7 +253,7 @@ def test_guests_end_when_the_host_process_dies(backend: str, number: signal.Sign
 async def test_containers_of_dead_owners_are_swept_and_others_are_left() -> None:
     import docker
 
-    from sandbox.docker import OWNER_LABEL, owner, sweep
+    from genprm.sandbox.docker import OWNER_LABEL, owner, sweep
 
     box = await opened("docker", LIMITS)
     client = docker.from_env()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.guest import frames
-from sandbox.guest.output import Output
+from genprm.sandbox.guest import frames
+from genprm.sandbox.guest.output import Output
 
 # One lone surrogate is text; two that make a pair are another text once they have been JSON.
 TEXT = st.text(st.characters(exclude_categories=("Cs",)) | st.just("\ud800"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import Limits, SandboxError, bubblewrap, layout, open_sandbox
-from sandbox.checks import Level, diagnose
+from genprm.sandbox import Limits, SandboxError, binds, bubblewrap, open_sandbox
+from genprm.sandbox.checks import Level, diagnose
 
 from .conftest import missing
 
@@ -87,10 +87,10 @@ async def test_a_sandbox_that_is_not_open_says_so() -> None:
 
 @pytest.mark.bubblewrap
 def test_bubblewrap_shows_the_interpreter_and_four_packages_only() -> None:
-    inside = [inside for _, inside in layout.find_layout().binds]
-    assert all(path.startswith(layout.ROOT + "/") or path.startswith("/lib") for path in inside)
-    site = {path.removeprefix(layout.ROOT + "/site/").split(".")[0] for path in inside if "/site/" in path}
-    assert site == set(layout.PACKAGES)
+    inside = [inside for _, inside in binds.find_layout().binds]
+    assert all(path.startswith(binds.ROOT + "/") or path.startswith("/lib") for path in inside)
+    site = {path.removeprefix(binds.ROOT + "/site/").split(".")[0] for path in inside if "/site/" in path}
+    assert site == set(binds.PACKAGES)
     command = bubblewrap.bwrap_command(Limits())
     assert "--unshare-net" in command
     assert "--bind" not in command
@@ -98,26 +98,26 @@ def test_bubblewrap_shows_the_interpreter_and_four_packages_only() -> None:
 
 @pytest.mark.bubblewrap
 def test_what_this_process_preloads_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout.find_layout.cache_clear()
-    before = layout.find_layout()
+    binds.find_layout.cache_clear()
+    before = binds.find_layout()
     library = next(outside for outside, inside in before.binds if inside.endswith("/libm.so.6"))
-    layout.find_layout.cache_clear()
+    binds.find_layout.cache_clear()
     monkeypatch.setenv("LD_PRELOAD", library)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(library).parent))
-    assert layout.find_layout() == before
+    assert binds.find_layout() == before
 
 
 @pytest.mark.bubblewrap
 async def test_bubblewrap_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := bubblewrap.why_not():
         missing(reason)
-    monkeypatch.setattr(layout, "PACKAGES", ("numpy", "no_such_package"))
-    layout.find_layout.cache_clear()
+    monkeypatch.setattr(binds, "PACKAGES", ("numpy", "no_such_package"))
+    binds.find_layout.cache_clear()
     try:
         with pytest.raises(SandboxError, match="'no_such_package', which is not installed"):
             await open_sandbox("bubblewrap").start()
     finally:
-        layout.find_layout.cache_clear()
+        binds.find_layout.cache_clear()
 
 
 def test_the_diagnosis_names_what_the_sandbox_stands_on() -> None:
@@ -139,14 +139,14 @@ def test_the_diagnosis_names_what_the_sandbox_stands_on() -> None:
     ("version", "level"), [("1.1.5+ds1", Level.WARN), ("1.1.12", Level.WARN), ("1.2.8", Level.OK), ("1.3.3", Level.OK)]
 )
 def test_a_runc_with_known_escapes_is_warned_of(version: str, level: Level) -> None:
-    from sandbox import checks
+    from genprm.sandbox import checks
 
     assert checks._known_escapes("runc", version, checks._RUNC_FIXES).level is level  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.docker
 def test_the_image_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sandbox import image
+    from genprm.sandbox import image
 
     before = image._content()  # pyright: ignore[reportPrivateUsage]
     assert before == image._content()  # pyright: ignore[reportPrivateUsage]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sandbox import Limits, Sandbox, SandboxError, Status
+from genprm.sandbox import Limits, Sandbox, SandboxError, Status
 
 from .conftest import LIMITS, opened
 

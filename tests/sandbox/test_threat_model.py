@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.attacks import ATTACKS
+from genprm.sandbox.attacks import ATTACKS
 
 HERE = Path(__file__).parent
 TEXT = (HERE.parents[1] / "docs" / "threat-model.md").read_text(encoding="utf-8")

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from genprm.answers import boxed_answer
-from genprm.engines.base import Completion, ContextOverflowError, Sampling
+from genprm.engines.base import Completion, Sampling
+from genprm.engines.errors import ContextOverflowError
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
-from genprm.search.run import Grade
+from genprm.grading.answers import boxed_answer
+from genprm.grading.grades import Grade
 from genprm.types import Chain, ChainFinish, Judgement, Tokens, combine_chains, logit
 from tests.prms.scripted import ASSISTANT, byte_tokenizer
 

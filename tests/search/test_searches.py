@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from genprm.keep import Keep
-from genprm.pools import PoolItem
+from genprm.data.pools import PoolItem
+from genprm.data.problems import ProblemRow
+from genprm.runs.keep import Keep
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
 from genprm.search.candidates import Found, NodeState
 from genprm.search.dvts import dvts
 from genprm.search.policy import PathState, Policy, PolicySettings
-from genprm.search.problems import ProblemRow
 from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.search.scoring import Meter, Scorer
 from genprm.search.voting import Aggregate

@@ -1,0 +1,113 @@
+"""What a run of `verify` adds up to. One pass over the rows, nothing held but counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+from pydantic import BaseModel, ConfigDict
+
+from genprm.benchmarks.processbench import f1_score
+from genprm.runs.rows import VerifyRow
+
+
+class LabelMetrics(BaseModel):
+    """How well first errors were found, over the rows that have a label (ProcessBench's official score)."""
+
+    f1: float | None
+    error_accuracy: float | None
+    correct_accuracy: float | None
+    errors: int
+    correct: int
+
+
+class SessionMetrics(BaseModel):
+    """What the latest run of the command did; earlier ones into the same folder are not in it."""
+
+    rows: int
+    failed: int
+    seconds: float
+    generated_per_s: float
+    """Generated tokens a second, of rows that finished."""
+
+
+class Metrics(BaseModel):
+    """What `metrics.json` holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    rows: int
+    """Rows judged, earlier runs into the same folder included."""
+    failed: int
+    """Inputs that could not be judged; the next run of the same command tries them again."""
+    judged_right: int
+    """Rows without a wrong step."""
+    judged_wrong: int
+    undecided: int
+    """Rows where a missing score leaves the first error open."""
+    steps: int
+    steps_without_score: int
+    first_errors: dict[int, int]
+    """First wrong step (0-based) -> rows."""
+    tokens: dict[str, int]
+    """Of the rows above: `prompt`, of these `cached` from a prefix cache, `generated`, `saved` by stopping early."""
+    code: dict[str, int]
+    """How snippets ended -> snippets."""
+    labels: LabelMetrics | None
+    """None when no row has a label."""
+    session: SessionMetrics | None = None
+    interrupted: bool = False
+    """The latest run was stopped before its end."""
+
+
+class Tally:
+    """Adds rows up."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._outcomes: Counter[str] = Counter()
+        self._first_errors: Counter[int] = Counter()
+        self._steps: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0, saved=0)
+        self._code: Counter[str] = Counter()
+        self._labelled: list[tuple[int | None, int]] = []
+
+    def add(self, row: VerifyRow) -> None:
+        """Counts one row."""
+        self.rows += 1
+        if row.first_error is None:
+            self._outcomes["undecided"] += 1
+        elif row.first_error < 0:
+            self._outcomes["right"] += 1
+        else:
+            self._outcomes["wrong"] += 1
+            self._first_errors[row.first_error] += 1
+        self._steps["all"] += len(row.scores)
+        self._steps["without"] += row.scores.count(None)
+        self._tokens.update(row.tokens.model_dump())
+        for step in row.steps if row.solution is None else (*row.steps, row.solution):
+            self._code.update(step.code)
+        if row.label is not None:
+            self._labelled.append((row.first_error, row.label))
+
+    def metrics(self, *, failed: int, session: SessionMetrics | None = None, interrupted: bool = False) -> Metrics:
+        """The sum so far."""
+        labels = None
+        if self._labelled:
+            predictions, truth = zip(*self._labelled, strict=True)
+            labels = LabelMetrics.model_validate(asdict(f1_score(predictions, truth)))
+        return Metrics(
+            rows=self.rows,
+            failed=failed,
+            judged_right=self._outcomes["right"],
+            judged_wrong=self._outcomes["wrong"],
+            undecided=self._outcomes["undecided"],
+            steps=self._steps["all"],
+            steps_without_score=self._steps["without"],
+            first_errors=dict(sorted(self._first_errors.items())),
+            tokens=dict(self._tokens),
+            code=dict(self._code.most_common()),
+            labels=labels,
+            session=session,
+            interrupted=interrupted,
+        )

@@ -1,0 +1,1 @@
+"""Plain PyTorch: requests that wait are decoded together by the means of transformers."""

@@ -1,0 +1,1 @@
+"""Is this answer the reference answer? Checked in processes that can be killed."""

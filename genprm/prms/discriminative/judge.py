@@ -1,0 +1,215 @@
+"""Discriminative PRMs: one forward pass over a solution gives a score for every step.
+
+`formats` has the format of each family; this module has the ways to run them, and `load_discriminative`.
+
+* transformers: every family, many solutions in one pass.
+* vLLM in process: token pooling for the heads that vLLM serves (Qwen2.5-Math-PRM, token classification), and
+  next-token log-probabilities with its prefix cache for the families that answer `+` or `-`.
+* servers: the same through `/pooling` and `/v1/completions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from genprm.engines import EngineKind, choose_engine, load_engine
+from genprm.engines.base import Engine
+from genprm.engines.errors import ContextOverflowError
+from genprm.prms.base import PRMError
+from genprm.prms.batching import Batcher
+from genprm.prms.calls import chain_name, check_steps
+from genprm.prms.discriminative.formats import Adapter, DiscriminativeProfile, Family, Head, Layout, adapter_for, detect
+from genprm.prms.discriminative.pooling import pooling_scorer
+from genprm.prms.hub import read_config
+from genprm.prms.implicit.logprobs import BATCH_TOKENS
+from genprm.prms.kinds import transformers_engine
+from genprm.prms.scored import scored_step
+from genprm.types import DEFAULT_THRESHOLD, Judgement, Tokens
+
+__all__ = ["DiscriminativePRM", "DiscriminativeProfile", "Family", "adapter_for", "detect", "load_discriminative"]
+
+CAPACITY = 64
+"""Solutions in flight from which on batches are full."""
+
+Scorer = Callable[[Layout], Awaitable[list[float]]]
+"""Gives the log-odds of every step of a solution."""
+
+
+class DiscriminativePRM:
+    """Judges steps with a model that scores them outright. No text is written, so there are no chains.
+
+    Args:
+        engine: the model, loaded as its family needs: see `load_discriminative`.
+        family: the format it was trained with.
+        profile: the variant of the format.
+        threshold: the score from which a step is right.
+        name: for reports; by default the engine's model name.
+        owned: whether `close` closes the engine.
+
+    Raises:
+        PRMError: the tokenizer lacks what the format needs, or the engine cannot run this family.
+        EngineError: the tokenizer has no usable chat template.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        family: Family,
+        *,
+        profile: DiscriminativeProfile = DiscriminativeProfile(),
+        threshold: float = DEFAULT_THRESHOLD,
+        name: str | None = None,
+        owned: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.family = family
+        self.profile = profile
+        self.adapter = adapter_for(family, engine.tokenizer, separator=profile.separator)
+        self.threshold = threshold
+        self.name = name or engine.model_name
+        self.capacity = CAPACITY
+        self._owned = owned
+        self._score = _scorer(engine, self.adapter)
+
+    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        """Judges every step of a solution; see `genprm.prms.base.PRM`. Nothing is sampled: `seed` has no effect."""
+        check_steps(steps)
+        layout = self.adapter.layout(problem, steps)
+        if len(layout.ids) > self.engine.max_model_len:
+            raise ContextOverflowError(
+                f"a solution of {len(layout.ids)} tokens does not fit the context of {self.engine.max_model_len} tokens"
+            )
+        if len(layout.positions) != len(steps):
+            raise PRMError(f"{len(layout.positions)} positions were found for {len(steps)} steps")
+        log_odds = await self._score(layout)
+        if len(log_odds) != len(steps):
+            raise PRMError(f"{self.name!r} gave {len(log_odds)} scores for {len(steps)} steps")
+        scored = tuple(scored_step(value, self.threshold) for value in log_odds)
+        return Judgement(scored, self.threshold, Tokens(prompt=len(layout.ids)))
+
+    async def close(self) -> None:
+        """Closes the engine if it was opened for this judge; see `genprm.prms.base.PRM`."""
+        if self._owned:
+            await self.engine.close()
+
+
+async def load_discriminative(
+    name_or_path: str,
+    *,
+    family: Family | str | None = None,
+    engine: EngineKind | Engine = "auto",
+    base_urls: Sequence[str] = (),
+    profile: DiscriminativeProfile = DiscriminativeProfile(),
+    threshold: float = DEFAULT_THRESHOLD,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    seed: int = 0,
+    dtype: str = "auto",
+    **engine_options: Any,
+) -> DiscriminativePRM:
+    """Loads a discriminative PRM.
+
+    Args:
+        name_or_path: a folder, or a model id such as `Qwen/Qwen2.5-Math-PRM-7B`.
+        family: its format; by default what its configuration and its name say.
+        engine: an engine's name, or an engine that is open already with the model in it (and stays open). `auto` takes
+            vLLM only for what vLLM serves.
+        base_urls: servers with the model.
+        profile: the variant of the format.
+        threshold: the score from which a step is right.
+        revision: revision of the model on the Hub.
+        tokenizer: folder or id of the tokenizer, where it is not the model's.
+        seed: the engine's seed.
+        dtype: type of the weights.
+        **engine_options: passed to the engine.
+
+    Raises:
+        PRMError: the family is not known, or the engine cannot run it.
+        EngineError: the engine or the model does not load.
+    """
+    try:
+        known = (
+            Family(family)
+            if family is not None
+            else detect(await asyncio.to_thread(read_config, name_or_path, revision), name_or_path)
+        )
+    except ValueError:
+        raise PRMError(f"there is no family {family!r}: use one of {', '.join(Family)}") from None
+    if known is None:
+        raise PRMError(
+            f"cannot tell the family of {name_or_path!r} from its configuration or its name: pass one of "
+            f"{', '.join(Family)} as the family"
+        )
+    owned = isinstance(engine, str)
+    if isinstance(engine, str):
+        kind = choose_engine(engine, base_urls)
+        if engine == "auto" and kind == "vllm" and known is Family.SKYWORK:
+            kind = "transformers"
+        engine = await load_engine(
+            kind,
+            name_or_path,
+            base_urls=base_urls,
+            revision=revision,
+            tokenizer=tokenizer or (name_or_path if base_urls else None),
+            seed=seed,
+            dtype=dtype,
+            **(_engine_options(kind, known) | engine_options),
+        )
+    try:
+        return DiscriminativePRM(engine, known, profile=profile, threshold=threshold, name=name_or_path, owned=owned)
+    except BaseException:
+        if owned:
+            await engine.close()
+        raise
+
+
+def _engine_options(kind: EngineKind, family: Family) -> dict[str, Any]:
+    """How an engine must load the model of a family."""
+    if kind == "transformers":
+        if family is Family.QWEN_PRM:
+            from genprm.prms.forward import Qwen2ForProcessRewardModel
+
+            return {"auto_class": Qwen2ForProcessRewardModel}
+        if family is Family.SKYWORK:
+            from genprm.prms.forward import Qwen2ForPrmModel
+
+            return {"auto_class": Qwen2ForPrmModel}
+        if family is Family.TOKEN_CLASSIFICATION:
+            return {"auto_class": "AutoModelForTokenClassification"}
+    if kind == "vllm":
+        if family in (Family.QWEN_PRM, Family.TOKEN_CLASSIFICATION):
+            # Pooling gives nothing for the positions that a prefix cache holds.
+            return {"runner": "pooling", "enable_prefix_caching": False}
+        if family is Family.SKYWORK:
+            raise PRMError("vLLM does not serve the value head of Skywork-o1-Open-PRM: use the transformers engine")
+    return {}
+
+
+def _scorer(engine: Engine, adapter: Adapter) -> Scorer:
+    """The best way to get scores out of an engine."""
+    if (local := transformers_engine(engine)) is not None:
+        from genprm.prms.forward import step_log_odds
+
+        async def work(rows: list[Layout]) -> list[list[float]]:
+            function = partial(step_log_odds, head=adapter.head, choices=adapter.choices, rows=rows)
+            return await local.run_model(function)
+
+        return Batcher[Layout, list[float]](work, lambda layout: len(layout.ids), BATCH_TOKENS).ask
+    if adapter.choices is not None:
+        return partial(_next_token_scores, engine, adapter.choices)
+    if adapter.head is Head.TWO_CLASSES:
+        return pooling_scorer(engine, adapter)
+    raise PRMError(f"{type(engine).__name__} does not serve a value head: use the transformers engine")
+
+
+async def _next_token_scores(engine: Engine, choices: tuple[int, int], layout: Layout) -> list[float]:
+    """Asks for two next tokens at every position."""
+    chain = chain_name("score", *layout.ids)
+    # The first request puts the whole solution into the engine's cache; the others find their prefix there.
+    pairs = [await engine.choice_logprobs(layout.ids[: layout.positions[-1] + 1], choices, chain=chain)]
+    rest = (engine.choice_logprobs(layout.ids[: p + 1], choices, chain=chain) for p in layout.positions[:-1])
+    pairs = [*await asyncio.gather(*rest), *pairs]
+    return [good - bad for good, bad in pairs]

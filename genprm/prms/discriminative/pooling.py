@@ -1,0 +1,61 @@
+"""Scores of steps from vLLM's token pooling, in process or from a server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+from genprm.engines.base import Engine
+from genprm.prms.base import PRMError
+from genprm.prms.discriminative.formats import Adapter, Layout
+from genprm.prms.kinds import openai_engine, vllm_engine
+
+
+def pooling_scorer(engine: Engine, adapter: Adapter) -> Callable[[Layout], Awaitable[list[float]]]:
+    """Reads a two-class head through an engine that pools.
+
+    Raises:
+        PRMError: the engine does not.
+    """
+    if (local := vllm_engine(engine)) is not None:
+
+        async def pooled(layout: Layout) -> list[float]:
+            return two_class_log_odds(await local.pool(layout.ids, step_tag=adapter.tag), layout)
+
+    elif (remote := openai_engine(engine)) is not None:
+
+        async def pooled(layout: Layout) -> list[float]:
+            return two_class_log_odds(await remote.pool(layout.ids), layout)
+
+    else:
+        raise PRMError(f"{type(engine).__name__} does not serve a classification head: use transformers or vllm")
+    return pooled
+
+
+def two_class_log_odds(rows: Sequence[Sequence[float]], layout: Layout) -> list[float]:
+    """Log-odds of the steps from what was pooled.
+
+    Args:
+        rows: for every token, or for every step only, the two classes' logits, or their probabilities from a server
+            that does not leave its softmax out.
+        layout: where the steps are.
+
+    Raises:
+        PRMError: these are neither as many rows as tokens nor as steps, or not two classes.
+    """
+    if len(rows) == len(layout.ids):
+        rows = [rows[position] for position in layout.positions]
+    elif len(rows) != len(layout.positions):
+        raise PRMError(
+            f"{len(rows)} rows were pooled for {len(layout.positions)} steps in {len(layout.ids)} tokens: is the "
+            "server's step tag the model's?"
+        )
+    if any(len(row) != 2 for row in rows):
+        raise PRMError(f"the model has {len(rows[0])} classes, where two are needed: wrong and right")
+    if all(min(row) >= 0 and math.isclose(sum(row), 1, abs_tol=1e-3) for row in rows):
+        return [_log(right) - _log(wrong) for wrong, right in rows]
+    return [right - wrong for wrong, right in rows]
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -math.inf

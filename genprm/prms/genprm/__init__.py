@@ -1,0 +1,1 @@
+"""GenPRM: analysis, code and verdict for each step."""

@@ -1,0 +1,211 @@
+"""GenPRM: a generative PRM that writes an analysis and Python for every step, reads what the code printed, and decides.
+
+The protocol is that of the paper (Zhao et al., arXiv 2504.00891) and its released code: three stages of forced decoding
+a step, `<analyze>`, `<verify>` with executed code, `<output>` with the judgement. Where this differs on purpose:
+
+* The score is read at the verdict from raw log-probabilities, not from the sampled top 20 after temperature and top-p.
+* Every chain has a Python session of its own; none sees another's names.
+* A block is executed once. Text that only looks like executed output is cut off where it starts.
+* The forced question at the end is asked once. No verdict then means no score, rather than 0.5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from genprm import prompts
+from genprm.engines.admission import Admission
+from genprm.engines.base import Engine
+from genprm.prms.base import PRMError
+from genprm.prms.calls import characters_of, check_steps
+from genprm.prms.chat import ChatFrame
+from genprm.prms.genprm.adaptive import CERTAINTY, WAVE, Until, settled
+from genprm.prms.genprm.chain import ChainRun
+from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
+from genprm.sandbox import Sandbox
+from genprm.types import DEFAULT_THRESHOLD, Chain, Judgement, StepJudgement, Tokens, combine_chains
+
+
+class GenPRM:
+    """Judges steps with a model of the GenPRM family.
+
+    Args:
+        engine: the model.
+        sandbox: where code runs; needed for `Mode.EXECUTE` only.
+        mode: how much of the protocol to go through.
+        votes: independent chains a solution, each with its own history and session; their scores are averaged.
+        profile: the variant of the protocol.
+        sampling: how chains are sampled.
+        threshold: the score from which a step is right.
+        until: how far a solution is judged. Steps after the first wrong one have no score then, and say so.
+        confidence: None takes every vote on every step. A number in (0, 1] stops voting on a step once its verdict is
+            settled with that confidence (1: once the missing votes cannot flip it). A chain that is not asked about a
+            step goes on from the critique of the first chain, so later votes on the solution depend a little more on
+            each other.
+        certainty: for `Mode.AUTO`: see `genprm.prms.genprm.adaptive.needs_code`.
+        owned: what `close` closes: the engine and sandbox that were opened for this judge.
+
+    Raises:
+        PRMError: the tokenizer or the arguments do not fit the protocol.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sandbox: Sandbox | None = None,
+        *,
+        mode: Mode = Mode.EXECUTE,
+        votes: int = 1,
+        profile: Profile = Profile(),
+        sampling: SamplingDefaults = SamplingDefaults(),
+        threshold: float = DEFAULT_THRESHOLD,
+        until: Until = Until.END,
+        confidence: float | None = None,
+        certainty: float = CERTAINTY,
+        owned: AsyncExitStack | None = None,
+    ) -> None:
+        if mode.executes and sandbox is None:
+            raise PRMError("executing code needs a sandbox: pass one, or choose another mode")
+        if votes < 1:
+            raise PRMError(f"votes must be at least 1, not {votes!r}")
+        if confidence is not None and not 0 < confidence <= 1:
+            raise PRMError(f"confidence must be above 0 and at most 1, not {confidence!r}")
+        if not 0.5 <= certainty <= 1:
+            raise PRMError(f"certainty must be between 0.5 and 1, not {certainty!r}")
+        self.engine = engine
+        self.sandbox = sandbox
+        self.mode = mode
+        self.votes = votes
+        self.profile = profile
+        self.sampling = sampling
+        self.threshold = threshold
+        self.name = engine.model_name
+        self.capacity = engine.capacity
+        self.until = until
+        self.confidence = confidence
+        self.certainty = certainty
+        self.owned = owned
+        self.admission = Admission(engine.cache_tokens, engine.max_model_len)
+        self.frame = ChatFrame.of(engine.tokenizer)
+        self.choices = [engine.tokenizer.encode(word)[-1] for word in ("Yes", "No")]
+        if self.choices[0] == self.choices[1]:
+            raise PRMError(f"the tokenizer of {self.name!r} does not tell 'Yes' from 'No' by their last token")
+
+    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        """Judges every step of a solution; see `genprm.prms.base.PRM`."""
+        check_steps(steps)
+        try:
+            async with self.admission.place(characters_of(problem, steps), self.votes) as place:
+                async with AsyncExitStack() as stack:
+                    runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
+                    by_step = await self._judge_steps(runs, steps)
+                    place.tokens = sum(run.length for run in runs)
+                return self.judgement_of(by_step, len(steps))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str]) -> list[list[Chain]]:
+        """The chains on each step, as far as the solution is judged."""
+        if self.until is Until.END and self.confidence is None:
+            paths = await all_of(run.run(steps) for run in runs)
+            return [list(chains) for chains in zip(*paths, strict=True)]
+        by_step: list[list[Chain]] = []
+        for index, step in enumerate(steps):
+            by_step.append(await self._vote(runs, index, step))
+            score = combine_chains(by_step[-1], self.threshold).score
+            if self.until is Until.FIRST_ERROR and score is not None and score < self.threshold:
+                break
+        return by_step
+
+    def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
+        """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""
+        runs = [ChainRun(self, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
+        return PartialJudgement(self, runs, [])
+
+    async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
+        """Chains on one step: all of them, or as many as it takes to settle the verdict."""
+        wave = len(runs) if self.confidence is None else WAVE
+        chains: list[Chain] = []
+        while len(chains) < len(runs):
+            asked = runs[len(chains) : len(chains) + wave]
+            chains += await all_of(run.step(index, step) for run in asked)
+            scores = [chain.score for chain in chains if chain.score is not None]
+            if self.confidence is not None and settled(scores, len(runs), self.threshold, self.confidence):
+                break
+        for run in runs[len(chains) :]:
+            run.adopt(runs[0])
+        return chains
+
+    def judgement_of(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
+        """The judgement that chains come to: [step][vote], of the first of so many steps."""
+        judged = [combine_chains(chains, self.threshold) for chains in by_step]
+        left = StepJudgement(None, None, None, (), reason="not judged: it comes after the first wrong step")
+        spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
+        asked = sum(len(chains) for chains in by_step)
+        # What a critique of this solution cost on average stands for those that were not written.
+        saved = round(spent.generated / asked * (steps * self.votes - asked)) if asked else 0
+        return Judgement((*judged, *[left] * (steps - len(judged))), self.threshold, spent, saved)
+
+    async def close(self) -> None:
+        """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""
+        if self.owned is not None:
+            await self.owned.aclose()
+
+    def opening(self, problem: str, step: str) -> list[tuple[str, bool]]:
+        """Everything up to the end of the first user turn, as parts of trusted and untrusted text."""
+        system = prompts.render("genprm/system_direct" if self.mode is Mode.DIRECT else "genprm/system")
+        template = "genprm/first_turn" if self.profile.question == "bare" else "genprm/first_turn_question"
+        first = prompts.render(template, problem=problem, step=step)
+        frame = self.frame
+        return [(frame.before_system + system + frame.before_first_user, True), (first, False)]
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """The ids with as many begin-of-sequence tokens in front as the profile says."""
+        bos = self.engine.tokenizer.bos_id
+        if bos is None:
+            return ids
+        written = next((index for index, token in enumerate(ids) if token != bos), len(ids))
+        return [bos] * self.profile.bos + ids[written:]
+
+
+class PartialJudgement:
+    """The judgement of a solution so far, from which several continuations can be judged."""
+
+    def __init__(self, prm: GenPRM, runs: Sequence[ChainRun], by_step: Sequence[Sequence[Chain]]) -> None:
+        self._prm = prm
+        self._runs = runs
+        self._by_step = by_step
+
+    @property
+    def judgement(self) -> Judgement:
+        """What was judged so far."""
+        return self._prm.judgement_of(self._by_step, len(self._by_step))
+
+    @property
+    def length(self) -> int:
+        """Tokens that its chains have come to, together."""
+        return sum(run.length for run in self._runs)
+
+    async def extended(self, step: str) -> PartialJudgement:
+        """The judgement of this solution with one more step; this one stays as it is."""
+        check_steps([step])
+        try:
+            async with AsyncExitStack() as stack:
+                runs = [run.fork(stack) for run in self._runs]
+                chains = await all_of(run.step(len(self._by_step), step) for run in runs)
+                return PartialJudgement(self._prm, runs, [*self._by_step, chains])
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+
+T = TypeVar("T")
+
+
+async def all_of(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """The results of some coroutines that run side by side; when one fails, the others are cancelled."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+    return [task.result() for task in tasks]

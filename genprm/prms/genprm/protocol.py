@@ -1,0 +1,96 @@
+"""The text of the GenPRM protocol: its variants, what marks its parts, and how a turn is read. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from genprm.prms.base import PRMError
+from genprm.types import Verdict
+
+ANALYSIS_END = "</analyze>\n"
+FENCE_END = "\n```\n"
+OUTPUT_END = "</output>\n"
+FAKE_OUTPUT = "[Code Output]"
+FORCED_TOKENS = 20
+"""What the forced question may generate."""
+
+_VERDICT = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?(Yes|No)\b")
+
+
+class Mode(StrEnum):
+    """How much of the protocol a judge goes through."""
+
+    DIRECT = "direct"
+    """Only the judgement."""
+    ANALYZE = "analyze"
+    """An analysis, then the judgement."""
+    CODE = "code"
+    """Code is written but never run; the model imagines its output."""
+    EXECUTE = "execute"
+    """Code is written and run, and its real output goes into the judgement."""
+    AUTO = "auto"
+    """Code is written and run for the steps where it pays: see `genprm.prms.genprm.adaptive.needs_code`."""
+
+    @property
+    def executes(self) -> bool:
+        """Whether code may run, so that a sandbox is needed."""
+        return self in (Mode.EXECUTE, Mode.AUTO)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where released code, model card and trained models differ. The defaults are the released inference code's."""
+
+    question: Literal["bare", "question"] = "bare"
+    r"""First user turn: `{problem}\n{step}` as the ProcessBench driver sends it, or `Question: {problem}\n\n{step}` as
+    the model card and the demo do."""
+    assistant_marker: bool = False
+    """Whether the current turn opens with the template's assistant marker. The released code leaves it out, as it
+    renders the prompt up to the user's turn only; earlier turns have it either way. With it, a turn's ids are the same
+    when it is written and when it is history, so that the prefix cache holds all of it."""
+    bos: int = 2
+    """Begin-of-sequence tokens at the start. The released code renders one into the text and vLLM adds another."""
+    analysis_tokens: int = 2048
+    """Longest analysis."""
+    step_tokens: int = 2048
+    """Longest assistant turn, executed output included, from which on the forced question is asked."""
+    rounds: int = 3
+    """Generations after the analysis. (The released code calls this its time limit.)"""
+    output_chars: int = 2000
+    """Characters of a snippet's output that enter the prompt: head and tail are kept."""
+
+    def __post_init__(self) -> None:
+        if self.question not in ("bare", "question"):
+            raise PRMError(f"profile.question must be 'bare' or 'question', not {self.question!r}")
+        for name in ("analysis_tokens", "step_tokens", "rounds", "output_chars"):
+            if getattr(self, name) < 1:
+                raise PRMError(f"profile.{name} must be at least 1, not {getattr(self, name)!r}")
+        if self.bos < 0:
+            raise PRMError(f"profile.bos must be 0 or more, not {self.bos!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How chains are sampled. Defaults: the released inference code."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 20
+
+
+def find_verdict(text: str, start: int = 0) -> tuple[Verdict, int] | None:
+    r"""The verdict of an assistant turn, and where its word begins.
+
+    Args:
+        text: the assistant's turn.
+        start: where to begin. Only what follows the last `<output>` from there on counts, so that neither a
+            `\boxed{No}` in the analysis nor one that a snippet printed is a verdict.
+    """
+    opened = text.rfind("<output>", start)
+    if opened < 0:
+        return None
+    found = list(_VERDICT.finditer(text, opened))
+    return (Verdict(found[-1].group(1)), found[-1].start(1)) if found else None

@@ -1,0 +1,1 @@
+"""Implicit PRMs: step rewards from the log-ratio of two language models."""

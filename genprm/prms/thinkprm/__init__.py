@@ -1,0 +1,1 @@
+"""ThinkPRM: one long critique of the whole solution."""

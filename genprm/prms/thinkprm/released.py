@@ -1,0 +1,277 @@
+"""ThinkPRM under the names of its released class, so that scripts written for that run with one import changed.
+
+    from genprm.prms.thinkprm.released import ThinkPRM
+
+    prm = ThinkPRM("launch/ThinkPRM-1.5B", max_length=4096, temperature=0.0, n=1)
+    results = prm.predict_correctness_batch(questions, prefix_steps)
+    results[0]["prefix_score"], results[0]["step_labels"]
+
+What is different in what comes out: `prefix_score` is None, never -1, when no chain decided, and chains without a
+decision are not averaged in; `step_labels` has one entry a step (1, 0, or None where the chain labels the step neither
+itself nor by stopping before it); the question "Is the solution correct?" is asked of every chain unless
+`decision="official"`. `log_odds`, `n_valid`, `finish` and `raw_labels` are there besides.
+
+The judge behind it, `ThinkPRMJudge`, is what `load_prm` gives and what the commands use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypedDict, TypeVar
+
+from genprm.engines import Engine, EngineKind, load_engine
+from genprm.prms.base import PRMError
+from genprm.prms.genprm.protocol import SamplingDefaults
+from genprm.prms.step_labels import align_labels
+from genprm.prms.thinkprm.judge import TRIGGERS, ThinkPRMJudge, ThinkProfile
+from genprm.types import Judgement
+
+__all__ = ["ThinkPRM", "ThinkPRMJudge", "ThinkProfile", "ThinkResult"]
+
+T = TypeVar("T")
+
+
+class ThinkResult(TypedDict):
+    """What is known about one prefix. The first four keys are those of the released class."""
+
+    step_labels: list[list[int | None]]
+    """[chain][step]. After sequential scaling [chain][0], the answer about the whole, as in the released class."""
+    inputs: str
+    """The prompt, with its chat template."""
+    outputs: list[str]
+    """What each chain wrote, its decision included; after sequential scaling from `<think>` on."""
+    prefix_score: float | None
+    """Mean of the chains' P(Yes) / (P(Yes) + P(No)) in [0, 1]; None when no chain decided."""
+    log_odds: list[float | None]
+    """log P(Yes) - log P(No), one a chain: tells scores apart that are 1.0 both."""
+    n_valid: int
+    """Chains that decided."""
+    finish: list[str]
+    """How each chain ended: `verdict`, `degraded` (it met its token limit), `no_verdict`."""
+    raw_labels: list[list[int | None]]
+    """[chain][step], also after sequential scaling."""
+
+
+class ThinkPRM:
+    """A ThinkPRM that answers in batches. Blocking calls: an event loop of its own runs in a thread.
+
+    Args:
+        model_name_or_path: a model id such as `launch/ThinkPRM-1.5B`, or a folder.
+        max_length: most tokens of prompt and chain together.
+        seed: makes sampling repeatable.
+        n: chains a prefix.
+        temperature: of the chains; 0 is greedy.
+        decision_temperature: divides the log-odds of the decision.
+        enable_prefix_caching: whether prompts that begin alike share work, where the engine lets one choose.
+        max_gen_tokens: longest thinking a round; `max_length` by default. The prompt's tokens are taken into account.
+        n_thinking_rounds: rounds of thinking of sequential scaling, 1 to 4.
+        multiround_verifier: let `predict_correctness_batch` think in several rounds too.
+        tensor_parallel_size: GPUs that share the model; None takes all. More than one needs vLLM.
+        decision: `forced` or `official`; see `ThinkProfile`.
+        profile: the variant of the protocol, for what has no argument of its own here.
+        engine: an engine's name, or one that is open already (and stays open).
+        base_urls: servers with the OpenAI completions API that serve the model.
+        **engine_options: passed to the engine, such as `gpu_memory_utilization` for vLLM.
+
+    Raises:
+        PRMError: arguments that do not fit together.
+        EngineError: the model does not load.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        max_length: int = 4096,
+        seed: int = 0,
+        n: int = 1,
+        temperature: float = 0.7,
+        decision_temperature: float = 1.0,
+        enable_prefix_caching: bool = True,
+        max_gen_tokens: int | None = None,
+        n_thinking_rounds: int = 1,
+        multiround_verifier: bool = False,
+        tensor_parallel_size: int | None = 1,
+        *,
+        decision: Literal["forced", "official"] = "forced",
+        profile: ThinkProfile | None = None,
+        engine: EngineKind | Engine = "auto",
+        base_urls: Sequence[str] = (),
+        **engine_options: Any,
+    ) -> None:
+        self.seed = seed
+        self.n_thinking_rounds = n_thinking_rounds
+        self.multiround_verifier = multiround_verifier
+        self.trigger_phrases = list(TRIGGERS)
+        once = replace(
+            profile or ThinkProfile(),
+            decision=decision,
+            decision_temperature=decision_temperature,
+            max_tokens=max_length if max_gen_tokens is None else max_gen_tokens,
+            rounds=1,
+            per_step=False,
+        )
+        again = replace(once, decision="forced", rounds=n_thinking_rounds)
+        sampling = SamplingDefaults(temperature, 1.0, 0)
+        self._thread = _LoopThread()
+        self._owned: Engine | None = None
+        try:
+            if isinstance(engine, str):
+                options = dict(engine_options)
+                if engine == "vllm" or (engine == "auto" and not base_urls and _vllm_on_gpu()):
+                    engine = "vllm"
+                    options.setdefault("enable_prefix_caching", enable_prefix_caching)
+                    options.setdefault("max_model_len", max_length)
+                    options.setdefault("tensor_parallel_size", tensor_parallel_size or _gpus())
+                opening = load_engine(engine, model_name_or_path, base_urls=base_urls, seed=seed, **options)
+                engine = self._owned = self._thread.call(opening)
+            limited = _Limited(engine, max_length)
+            self._once = ThinkPRMJudge(limited, votes=n, profile=once, sampling=sampling)
+            self._again = ThinkPRMJudge(limited, votes=n, profile=again, sampling=sampling)
+        except BaseException:
+            self.close()
+            raise
+
+    def predict_correctness_batch(
+        self, questions: Sequence[str], prefix_steps_batch: Sequence[Sequence[str]]
+    ) -> list[ThinkResult]:
+        """Judges solutions, or the first steps of solutions.
+
+        Args:
+            questions: the problems.
+            prefix_steps_batch: the steps of each.
+
+        Returns:
+            One result a question, in order. Equal questions get chains of their own.
+
+        Raises:
+            PRMError: lengths that differ, or nothing to judge.
+            EngineError: the engine could not answer; no score stands in for an answer.
+        """
+        judge = self._again if self.multiround_verifier else self._once
+        return self._predict(judge, questions, prefix_steps_batch, whole=False)
+
+    def predict_correctness_batch_sequential_scaling(
+        self, questions: Sequence[str], prefix_steps_batch: Sequence[Sequence[str]]
+    ) -> list[ThinkResult]:
+        """The same with `n_thinking_rounds` rounds of thinking in every chain; see `predict_correctness_batch`."""
+        return self._predict(self._again, questions, prefix_steps_batch, whole=True)
+
+    def close(self) -> None:
+        """Frees the model if this object loaded it. Idempotent."""
+        if self._owned is not None:
+            self._thread.call(self._owned.close())
+            self._owned = None
+        self._thread.stop()
+
+    def __enter__(self) -> ThinkPRM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _predict(
+        self,
+        judge: ThinkPRMJudge,
+        questions: Sequence[str],
+        prefix_steps_batch: Sequence[Sequence[str]],
+        *,
+        whole: bool,
+    ) -> list[ThinkResult]:
+        if len(questions) != len(prefix_steps_batch):
+            raise PRMError(f"{len(questions)} questions do not fit {len(prefix_steps_batch)} lists of steps")
+
+        async def all_of_them() -> list[Judgement]:
+            rows = enumerate(zip(questions, prefix_steps_batch, strict=True))
+            # The place in the batch is part of the seed: equal rows are samples of their own.
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(judge.judge(question, steps, seed=self.seed + (index << 32)))
+                        for index, (question, steps) in rows
+                    ]
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            return [task.result() for task in tasks]
+
+        judged = self._thread.call(all_of_them())
+        return [
+            _result(judge, question, steps, judgement, whole=whole)
+            for question, steps, judgement in zip(questions, prefix_steps_batch, judged, strict=True)
+        ]
+
+
+def _result(
+    judge: ThinkPRMJudge, question: str, steps: Sequence[str], judgement: Judgement, *, whole: bool
+) -> ThinkResult:
+    solution = judgement.solution
+    assert solution is not None
+    chains = solution.chains
+    labels = [[label.value for label in align_labels(chain.text, len(steps))] for chain in chains]
+    message = {"role": "user", "content": judge.user_turn(question, steps)}
+    answers: list[list[int | None]] = [
+        [None if chain.log_odds is None else int(chain.log_odds >= 0)] for chain in chains
+    ]
+    head = judge.opening[at:] if (at := judge.opening.find("<think>")) >= 0 else ""
+    return ThinkResult(
+        step_labels=answers if whole else labels,
+        inputs=judge.engine.tokenizer.render_chat([message], add_generation_prompt=True) + judge.profile.suffix,
+        outputs=[head + chain.text if whole else chain.text for chain in chains],
+        prefix_score=solution.score,
+        log_odds=[chain.log_odds for chain in chains],
+        n_valid=len(chains) - solution.missing,
+        finish=[chain.finish.value for chain in chains],
+        raw_labels=labels,
+    )
+
+
+class _Limited:
+    """An engine with less context than it has."""
+
+    def __init__(self, engine: Engine, max_length: int) -> None:
+        self.tokenizer = engine.tokenizer
+        self.model_name = engine.model_name
+        self.max_model_len = min(engine.max_model_len, max_length)
+        self.capacity = engine.capacity
+        self.cache_tokens = engine.cache_tokens
+        self.generate = engine.generate
+        self.choice_logprobs = engine.choice_logprobs
+        self.prompt_logprobs = engine.prompt_logprobs
+        self.close = engine.close
+
+
+class _LoopThread:
+    """An event loop in a thread, where an engine can live as long as it likes."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="genprm-thinkprm", daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+def _vllm_on_gpu() -> bool:
+    import importlib.util
+
+    return _gpus() > 0 and importlib.util.find_spec("vllm") is not None
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,88 @@
+"""Which weights and which versions were used: what makes a run comparable to another."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from genprm.prms.base import PRM
+
+_WHOLE = 1 << 30
+"""Bytes of a file up to which all of it is hashed; of a larger one, only its name, size and time."""
+_KINDS = {".json", ".safetensors", ".bin", ".model", ".jinja"}
+
+
+def package_version(*names: str) -> str | None:
+    """The version of the first of these distributions that is installed."""
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def facts_of(prm: PRM) -> dict[str, JsonValue]:
+    """How a judge talks to its model, as JSON: profile, sampling, engine, sandbox, family, where it has them."""
+    from genprm.prms.critic import Critic
+    from genprm.prms.discriminative.judge import DiscriminativePRM
+    from genprm.prms.genprm.judge import GenPRM
+    from genprm.prms.implicit.judge import ImplicitPRM
+    from genprm.prms.thinkprm.judge import ThinkPRMJudge
+
+    facts: dict[str, JsonValue] = {"model": prm.name, "capacity": prm.capacity}
+    if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic, ImplicitPRM, DiscriminativePRM)):
+        facts |= {"profile": asdict(prm.profile), "engine": type(prm.engine).__module__.rpartition(".")[2]}
+    if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic)):
+        facts["sampling"] = asdict(prm.sampling)
+    if isinstance(prm, DiscriminativePRM):
+        facts["family"] = prm.family.value
+    if isinstance(prm, GenPRM) and prm.sandbox is not None:
+        facts |= {"sandbox": prm.sandbox.backend, "sandbox_note": prm.sandbox.note}
+    return facts
+
+
+def weights_of(model: str | Path, revision: str | None = None) -> str | None:
+    """Names the weights of a model that has been loaded from a folder or from Hugging Face.
+
+    Args:
+        model: a folder, or the name of a repository on Hugging Face.
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        `sha256:...` over the files of a folder, `commit:...` of a repository in the local cache, or None when it is
+        neither, as for a model that a server has loaded.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return f"sha256:{_hash_folder(folder)}"
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(str(model), "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    # The cache keeps a file under snapshots/COMMIT/.
+    return f"commit:{Path(cached).parent.name}" if isinstance(cached, str) else None
+
+
+def _hash_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in _KINDS or not file.is_file():
+            continue
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0".encode())
+        if status.st_size <= _WHOLE:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            digest.update(str(status.st_mtime_ns).encode())
+    return digest.hexdigest()

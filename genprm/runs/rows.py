@@ -1,0 +1,193 @@
+"""What a run writes, one JSON object a line: the judgement of a solution, or why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genprm.data.inputs import BadRow, InputRow
+from genprm.runs.keep import Keep
+from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Verdict
+
+
+class _Model(BaseModel):
+    # Rows are read by newer and by older versions: a field that is not known is left alone.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CodeRow(_Model):
+    """One snippet and what it did."""
+
+    source: str
+    status: str
+    stdout: str
+    error: str | None
+    duration_s: float
+
+
+class ChainRow(_Model):
+    """One chain's judgement of a step."""
+
+    text: str
+    code: list[CodeRow]
+    score: float | None
+    verdict: Verdict | None
+    finish: ChainFinish
+    generated: int = 0
+    """Tokens generated."""
+
+
+class StepRow(_Model):
+    """The judgement of a step."""
+
+    step: str | None = None
+    """The step itself; None when only scores are kept."""
+    score: float | None
+    log_odds: float | None
+    """log P(Yes) - log P(No); None where the score is exactly 0 or 1, as JSON has no infinity."""
+    reason: str | None = None
+    """Why there is no score."""
+    code: dict[str, int] = Field(default_factory=dict[str, int])
+    """How many snippets ended with which status, over all chains."""
+    chains: list[ChainRow] = Field(default_factory=list[ChainRow])
+    """Empty when only scores are kept."""
+
+
+class TokensRow(_Model):
+    """Tokens spent on a row."""
+
+    prompt: int = 0
+    generated: int = 0
+    cached: int = 0
+    """Of `prompt`, those that came from a prefix cache."""
+    saved: int = 0
+    """Estimate of the generated tokens that stopping early did not spend."""
+
+
+class VerifyRow(_Model):
+    """The judgement of a solution."""
+
+    key: str
+    id: str | None = None
+    first_error: int | None
+    """0-based, -1 for none, None when a step before it has no score."""
+    label: int | None = None
+    answer: str | None = None
+    threshold: float
+    scores: list[float | None]
+    verdicts: list[Verdict | None]
+    problem: str | None = None
+    """None when only scores are kept."""
+    steps: list[StepRow]
+    solution: StepRow | None = None
+    """The judgement of the solution as a whole, from judges that give one."""
+    named: int | None = None
+    """The first wrong step that most chains name, from judges that name it outright."""
+    tokens: TokensRow
+    seconds: float
+    """From the start of the row to its last verdict, waiting for its turn included."""
+
+
+class FailureRow(_Model):
+    """An input that was not judged."""
+
+    key: str | None
+    """None when the input is no row."""
+    id: str | None = None
+    file: str
+    line: int
+    kind: str
+    """`input` for a malformed row, else the type of the error."""
+    reason: str
+
+
+def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL) -> VerifyRow:
+    """Puts a judgement into the form that is stored and served."""
+    full = keep is Keep.FULL
+    steps: Sequence[str | None] = row.steps if full else [None] * len(row.steps)
+    tokens = judgement.tokens
+    return VerifyRow(
+        key=row.key,
+        id=row.id,
+        first_error=judgement.first_error,
+        label=row.label,
+        answer=row.answer,
+        threshold=judgement.threshold,
+        scores=judgement.scores,
+        verdicts=judgement.verdicts,
+        problem=row.problem if full else None,
+        steps=[step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
+        solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
+        named=judgement.named,
+        tokens=TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.saved),
+        seconds=round(seconds, 3),
+    )
+
+
+class Located(Protocol):
+    """An item of an input: what it is called, and where it stands."""
+
+    @property
+    def key(self) -> str:
+        """Its key in the run's folder."""
+        ...
+
+    @property
+    def file(self) -> str:
+        """The file that it stands in."""
+        ...
+
+    @property
+    def line(self) -> int:
+        """1-based line of the file."""
+        ...
+
+    @property
+    def id(self) -> str | None:
+        """What its file calls it."""
+        ...
+
+
+def failure_row(row: Located | BadRow, error: Exception | None = None) -> FailureRow:
+    """Says why an input was not judged."""
+    if isinstance(row, BadRow):
+        return FailureRow(key=None, file=row.file, line=row.line, kind="input", reason=row.reason)
+    kind = type(error).__name__
+    return FailureRow(key=row.key, id=row.id, file=row.file, line=row.line, kind=kind, reason=str(error) or kind)
+
+
+def step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:
+    """The judgement of one step, as it is stored."""
+    statuses = [run.status for chain in step.chains for run in chain.code]
+    return StepRow(
+        step=text,
+        score=step.score,
+        log_odds=step.log_odds if step.log_odds is not None and math.isfinite(step.log_odds) else None,
+        reason=step.reason,
+        code={status: statuses.count(status) for status in sorted(set(statuses))},
+        chains=[_chain_row(chain) for chain in step.chains] if keep is Keep.FULL else [],
+    )
+
+
+def _chain_row(chain: Chain) -> ChainRow:
+    code = [
+        CodeRow(
+            source=run.source,
+            status=str(run.status),
+            stdout=run.stdout,
+            error=run.error,
+            duration_s=round(run.duration_s, 6),
+        )
+        for run in chain.code
+    ]
+    return ChainRow(
+        text=chain.text,
+        code=code,
+        score=chain.score,
+        verdict=chain.verdict,
+        finish=chain.finish,
+        generated=chain.tokens.generated,
+    )

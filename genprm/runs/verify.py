@@ -1,0 +1,76 @@
+"""Judges many solutions into a run's folder, with the driver of batch commands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from genprm.data.inputs import BadRow, InputRow
+from genprm.grading.code_tests import CodeTests
+from genprm.prms.base import PRM
+from genprm.runs.driver import Finished, Progress, drive
+from genprm.runs.folder import RunFolder
+from genprm.runs.keep import Keep
+from genprm.runs.rows import VerifyRow, verify_row
+
+OVERSUBSCRIPTION = 2
+"""Chains in flight for each one that the engine decodes at once: while some wait for the sandbox, others decode."""
+
+
+def default_concurrency(capacity: int, votes: int) -> int:
+    """Rows to keep in flight so that the engine is always full.
+
+    Args:
+        capacity: chains from which on the engine is full.
+        votes: chains a row.
+    """
+    return max(1, -(-OVERSUBSCRIPTION * capacity // votes))
+
+
+async def verify(
+    rows: Iterable[InputRow | BadRow],
+    prm: PRM,
+    run: RunFolder,
+    *,
+    concurrency: int,
+    seed: int = 0,
+    keep: Keep = Keep.FULL,
+    code_tests: CodeTests | None = None,
+    progress: Progress | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Judges the rows that are not in the folder yet, and writes each as soon as it is finished.
+
+    Cancelling it keeps what is finished.
+
+    Args:
+        rows: read in a thread of its own, no further ahead than needed.
+        prm: judges them.
+        run: where they are written to.
+        concurrency: rows in flight at once.
+        seed: given to the PRM for every row, so that a row does not depend on its place.
+        keep: how much of a judgement is kept.
+        code_tests: runs the tests of rows that have them; without it they are not run.
+        progress: counted up; a new one by default.
+        on_progress: called after every row.
+
+    Raises:
+        BatchError: too many rows failed one after the other.
+        RunError: a row cannot be written.
+        InputError: a file cannot be read.
+    """
+
+    async def judge(row: InputRow) -> Finished:
+        started = time.perf_counter()
+        judgement = await prm.judge(row.problem, row.steps, seed=seed)
+        if row.tests is not None and code_tests is not None:
+            judgement = await code_tests.check(judgement, row.steps, row.tests)
+        out = verify_row(row, judgement, seconds=time.perf_counter() - started, keep=keep)
+        return Finished(out, judgement.tokens.generated)
+
+    return await drive(rows, run, judge, concurrency=concurrency, progress=progress, on_progress=on_progress)
+
+
+def finished_rows(run: RunFolder, progress: Progress) -> Iterator[VerifyRow]:
+    """The rows of the folder that belong to the input just read."""
+    return (row for row in run.rows(VerifyRow) if row.key in progress.keys)

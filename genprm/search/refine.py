@@ -1,0 +1,283 @@
+"""The critic loop: a PRM judges a solution, tells the policy what is wrong, and judges what it writes then.
+
+The loop is that of GenPRM (arXiv 2504.00891, section 4.3): the first wrong step and its analysis go back to the policy,
+which writes the whole solution anew, up to a number of turns; it ends when the PRM finds no wrong step. For training
+loops of one's own, `critique` gives the message of one such turn.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from genprm import prompts
+from genprm.data.problems import ProblemRow
+from genprm.data.steps import join_steps
+from genprm.engines.errors import ContextOverflowError
+from genprm.grading.grades import Grade, Grader
+from genprm.prms.base import PRM
+from genprm.prms.calls import call_seed, chain_name
+from genprm.runs.keep import Keep
+from genprm.runs.rows import StepRow, TokensRow, step_row
+from genprm.search.policy import Path, PathState, Policy
+from genprm.search.rows import RefineRow, TurnRow
+from genprm.search.scoring import reward_of
+from genprm.search.voting import Aggregate
+from genprm.types import Chain, Judgement, Tokens, sigmoid
+
+_ANALYSIS = re.compile(r"<analyze>\n?(.*?)(?:</analyze>|\Z)", re.DOTALL)
+_TAG = re.compile(r"</?(?:analyze|verify|output|think)>")
+
+
+class Style(StrEnum):
+    """What a critique says about the wrong step."""
+
+    ANALYSIS = "analysis"
+    """The analysis alone, as in the published experiments."""
+    CODE = "code"
+    """The analysis, and the code that was run with what it printed."""
+
+
+class KeepTurn(StrEnum):
+    """Which turn's solution is the answer."""
+
+    BEST = "best"
+    """The one that the PRM scores highest; of equal ones the latest."""
+    LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """What a PRM has against a solution."""
+
+    judgement: Judgement
+    step: int | None
+    """0-based index of the first wrong step; None when none is judged wrong."""
+    analysis: str
+    """What the PRM says about it; empty for judges that give no reasons."""
+    message: str | None
+    """The user's turn to append to the conversation; None when no step is judged wrong."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the PRM finds nothing wrong, in a step or in the solution as a whole."""
+        whole = self.judgement.solution
+        rejected = whole is not None and whole.score is not None and whole.score < self.judgement.threshold
+        return self.step is None and not rejected
+
+
+async def critique(
+    problem: str,
+    steps: Sequence[str],
+    *,
+    prm: PRM | None = None,
+    model: str = "nano",
+    style: Style = Style.ANALYSIS,
+    seed: int = 0,
+    **options: Any,
+) -> Critique:
+    """Judges a solution, and puts what is wrong with it into words for the policy.
+
+    Args:
+        problem: the question.
+        steps: the solution's steps in order.
+        prm: a judge that is open already, and stays open. By default one is loaded for this call.
+        model: what to load then, as for `load_prm`.
+        style: what the message says.
+        seed: makes it repeatable.
+        **options: of `load_prm`.
+
+    Raises:
+        PRMError: there is nothing to judge.
+        EngineError: the engine could not answer.
+        SandboxError: the sandbox broke.
+    """
+    if prm is None:
+        from genprm.api import judge
+
+        judgement = await judge(problem, steps, model=model, seed=seed, **options)
+    else:
+        judgement = await prm.judge(problem, steps, seed=seed)
+    return critique_of(steps, judgement, style)
+
+
+def critique_of(steps: Sequence[str], judgement: Judgement, style: Style = Style.ANALYSIS) -> Critique:
+    """The critique that a judgement comes to.
+
+    A step without a score is passed over: it is no reason to write anything anew.
+    """
+    below = [index for index, score in enumerate(judgement.scores) if score is not None and score < judgement.threshold]
+    wrong = judgement.named if judgement.named is not None else below[0] if below else -1
+    if wrong < 0:
+        return Critique(judgement, None, "", None)
+    chains = judgement.steps[wrong].chains
+    # Of several votes, the first that is against the step speaks.
+    against = [chain for chain in chains if chain.score is not None and chain.score < judgement.threshold]
+    chain = next(iter([*against, *chains]), None)
+    analysis = "" if chain is None else analysis_of(chain.text)
+    if style is Style.CODE and chain is not None:
+        message = prompts.render("refine/critique_code", step=steps[wrong], critique=analysis, runs=_runs(chain))
+    else:
+        message = prompts.render("refine/critique", step=steps[wrong], critique=analysis)
+    return Critique(judgement, wrong, analysis, message.rstrip())
+
+
+def analysis_of(text: str) -> str:
+    """What a chain says in its analysis, behind the words that GenPRM opens every analysis with.
+
+    A text without a marked analysis is taken as a whole, without its tags.
+    """
+    found = _ANALYSIS.search(text)
+    if found is None:
+        return _TAG.sub("", text).strip()
+    lead, colon, rest = found[1].partition(":")
+    return (rest if colon and "\n" not in lead else found[1]).strip()
+
+
+def _runs(chain: Chain) -> list[dict[str, str]]:
+    runs: list[dict[str, str]] = []
+    for run in chain.code:
+        if run.status != "not_run":
+            printed = "\n".join(part for part in (run.stdout.strip(), run.error or "") if part)
+            runs.append({"source": run.source.strip(), "printed": printed})
+    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class RefineSettings:
+    """How to refine."""
+
+    turns: int = 3
+    """Most times that the policy is told to think again."""
+    keep: KeepTurn = KeepTurn.BEST
+    style: Style = Style.ANALYSIS
+    aggregate: Aggregate | None = None
+    """How turns are scored; see `genprm.search.scoring.reward_of`."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    path: Path
+    prm: Tokens
+    critique: Critique | None = None
+    """None where there was nothing to judge: the solution came to no end."""
+    reason: str | None = None
+
+
+async def refine(
+    row: ProblemRow, settings: RefineSettings, *, policy: Policy, prm: PRM, grader: Grader, seed: int = 0
+) -> RefineRow:
+    """Has a policy solve a problem, and refine its solution until the PRM finds nothing wrong or the turns run out.
+
+    A solution that comes to no end is never kept; the next turn goes on from the last one that did.
+
+    Args:
+        row: the problem.
+        settings: how to refine.
+        policy: writes solutions.
+        prm: judges them.
+        grader: compares answers; the loop does not see the reference answer.
+        seed: makes it repeatable.
+
+    Raises:
+        EngineError: an engine could not answer.
+        SandboxError: the sandbox broke.
+    """
+    started = time.perf_counter()
+    turns: list[_Turn] = []
+    last: _Turn | None = None
+    chain = chain_name("refine", seed, row.problem)
+    for number in range(settings.turns + 1):
+        then: list[dict[str, str]] = []
+        if last is not None and last.critique is not None:
+            if last.critique.message is None:
+                break
+            then = [
+                {"role": "assistant", "content": join_steps(last.path.steps)},
+                {"role": "user", "content": last.critique.message},
+            ]
+        path = await policy.finish(policy.begin(row.problem, then), call_seed(seed, number), chain=chain)
+        turn = _Turn(path, Tokens())
+        turns.append(turn)
+        if path.state is not PathState.FINISHED or not path.steps:
+            turn.reason = "it came to no end"
+            continue
+        try:
+            turn.critique = await critique(row.problem, path.steps, prm=prm, style=settings.style, seed=seed)
+        except ContextOverflowError as error:
+            turn.reason = str(error)
+            continue
+        turn.prm = turn.critique.judgement.tokens
+        last = turn
+    grades = await grader.grade(row.answer, [turn.path.text for turn in turns])
+    return _row(row, settings, turns, grades, time.perf_counter() - started)
+
+
+def _row(
+    row: ProblemRow, settings: RefineSettings, turns: Sequence[_Turn], grades: Sequence[Grade], seconds: float
+) -> RefineRow:
+    rows = [_turn_row(turn, grade, settings) for turn, grade in zip(turns, grades, strict=True)]
+    # What one would answer after so many turns; from where the loop ended on nothing changes.
+    after = [keep_turn(rows[: number + 1], settings.keep) for number in range(len(rows))]
+    after += [after[-1]] * (settings.turns + 1 - len(after))
+    chosen = after[-1]
+    policy = sum((turn.path.spent for turn in turns), Tokens())
+    prm = sum((turn.prm for turn in turns), Tokens())
+    return RefineRow(
+        key=row.key,
+        id=row.id,
+        problem=row.problem,
+        answer=row.answer,
+        chosen=chosen,
+        prediction=None if chosen is None else rows[chosen].answer,
+        correct=None if chosen is None else rows[chosen].correct,
+        after=after,
+        turns=rows,
+        policy=TokensRow(prompt=policy.prompt, generated=policy.generated, cached=policy.cached),
+        prm=TokensRow(prompt=prm.prompt, generated=prm.generated, cached=prm.cached),
+        seconds=round(seconds, 3),
+    )
+
+
+def keep_turn(turns: Sequence[TurnRow], keep: KeepTurn) -> int | None:
+    """Which of some turns is the answer; None when none came to an end."""
+    ended = [number for number, turn in enumerate(turns) if turn.finished]
+    if not ended:
+        return None
+    if keep is KeepTurn.LAST:
+        return ended[-1]
+    return max(ended, key=lambda number: (_rank(turns[number]), number))
+
+
+def _rank(turn: TurnRow) -> float:
+    return float("-inf") if turn.reward is None else turn.reward
+
+
+def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
+    found, path = turn.critique, turn.path
+    finished = path.state is PathState.FINISHED
+    reward = None if found is None else reward_of(found.judgement, settings.aggregate)
+    judged: list[StepRow] = []
+    if found is not None:
+        pairs = zip(path.steps, found.judgement.steps, strict=True)
+        judged = [step_row(text, step, Keep.FULL) for text, step in pairs]
+    return TurnRow(
+        steps=list(path.steps),
+        finished=finished,
+        answer=grade.answer if finished else None,
+        correct=grade.correct if finished else False,
+        reward=reward,
+        score=None if reward is None else sigmoid(reward),
+        scores=[] if found is None else found.judgement.scores,
+        first_error=None if found is None else found.judgement.first_error,
+        accepted=found is not None and found.accepted,
+        reason=turn.reason,
+        message=None if found is None else found.message,
+        judged=judged,
+        policy=path.spent.generated,
+        prm=turn.prm.generated,
+    )
