@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genprm import prompts
-from genprm.rpe.rationales import Critique, Review, to_turn
+from genprm.rpe.rationales import Review, StepCritique, to_turn
 from genprm.rpe.rows import Drop, Message
 
 
@@ -56,5 +56,5 @@ def to_messages(problem: str, steps: Sequence[str], label: int, review: Review, 
     return messages
 
 
-def _has_run(critique: Critique) -> bool:
+def _has_run(critique: StepCritique) -> bool:
     return critique.verification.startswith("```python") and "[Code Output]" in critique.verification

@@ -41,7 +41,7 @@ class TeacherError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Critique:
+class StepCritique:
     """The review of one paragraph."""
 
     analysis: str
@@ -53,7 +53,7 @@ class Critique:
 class Review:
     """The review of a solution."""
 
-    critiques: tuple[Critique | None, ...]
+    critiques: tuple[StepCritique | None, ...]
     """One a paragraph; None where the teacher kept to no form."""
     first_error: int | None
     """0-based, -1 for none; None where it named none, or one that does not exist."""
@@ -183,7 +183,7 @@ class GeneratorTeacher:
             raise TeacherError(f"the teacher {GENERATOR!r} knows word problems made by rule, not {identity!r}")
         wrong = first_error(made, steps)
         reviewed = steps if wrong < 0 else steps[: wrong + 1]
-        critiques: list[Critique | None] = []
+        critiques: list[StepCritique | None] = []
         statuses = Counter[str]()
         text = ""
         async with self._box.session() as session:
@@ -202,16 +202,16 @@ class GeneratorTeacher:
                     remark = "The sums are right, but this is not what the problem asks for, so the paragraph is wrong."
                 else:
                     remark = "A check is False, so the paragraph is wrong."
-                critiques.append(Critique(analysis, f"{block}{remark}"))
+                critiques.append(StepCritique(analysis, f"{block}{remark}"))
                 text += f"### Paragraph {index + 1}\n<analyze>\n{analysis}\n</analyze>\n"
                 text += f"<verify>\n{block}{remark}\n</verify>\n"
         critiques += [None] * (len(steps) - len(critiques))
         return Review(tuple(critiques), wrong, text, dict(statuses))
 
 
-def read_critiques(text: str, steps: int) -> tuple[Critique | None, ...]:
+def read_critiques(text: str, steps: int) -> tuple[StepCritique | None, ...]:
     """The critiques of a review, one a paragraph: None where a paragraph was not reviewed in the form asked for."""
-    found: dict[int, Critique] = {}
+    found: dict[int, StepCritique] = {}
     headings = list(_HEADING.finditer(text))
     for place, heading in enumerate(headings):
         end = headings[place + 1].start() if place + 1 < len(headings) else len(text)
@@ -221,11 +221,11 @@ def read_critiques(text: str, steps: int) -> tuple[Critique | None, ...]:
             continue
         # The layout of training has a lead-in of its own before the first block.
         start = parts[2].find("```python")
-        found[number] = Critique(parts[1], parts[2][start:] if start >= 0 else parts[2])
+        found[number] = StepCritique(parts[1], parts[2][start:] if start >= 0 else parts[2])
     return tuple(found.get(number) for number in range(1, steps + 1))
 
 
-def to_turn(paragraph: int, critique: Critique, *, correct: bool) -> str:
+def to_turn(paragraph: int, critique: StepCritique, *, correct: bool) -> str:
     """A critique as an assistant turn in the layout that GenPRM trains on.
 
     Args:

@@ -1,4 +1,4 @@
-"""Best-of-n on a pool: how often the solution that a reward or a vote picks is right."""
+"""Best-of-n on a pool: how often the solution chosen by a reward or a vote is right."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from genprm.search.voting import pass_at_k, pick_best, pick_majority, pick_weigh
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The solutions of one problem, in the order in which they count for n = 1, 2, 4 ..."""
+    """The solutions of one problem; the first n are used for each n."""
 
     id: str
     answers: tuple[str | None, ...]
-    """None for a solution that never came to an answer: it is never picked."""
+    """None for a solution without an answer: it is never picked."""
     correct: tuple[bool, ...]
     rewards: tuple[float | None, ...] | None
-    """Log-odds or any other numbers, higher is better; None where there are none at all."""
+    """Log-odds or other numbers, higher is better; None when the problem has none."""
 
 
 class MethodMetrics(BaseModel):
-    """How often a way to choose among the first n solutions is right."""
+    """How often one way to choose among the first n solutions is right."""
 
     method: str
     n: int
@@ -35,7 +35,7 @@ class MethodMetrics(BaseModel):
     """95 % bootstrap interval over the problems."""
     high: float
     outcomes: list[float]
-    """One a problem, in the order of the pool: 1 for right, 0 for wrong, a fraction for pass@1."""
+    """One value per problem, in the order of the pool: 1 right, 0 wrong, a fraction for pass@1."""
 
 
 class BestOfNMetrics(BaseModel):
@@ -44,7 +44,7 @@ class BestOfNMetrics(BaseModel):
     ids: list[str]
     methods: list[MethodMetrics]
     unscored: int = 0
-    """Solutions with an answer but without a reward, ranked below all others."""
+    """Solutions with an answer but without a reward; they rank last."""
 
 
 def evaluate(
@@ -54,9 +54,9 @@ def evaluate(
 
     Args:
         items: the pool.
-        rewards: [problem][solution], instead of the stored ones; None where there is no reward, which ranks below all
-            others and has no weight in a vote.
-        resamples: of the bootstrap.
+        rewards: [problem][solution], instead of the stored ones. A solution whose reward is None ranks last and has no
+            weight in a vote.
+        resamples: bootstrap resamples.
 
     Raises:
         ValueError: the pool is empty.
@@ -76,13 +76,13 @@ def evaluate(
 def evaluate_answered(
     items: Sequence[Answered], sizes: Sequence[int], *, samples: bool = True, resamples: int = 10_000
 ) -> BestOfNMetrics:
-    """Computes how often each way to pick one of the first n solutions is right, with intervals over the problems.
+    """Computes the accuracy of each way to choose among the first n solutions, with intervals over the problems.
 
     Args:
         items: at least one.
         sizes: the values of n, ascending.
-        samples: whether the solutions are independent samples; only then do pass@1 and pass@k mean anything.
-        resamples: of the bootstrap.
+        samples: whether the solutions are independent samples; otherwise pass@1 and pass@k are left out.
+        resamples: bootstrap resamples.
     """
     methods: list[MethodMetrics] = []
 

@@ -1,1 +1,1 @@
-"""What is judged: input rows, pools of solutions, problems, and how a solution is split into steps."""
+"""Inputs: rows to judge, pools of solutions, problems, and splitting solutions into steps."""

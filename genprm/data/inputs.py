@@ -1,6 +1,6 @@
 """Reading solutions to judge: JSONL line by line, or a JSON array, from files or from standard input.
 
-A row that is no solution comes out as a `BadRow` with its file, line and reason, and the reading goes on.
+An invalid row becomes a `BadRow` with its file, line and reason, and reading continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STDIN = "-"
 """The file name that stands for standard input."""
 
 _QUOTED = 80
-"""Characters of a wrong value that an error message quotes."""
+"""Maximum length of a value quoted in an error message, in characters."""
 
 
 class InputError(ValueError):
@@ -34,7 +34,7 @@ class InputRow:
     """One solution to judge."""
 
     key: str
-    """Hash of everything below `line`; equal rows get `-2`, `-3` ... behind it, in the order they are met."""
+    """Hash of everything below `line`; equal rows get `-2`, `-3` ... appended, in input order."""
     file: str
     line: int
     """1-based line of a JSONL file, or 1-based element of a JSON array."""
@@ -43,14 +43,14 @@ class InputRow:
     id: str | None = None
     answer: str | None = None
     label: int | None = None
-    """0-based index of the first wrong step, -1 for none; None where nobody knows."""
+    """0-based index of the first wrong step, -1 for none; None when unknown."""
     tests: str | None = None
     """Python that raises when the solution's code is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """An input row that is no solution."""
+    """An invalid input row."""
 
     file: str
     line: int
@@ -59,7 +59,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One JSON value of an input file, or why there is none."""
+    """One JSON value of an input file, or the reason why it cannot be read."""
 
     file: str
     line: int
@@ -72,7 +72,7 @@ def read_rows(files: Sequence[str | Path], *, limit: int | None = None) -> Itera
 
     Args:
         files: JSONL files or JSON arrays (ProcessBench as it is); `-` is standard input.
-        limit: how many rows to read at most, bad ones included; None reads all.
+        limit: maximum number of rows, bad ones included; None reads all.
 
     Yields:
         One `InputRow` or `BadRow` an input row, in order. Blank lines are skipped.
@@ -93,7 +93,7 @@ def read_rows(files: Sequence[str | Path], *, limit: int | None = None) -> Itera
 
 
 def count_rows(files: Sequence[str | Path]) -> int | None:
-    """Rows in these files, for a progress bar: None where standard input is one of them.
+    """Number of rows in these files, for a progress bar; None when one of them is standard input.
 
     Raises:
         InputError: when a file cannot be read at all.
@@ -109,7 +109,7 @@ def count_rows(files: Sequence[str | Path]) -> int | None:
 
 
 def read_records(files: Iterable[str | Path]) -> Iterator[Record]:
-    """Streams the JSON values of several files, whatever they hold. See `read_rows`."""
+    """Streams the JSON values of several files, without checking them. See `read_rows`."""
     for file in files:
         name = "<stdin>" if str(file) == STDIN else str(file)
         with _open(file) as stream:
@@ -122,7 +122,7 @@ def read_records(files: Iterable[str | Path]) -> Iterator[Record]:
 
 
 def parse_row(record: Record) -> InputRow | BadRow:
-    """Checks one record and makes it a row. A `solution` is split into steps, a trailing blank step is dropped."""
+    """Checks one record and turns it into a row. A `solution` is split into steps; a trailing blank step is dropped."""
     if record.error is not None:
         return BadRow(record.file, record.line, record.error)
     try:
@@ -151,7 +151,7 @@ def _row(record: Record) -> InputRow:
     try:
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
-        raise ValueError(f"a text holds half of a surrogate pair, which is no character: {error}") from error
+        raise ValueError(f"a text contains half of a surrogate pair, which is not a character: {error}") from error
     return InputRow(key, record.file, record.line, problem, steps, identity, answer, label, tests)
 
 
@@ -199,7 +199,7 @@ def _text_or_none(value: dict[str, object], name: str) -> str | None:
 
 def _parse_line(file: str, number: int, line: bytes) -> Record:
     try:
-        # utf-8-sig: a byte order mark before the first line is no reason to lose it.
+        # utf-8-sig: accept a byte order mark before the first line.
         return Record(file, number, json.loads(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         return Record(file, number, None, error=f"not UTF-8: {error}")
@@ -209,7 +209,7 @@ def _parse_line(file: str, number: int, line: bytes) -> Record:
 
 
 def _items(name: str, stream: BinaryIO) -> Iterator[tuple[int, bytes | list[object]]]:
-    """The lines that are not blank, with their numbers; or, where the first begins with `[`, the one array."""
+    """The non-blank lines with their numbers; or the array, when the first line begins with `[`."""
     first = True
     for number, line in enumerate(stream, start=1):
         if line.isspace():
@@ -218,7 +218,7 @@ def _items(name: str, stream: BinaryIO) -> Iterator[tuple[int, bytes | list[obje
             try:
                 yield number, json.loads((line + stream.read()).decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{name} starts with '[' but is no JSON array: {error}") from error
+                raise InputError(f"{name} starts with '[' but is not a JSON array: {error}") from error
             return
         first = False
         yield number, line

@@ -1,8 +1,8 @@
-"""Pools: problems with several solutions each, of which a reward or a vote picks one.
+"""Pools: problems with several stored solutions each, among which a reward or a vote chooses.
 
-A pool is a JSONL file with one problem a line, in the form that the evaluation of Qwen2.5-Math writes: `question`,
-`code` (the solutions), `pred` (their answers), `score` (whether each answer is right) and, where there is one,
-`pred_score` (a reward model's score of each).
+A pool is a JSONL file with one problem a line, in the format of Qwen2.5-Math's evaluation: `question`, `code` (the
+solutions), `pred` (their answers), `score` (whether each answer is right) and optionally `pred_score` (a reward model's
+score of each).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PoolItem:
     answers: tuple[str, ...]
     correct: tuple[bool, ...]
     rewards: tuple[float, ...] | None
-    """Any real numbers, higher is better; None where the pool has none."""
+    """Real numbers, higher is better; None when the pool has none."""
 
 
 def read_pool(files: Sequence[str | Path], *, limit: int | None = None) -> Iterator[PoolItem | BadRow]:

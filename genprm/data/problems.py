@@ -1,4 +1,4 @@
-"""Problems to search on: from files, a data set, a pool of solutions that exist already, or made by rule."""
+"""Problems to search: from files, a data set, a pool of stored solutions, or generated word problems."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ProblemRow:
     """One problem."""
 
     key: str
-    """Hash of its content; equal rows get `-2`, `-3` ... behind it, in the order they are met."""
+    """Hash of its content; equal rows get `-2`, `-3` ... appended, in input order."""
     file: str
     line: int
     problem: str
     id: str | None = None
     answer: str | None = None
-    """The reference answer, where there is one."""
+    """The reference answer; None when unknown."""
     pool: PoolItem | None = None
-    """Solutions that exist already."""
+    """Stored solutions; None when they are to be sampled."""
 
 
 def read_problems(
@@ -36,7 +36,7 @@ def read_problems(
     """Streams problems from JSONL files or JSON arrays; `-` is standard input.
 
     Args:
-        files: rows are objects with a problem and, for accuracies, an answer. `question` is read as well.
+        files: rows are objects with a problem and, to measure accuracy, an answer. `question` is read as well.
         problem: the problem's key.
         answer: the answer's key.
 
@@ -63,7 +63,7 @@ def read_pools(files: Sequence[str | Path]) -> Iterator[ProblemRow | BadRow]:
 def load_dataset(
     name: str, *, split: str, problem: str, answer: str, config: str | None = None
 ) -> Iterator[ProblemRow | BadRow]:
-    """Streams the problems of a data set of the Hub, or of a folder that the `datasets` library reads.
+    """Streams the problems of a Hub data set, or of a folder that the `datasets` library reads.
 
     Raises:
         InputError: the library is not installed, or the data set does not load.
@@ -74,14 +74,14 @@ def load_dataset(
         raise InputError("reading a data set needs the library datasets: pip install 'genprm[data]'") from None
     try:
         loaded: Iterable[object] = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises whatever its many readers raise
+    except Exception as error:  # the library has no common exception class
         raise InputError(f"the data set {name!r} (split {split!r}) does not load: {error}") from error
     records = (Record(name, number, row) for number, row in enumerate(loaded, start=1))
     return _distinct(_row(record, problem, answer) for record in records)
 
 
 def generated(count: int, seed: int) -> Iterator[ProblemRow]:
-    """Word problems made by rule, which the built-in policy can solve; see `genprm.data.word_problems`."""
+    """Generated word problems, which the built-in policy can solve; see `genprm.data.word_problems`."""
     from genprm.data.word_problems import make_problems
 
     for line, made in enumerate(make_problems(count, seed), start=1):

@@ -2,13 +2,13 @@ r"""Splitting a solution into steps, and joining it again.
 
 The first rule that finds more than one step decides:
 
-1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, counted upwards. Each begins a
-   step, and what stands before the first is a step of its own.
+1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, with increasing numbers. Each
+   begins a step, and text before the first is a step of its own.
 2. *Paragraphs*: blocks between blank lines.
-3. *Lines*, where the whole solution is one block, as in GSM8K.
+3. *Lines*, when the whole solution is one block, as in GSM8K.
 
-A fenced code block is never cut, whatever it contains; nor is, by the third rule, a displayed formula. Steps keep their
-text, labels included, without the white space around them.
+Fenced code blocks are never cut; the third rule does not cut displayed formulas either. Steps keep their text including
+labels, without surrounding white space.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def split_steps(solution: str) -> list[str]:
 
 
 def join_steps(steps: Sequence[str]) -> str:
-    """Joins steps into one text, a blank line between them; `split_steps` takes what it gave apart in the same way."""
+    """Joins steps with blank lines. Splitting the result of `split_steps` joined this way gives the same steps."""
     return "\n\n".join(steps)
 
 
 def _fenced(lines: Sequence[str]) -> Iterator[bool]:
-    """Says of each line whether it belongs to the fenced block that the line before it belongs to."""
+    """For each line, whether it continues the fenced block of the line before it."""
     fence = ""
     for line in lines:
         match = _FENCE.match(line)
         if fence:
             yield True
-            # A closing fence is at least as long as the opening one, and has nothing behind it.
+            # A closing fence is at least as long as the opening one and has no text after it.
             if match and match[1].startswith(fence) and not match[2].strip():
                 fence = ""
         else:

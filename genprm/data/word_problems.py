@@ -1,7 +1,7 @@
-r"""Word problems of two to six steps, made up by rule, with the exact truth of every step.
+r"""Generated word problems of two to six steps, with the exact truth of every step.
 
-They are what the built-in policy was trained on, so that rollouts, labels, search and refinement run for real without a
-large model, and so that what comes out can be compared with the truth:
+The built-in policy was trained on them. With them rollouts, labels, search and refinement run for real without a large
+model, and the results can be compared with the truth:
 
     problem = make_problems(1, seed=0)[0]
     problem.text              # "A bakery bakes 6 trays with 14 rolls on each tray. A school takes ..."
@@ -21,7 +21,7 @@ from itertools import pairwise
 FEWEST, MOST = 2, 6
 """Steps of a problem."""
 LARGEST = 300
-"""No value on the way is larger: what a very small policy can learn to compute, most of the time."""
+"""Largest intermediate value, so that a very small policy can learn the arithmetic."""
 
 _EQUATION = re.compile(r"(\d+) *([-+*/]) *(\d+) *= *\$?(-?\d+)")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -29,18 +29,18 @@ _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Calculation:
-    """One step of the way to the answer."""
+    """One step towards the answer."""
 
     left: int
     operator: str
-    """`+`, `-`, `*` or `/`; divisions come out even."""
+    """`+`, `-`, `*` or `/`; divisions have no remainder."""
     right: int
     sentence: str
-    """What the step says, with `{e}` for the equation."""
+    """Text of the step, with `{e}` for the equation."""
 
     @property
     def value(self) -> int:
-        """What it comes to."""
+        """Its result."""
         return evaluate(self.left, self.operator, self.right)
 
     @property
@@ -51,7 +51,7 @@ class Calculation:
 
 @dataclass(frozen=True, slots=True)
 class WordProblem:
-    """A problem, and how it is solved."""
+    """A problem and its solution."""
 
     id: str
     text: str
@@ -77,12 +77,12 @@ def write_steps(sentences: Sequence[str], answer: str) -> tuple[str, ...]:
 
 
 def make_problems(count: int, seed: int, *, steps: Sequence[int] = range(FEWEST, MOST + 1)) -> list[WordProblem]:
-    """Makes problems, no two with the same text.
+    """Generates problems with distinct texts.
 
     Args:
-        count: how many.
-        seed: the same seed gives the same problems, and more of them begin with fewer of them.
-        steps: lengths to choose from, each as often as the others; 2 to 6.
+        count: number of problems.
+        seed: the same seed gives the same problems; a larger count begins with those of a smaller one.
+        steps: numbers of steps to choose from uniformly; 2 to 6.
 
     Raises:
         ValueError: a length is out of range.
@@ -101,8 +101,8 @@ def make_problems(count: int, seed: int, *, steps: Sequence[int] = range(FEWEST,
 def first_error(problem: WordProblem, steps: Sequence[str]) -> int:
     r"""The 0-based index of the first wrong step of a solution to a problem; -1 when there is none.
 
-    A step is right when every equation in it holds and belongs to the way to the answer (in whatever order of the steps
-    and of the terms), and what it puts into `\boxed{}` is the answer. The last step must have such a box.
+    A step is right when every equation in it holds and is one of the solution's equations (in any order of steps and
+    terms), and the content of any `\boxed{}` is the answer. The last step must have a box.
     """
     wanted = {_normal(c.left, c.operator, c.right) for c in problem.calculations}
     for index, step in enumerate(steps):
@@ -125,7 +125,7 @@ def _normal(left: int, operator: str, right: int) -> tuple[int, str, int]:
 
 
 def evaluate(left: int, operator: str, right: int) -> int:
-    """What a calculation comes to; divisions that do not come out even are rounded down."""
+    """The result of a calculation; divisions are rounded down."""
     match operator:
         case "+":
             return left + right
@@ -138,11 +138,11 @@ def evaluate(left: int, operator: str, right: int) -> int:
 
 
 class _Again(Exception):
-    """The numbers do not work out; draw others."""
+    """The numbers do not fit; draw others."""
 
 
 class _Draft:
-    """A problem in the making."""
+    """A problem while it is generated."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -150,7 +150,7 @@ class _Draft:
         self.calculations: list[Calculation] = []
 
     def calculate(self, left: int, operator: str, right: int, sentence: str) -> int:
-        """Adds a step and gives its value."""
+        """Adds a step and returns its value."""
         if operator == "/" and left % right:
             raise _Again
         made = Calculation(left, operator, right, sentence)
@@ -162,7 +162,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """Something that happens to the number of things."""
+    """An event that changes the number of things."""
 
     operator: str
     """`/2` halves."""
@@ -255,7 +255,7 @@ _THEMES = tuple(_read_theme(paragraph) for paragraph in _STORIES.strip().split("
 
 
 def _story(draft: _Draft, steps: int) -> None:
-    """A number of things that grows and shrinks, told in one of the themes."""
+    """A number of things that grows and shrinks, in one of the themes."""
     rng = draft.rng
     theme = rng.choice(_THEMES)
     groups = 2 if steps >= 4 and rng.random() < 0.4 else 1
@@ -322,7 +322,7 @@ def _comparison(draft: _Draft, steps: int) -> None:
 
 
 def _shopping(draft: _Draft, steps: int) -> None:
-    """What two purchases cost, perhaps with a coupon and with change."""
+    """The cost of two purchases, optionally with a coupon and change."""
     rng = draft.rng
     name = rng.choice(_NAMES)
     (one, two) = rng.sample(["pens", "books", "cups", "shirts", "lamps"], 2)
@@ -345,7 +345,7 @@ def _shopping(draft: _Draft, steps: int) -> None:
 
 
 def _make(rng: random.Random, steps: int) -> tuple[str, tuple[Calculation, ...]]:
-    """A problem of so many steps: its text and its calculations."""
+    """A problem with this many steps: its text and its calculations."""
     kinds = [_story, _story]
     if steps % 2 == 0:
         kinds.append(_comparison)
@@ -363,7 +363,7 @@ def _make(rng: random.Random, steps: int) -> tuple[str, tuple[Calculation, ...]]
 
 
 def find_problem(identity: str | None, text: str) -> WordProblem | None:
-    """The problem of an id that `make_problems` gave, if it made this text with the usual lengths; else None."""
+    """The generated problem with this id, if its text is the same and it has the default lengths; else None."""
     match = re.fullmatch(r"word-(\d+)-(\d+)", identity or "")
     if match is None:
         return None

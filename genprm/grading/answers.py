@@ -3,10 +3,9 @@ r"""Is this answer the reference answer? By math-verify, in processes that can b
     async with AnswerChecker() as checker:
         await checker.check("\\frac{1}{2}", "0.5")       # Outcome.EQUAL: the gold answer goes first
 
-Comparing answers that a model wrote means running computer algebra on text that nobody trusts: `9^{9^{9^9}}` never
-comes to an end, and no time limit inside the process can be relied on. So each comparison runs in a worker process that
-is killed when its time is up. A time-out or an error is an outcome of its own and says nothing about the answer: never
-count it as wrong.
+Comparing a model's answers means running computer algebra on untrusted text: `9^{9^{9^9}}` never finishes, and time
+limits inside the process are unreliable. So each comparison runs in a worker process that is killed when its time is
+up. A time-out or an error is an outcome of its own. It says nothing about the answer; never count it as wrong.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from types import TracebackType
 from typing import Self
 
 LIMIT_S = 5.0
-"""Wall time of one comparison. An ordinary one takes milliseconds."""
+"""Default wall time of one comparison, in seconds. Most take milliseconds."""
 LONGEST = 2_000
-"""Characters of an answer that is still compared: longer ones are no answers but text."""
+"""Maximum length of an answer in characters; longer texts are not answers."""
 _START_S = 120.0
 _REMEMBERED = 100_000
 
 
 class AnswerError(RuntimeError):
-    """No worker could be started: math-verify is missing or broken. Says nothing about any answer."""
+    """No worker process could be started: math-verify is missing or broken."""
 
 
 class Outcome(StrEnum):
@@ -39,20 +38,20 @@ class Outcome(StrEnum):
     EQUAL = "equal"
     DIFFERENT = "different"
     UNPARSEABLE = "unparseable"
-    """The answer is missing, or is nothing that can be read as one."""
+    """The answer is missing or cannot be read."""
     TIMEOUT = "timeout"
-    """Nobody knows: the comparison did not end within the limit."""
+    """Unknown: the comparison did not finish within the limit."""
     ERROR = "error"
-    """Nobody knows: the comparison failed."""
+    """Unknown: the comparison failed."""
 
     @property
     def known(self) -> bool:
-        """Whether it says if the answer is right; an unparseable one is not."""
+        """Whether the comparison decided; an unparseable answer is wrong."""
         return self not in (Outcome.TIMEOUT, Outcome.ERROR)
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` of a text, braces matched; None without one."""
+    r"""The content of the last `\boxed{...}` of a text, with matched braces; None without one."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if start < 0:
         return None
@@ -66,10 +65,10 @@ def boxed_answer(text: str) -> str | None:
 
 
 class AnswerChecker:
-    """Compares answers in a few worker processes, which start when they are needed and are replaced when killed.
+    """Compares answers in a few worker processes, started on demand and replaced when killed.
 
     Args:
-        workers: processes; by default one a core, at most four.
+        workers: number of processes; by default one a core, at most four.
         limit_s: wall time of one comparison, in seconds.
 
     Raises:
@@ -83,7 +82,7 @@ class AnswerChecker:
         self.limit_s = limit_s
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         self._all = [_Worker() for _ in range(count)]
-        # The last in is the first out: a worker that is never needed is never started.
+        # Last in, first out: workers that are not needed never start.
         for worker in reversed(self._all):
             self._idle.put_nowait(worker)
         self._known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
@@ -93,10 +92,10 @@ class AnswerChecker:
 
         Args:
             gold: the reference answer, LaTeX or plain, without `\boxed`.
-            answer: the answer; None (there is none) is unparseable.
+            answer: the answer; None is unparseable.
 
         Raises:
-            AnswerError: no worker starts.
+            AnswerError: no worker process starts.
         """
         if answer is None or not answer.strip() or len(answer) > LONGEST:
             return Outcome.UNPARSEABLE
@@ -116,11 +115,11 @@ class AnswerChecker:
         return outcome
 
     async def sound(self, gold: str) -> Outcome:
-        """How a gold answer compares with itself: a problem whose outcome is not `EQUAL` must not be used."""
+        """Compares a gold answer with itself: do not use a problem unless this is `EQUAL`."""
         return await self.check(gold, gold)
 
     async def close(self) -> None:
-        """Ends the workers. Idempotent."""
+        """Stops the workers. Idempotent."""
         for worker in self._all:
             await worker.stop()
 
@@ -134,7 +133,7 @@ class AnswerChecker:
 
 
 class _Worker:
-    """One process, started when it is first asked."""
+    """One process, started by the first question."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -153,10 +152,10 @@ class _Worker:
         except (BrokenPipeError, ConnectionResetError):
             reply = ""
         except BaseException:
-            # Cancelled, most likely: its reply must not be taken for the answer to another question.
+            # Usually cancelled: the pending reply must not answer the next question.
             await self.stop()
             raise
-        if not reply:  # it died: of the memory limit, or of a stack that overflowed
+        if not reply:  # it died: memory limit or stack overflow
             await self.stop()
             return Outcome.ERROR
         return Outcome(reply.partition(" ")[0])
@@ -177,7 +176,7 @@ class _Worker:
             await self.stop()
             said = (await process.stderr.read()).decode(errors="replace")
             hint = "pip install 'genprm[answers]'" if "math_verify" in said else said.strip()[-500:]
-            raise AnswerError(f"the process that compares answers does not start: {hint}")
+            raise AnswerError(f"the process that compares answers did not start: {hint}")
         return process
 
     async def stop(self) -> None:
@@ -187,6 +186,6 @@ class _Worker:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        # The transport of a killed process closes in a later turn of the loop; tests count open ones.
+        # Close now: the transport of a killed process closes only in a later turn of the loop.
         if process.stdin is not None:
             process.stdin.close()

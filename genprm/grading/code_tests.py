@@ -1,11 +1,10 @@
-"""Solutions that are programs: the tests that come with a problem run against the solution's code, in the sandbox.
+"""Solutions that are programs: runs the tests of a problem against the solution's code in the sandbox.
 
-A candidate that fails its tests is wrong, whatever a model thinks of it; one that passes them is left to the model, as
-tests seldom cover everything. So failed tests set the score of the last step with code, and of the solution, to 0, and
-passed ones change no score. Either way what ran and what it said stands in that step as a chain of its own
-(`ChainFinish.TESTS`).
+A solution that fails its tests is wrong, whatever the model says. A solution that passes them keeps the model's scores,
+as tests seldom cover everything. So failed tests set the score of the last step with code, and of the whole solution,
+to 0; passed tests change no score. Either way the run is recorded in that step as a chain (`ChainFinish.TESTS`).
 
-Candidate and tests share one interpreter, in a session of their own: a candidate that sets out to fool its tests can.
+Solution and tests share one interpreter in a session of their own, so a malicious solution can make its tests pass.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ _PYTHON = ("", "py", "python", "python3")
 
 @dataclass(frozen=True, slots=True)
 class CandidateBlock:
-    """One block of a solution's code."""
+    """One code block of a solution."""
 
     step: int
-    """0-based index of the step that it stands in."""
+    """0-based index of its step."""
     source: str
 
 
 def candidate_blocks(steps: Sequence[str]) -> list[CandidateBlock]:
-    """The fenced blocks of Python in a solution, in order. A fence without a language counts as Python."""
+    """The fenced Python blocks of a solution, in order. A fence without a language counts as Python."""
     return [
         CandidateBlock(index, match[3])
         for index, step in enumerate(steps)
@@ -46,16 +45,16 @@ def candidate_blocks(steps: Sequence[str]) -> list[CandidateBlock]:
 
 
 async def check_code(judgement: Judgement, steps: Sequence[str], tests: str, box: Sandbox) -> Judgement:
-    """Runs a solution's code, then its tests, and brings the outcome into its judgement.
+    """Runs a solution's code and then its tests, and adds the outcome to the judgement.
 
     Args:
-        judgement: what a judge says about the solution.
-        steps: its steps. Their blocks of Python run in order; a block that fails does not keep later ones from running.
-        tests: Python that raises when the candidate is wrong, as `assert` does.
-        box: where it runs.
+        judgement: the judge's judgement of the solution.
+        steps: the solution's steps. Their Python blocks run in order; later blocks run even if one fails.
+        tests: Python that raises when the solution is wrong, as `assert` does.
+        box: the sandbox.
 
     Returns:
-        The judgement, unchanged where the solution has no code.
+        The judgement, unchanged if the solution has no code.
 
     Raises:
         SandboxError: the sandbox itself broke.
@@ -87,10 +86,10 @@ async def check_code(judgement: Judgement, steps: Sequence[str], tests: str, box
 
 
 class CodeTests:
-    """Opens a sandbox when the first solution with tests comes, and keeps it.
+    """Opens a sandbox for the first solution with tests, and keeps it.
 
     Args:
-        opening: gives a sandbox that is not open yet.
+        opening: returns a sandbox that is not open yet.
     """
 
     def __init__(self, opening: Callable[[], AbstractAsyncContextManager[Sandbox]]) -> None:
@@ -109,7 +108,7 @@ class CodeTests:
         """See `check_code`.
 
         Raises:
-            SandboxError: no sandbox could be opened, or it broke.
+            SandboxError: no sandbox could be opened, or the sandbox broke.
         """
         async with self._lock:
             if self._box is None:

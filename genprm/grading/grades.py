@@ -1,4 +1,4 @@
-"""What graders say of a solution's answer."""
+"""Grades of solutions: their answer, and whether it is right."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What a solution's answer is."""
+    """Grade of one solution."""
 
     answer: str | None
-    """The same text for equal answers; None without one."""
+    """The final answer; equal answers have the same text. None without one."""
     correct: bool | None
-    """Whether it equals the reference; None where nobody knows."""
+    """Whether it equals the reference; None when unknown."""
 
 
 class Grader(Protocol):
-    """Reads answers off solutions and compares them; see `genprm.grading.solutions`."""
+    """Reads the answers of solutions and compares them; see `genprm.grading.solutions`."""
 
     async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
-        """One grade a solution, in order."""
+        """Returns one grade per solution, in order."""
         ...

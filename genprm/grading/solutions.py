@@ -1,4 +1,4 @@
-r"""Reading the final answers off solutions, and telling which of them are equal.
+r"""Reads the final answers of solutions and groups equal ones.
 
 Answers that are numbers are compared as numbers, anything else by math-verify in processes that can be killed. Which
 answers form one group for a vote is found without the reference answer, so that nothing of it leaks into votes.
@@ -16,7 +16,7 @@ from genprm.grading.grades import Grade
 _SPACE = re.compile(r"\\[,!;: ]|\s+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MOST_GROUPS = 32
-"""So many different answers that are no numbers are compared with each other; further ones stand for themselves."""
+"""Maximum number of groups that an answer is compared with; later answers form groups of their own."""
 
 
 def plain(answer: str) -> str:

@@ -1,7 +1,7 @@
-"""The worker of `genprm.grading.answers`: reads pairs of answers, one JSON line each, and says how they compare.
+"""The worker of `genprm.grading.answers`: reads pairs of answers as JSON lines and writes how they compare.
 
-It sets no time limit of its own: math-verify's rests on SIGALRM, which cannot interrupt a long computation in C. The
-parent kills the process.
+It has no time limit: math-verify's relies on SIGALRM, which cannot interrupt a long computation in C. The parent kills
+the process instead.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 4 << 30
-"""Address space of a worker: a number with a billion digits must not take the machine's memory."""
+"""Address space of a worker, in bytes: a number with a billion digits must not exhaust the machine."""
 _WORDS = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 
 
 def compare(gold: str, answer: str) -> str:
-    """How an answer compares with the gold answer: the value of an `Outcome`, without its limits."""
+    """Compares an answer with the gold answer. Returns the value of an `Outcome`."""
     from math_verify import parse, verify
 
     if _plain(gold) == _plain(answer):
         return "equal"
     parsed_gold: list[Any] = _parse(parse, gold)
     if not parsed_gold:
-        # Words, such as `\text{east}`: they were compared as such.
+        # Words such as `\text{east}` were compared as text above.
         return "different" if _parse(parse, answer) or _plain(answer) else "unparseable"
     parsed: list[Any] = _parse(parse, answer)
     if not parsed:
@@ -37,12 +37,12 @@ def compare(gold: str, answer: str) -> str:
 
 
 def _parse(parse: Any, text: str) -> list[Any]:
-    # As LaTeX first; `parse` on bare text looks for the last number in it, which is a guess.
+    # As LaTeX: on bare text, `parse` guesses that the last number is the answer.
     return parse(f"${text}$", parsing_timeout=None) if text.strip() else []
 
 
 def _plain(text: str) -> str:
-    r"""The text without what makes no difference: spaces, delimiters, `\text{...}` around words, sized brackets."""
+    r"""The text without spaces, delimiters, sized brackets and `\text{...}` around words."""
     text = _WORDS.sub(r"\1", text)
     for mark in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$"):
         text = text.replace(mark, "")
@@ -50,14 +50,14 @@ def _plain(text: str) -> str:
 
 
 def main() -> None:
-    """Answers until standard input ends. What libraries print does not get into the answers."""
+    """Answers until standard input ends. Output that libraries print is kept out of the replies."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    # `str` of a huge integer is where bombs that sympy survives go off; a limit makes it an error at once.
+    # Printing a huge integer can hang even when computing it does not; the limit makes it an error.
     sys.set_int_max_str_digits(100_000)
     logging.disable(logging.CRITICAL)
-    compare("1", "2")  # loads sympy and warms its caches before the first time limit counts
+    compare("1", "2")  # loads sympy and fills its caches before the first time limit starts
     compare("\\frac{1}{2}", "0.5")
     replies.write("ready\n")
     for line in sys.stdin:

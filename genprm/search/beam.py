@@ -1,11 +1,11 @@
 """Beam search over steps (Snell et al., arXiv 2408.03314, section 5.2).
 
-What its released form leaves open is decided here:
+The released code leaves four points open. Here
 
-* a solution that came to an end is a candidate and takes no further part, so its share of the beam is not paid again;
-* continuations that say the same are judged and continued once;
-* what looking ahead writes is scored, or nothing is written;
-* one that never ends is no candidate for an answer.
+* a finished solution becomes a candidate and leaves the beam, so its share is not sampled again;
+* equal continuations are judged and continued once;
+* steps written by lookahead are scored; without lookahead none are written;
+* a solution that never ends cannot be the answer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 from genprm.prms.calls import call_seed, chain_name
 from genprm.prms.genprm.judge import all_of
-from genprm.search.candidates import Candidate, Found, Node, NodeState
-from genprm.search.policy import Path, PathState, Policy
-from genprm.search.scoring import Meter, Scored, Scorer
+from genprm.search.candidates import Candidate, Node, NodeState, SearchResult
+from genprm.search.policy import PartialSolution, Policy, SolutionState
+from genprm.search.scoring import Scored, Scorer, TokenCount
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A node that may be continued."""
+    """An unfinished or finished end of the tree: a partial solution, its node and its score."""
 
-    path: Path
+    solution: PartialSolution
     node: int
     scored: Scored
 
@@ -35,70 +35,70 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Growing:
-    """One problem's search tree, and what grows it."""
+class SearchTree:
+    """The search tree of one problem, with the policy and scorer that grow it."""
 
     problem: str
     policy: Policy
     scorer: Scorer
     seed: int
     lookahead: int
-    meter: Meter
-    found: Found
+    spent: TokenCount
+    found: SearchResult
 
     async def continued(self, parents: Sequence[Leaf], depth: int, *, last: bool) -> list[Leaf]:
-        """One continuation of each parent, judged; those that say the same once. The order is that of the parents.
+        """Writes and scores one continuation of each parent, in their order. Equal continuations are scored once.
 
         Args:
-            parents: with repetitions, where one is to be continued several times.
+            parents: a parent that is continued several times appears several times.
             depth: of the new nodes.
-            last: write them to the end.
+            last: write to the end of the solution instead of one step.
         """
         chain = chain_name("policy", self.seed, self.problem)
 
-        async def write(number: int, parent: Leaf) -> Path:
+        async def write(number: int, parent: Leaf) -> PartialSolution:
             seed = call_seed(self.seed, depth, number)
             more = self.policy.finish if last else self.policy.step
-            return await more(parent.path, seed, chain=chain)
+            return await more(parent.solution, seed, chain=chain)
 
-        paths = await all_of(write(number, parent) for number, parent in enumerate(parents))
-        fresh: dict[tuple[tuple[str, ...], PathState], tuple[Path, int]] = {}
-        for parent, path in zip(parents, paths, strict=True):
-            self.meter.policy += path.spent
-            node = Node(parent.node, path.steps[len(parent.path.steps) :], state=NodeState.DUPLICATE)
+        solutions = await all_of(write(number, parent) for number, parent in enumerate(parents))
+        fresh: dict[tuple[tuple[str, ...], SolutionState], tuple[PartialSolution, int]] = {}
+        for parent, solution in zip(parents, solutions, strict=True):
+            self.spent.policy += solution.spent
+            node = Node(parent.node, solution.steps[len(parent.solution.steps) :], state=NodeState.DUPLICATE)
             self.found.nodes.append(node)
-            if (path.steps, path.state) not in fresh:
-                fresh[path.steps, path.state] = (path, len(self.found.nodes) - 1)
-        return await all_of(self._judged(path, node) for path, node in fresh.values())
+            if (solution.steps, solution.state) not in fresh:
+                fresh[solution.steps, solution.state] = (solution, len(self.found.nodes) - 1)
+        return await all_of(self._judged(solution, node) for solution, node in fresh.values())
 
-    async def _judged(self, path: Path, index: int) -> Leaf:
+    async def _judged(self, solution: PartialSolution, index: int) -> Leaf:
         node = self.found.nodes[index]
-        if path.state is PathState.CUT:
+        if solution.state is SolutionState.CUT:
             node.state = NodeState.CUT
-            return Leaf(path, index, Scored(None, None, "it came to no end"))
-        ahead = path
+            return Leaf(solution, index, Scored(None, None, "the solution is unfinished"))
+        ahead = solution
         for number in range(self.lookahead):
-            if ahead.state is not PathState.OPEN:
+            if ahead.state is not SolutionState.OPEN:
                 break
             ahead = await self.policy.step(ahead, call_seed(self.seed, number), greedy=True)
-            self.meter.policy += ahead.spent
+            self.spent.policy += ahead.spent
         scored = await self.scorer.score(ahead.steps)
         node.reward = scored.reward
-        node.state = NodeState.FINISHED if path.state is PathState.FINISHED else NodeState.DROPPED
-        return Leaf(path, index, scored)
+        node.state = NodeState.FINISHED if solution.state is SolutionState.FINISHED else NodeState.DROPPED
+        return Leaf(solution, index, scored)
 
     def collect(self, leaves: Sequence[Leaf]) -> list[Leaf]:
-        """Makes candidates of those that came to an end (or never will), and gives those that can be continued."""
+        """Adds the finished and the cut leaves to the candidates and returns the open ones."""
         left: list[Leaf] = []
         for leaf in leaves:
-            if leaf.path.state is PathState.OPEN:
+            if leaf.solution.state is SolutionState.OPEN:
                 left.append(leaf)
             else:
-                self.found.candidates.append(Candidate(leaf.path, leaf.scored, node=leaf.node))
+                self.found.candidates.append(Candidate(leaf.solution, leaf.scored, node=leaf.node))
         return left
 
     def keep(self, leaves: Sequence[Leaf], count: int) -> list[Leaf]:
-        """The best of some leaves; of equal ones the first."""
+        """Returns the best leaves; ties go to the first."""
         best = sorted(leaves, key=lambda leaf: -leaf.rank)[:count]
         for leaf in best:
             self.found.nodes[leaf.node].state = NodeState.KEPT
@@ -114,26 +114,26 @@ async def beam_search(
     width: int,
     iterations: int,
     seed: int,
-    meter: Meter,
+    spent: TokenCount,
     lookahead: int = 0,
-) -> Found:
+) -> SearchResult:
     """Searches for solutions step by step.
 
-    Each round continues the best beginnings by a step, so that there are `n`, less those that came to an end, and keeps
-    one in `width` of them. The last round writes to the end.
+    Each round extends the kept prefixes by one step to `n` continuations, minus the finished solutions, and keeps one
+    in `width` of them. The last round writes to the end.
 
     Args:
         problem: the question.
         policy: writes the steps.
-        scorer: judges beginnings.
-        n: beginnings a round, and most candidates.
-        width: continuations of each that is kept, at most n.
-        iterations: most rounds.
-        seed: makes it repeatable.
-        meter: counts the policy's tokens.
-        lookahead: greedy steps written behind a beginning before it is judged.
+        scorer: scores prefixes.
+        n: continuations a round, and the maximum number of candidates.
+        width: continuations of each kept prefix, at most n.
+        iterations: maximum number of rounds.
+        seed: the same seed gives the same search.
+        spent: counts the policy's tokens.
+        lookahead: greedy steps written after a prefix before it is scored.
     """
-    grow = Growing(problem, policy, scorer, seed, lookahead, meter, Found())
+    grow = SearchTree(problem, policy, scorer, seed, lookahead, spent, SearchResult())
     kept = [Leaf(policy.begin(problem), -1, Scored(None, None))]
     for depth in range(iterations):
         room = n - sum(candidate.finished for candidate in grow.found.candidates)

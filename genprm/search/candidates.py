@@ -1,68 +1,68 @@
-"""What a search comes to: the solutions that it found, and the tree in which it looked for them."""
+"""The result of a search: its candidate solutions and its search tree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from genprm.search.policy import Path, PathState
+from genprm.search.policy import PartialSolution, SolutionState
 from genprm.search.scoring import Scored
 from genprm.types import Tokens
 
 
 class NodeState(StrEnum):
-    """What became of a node of a search tree."""
+    """What happened to a node of a search tree."""
 
     KEPT = "kept"
     """It was continued."""
     DROPPED = "dropped"
     """Others scored higher."""
     DUPLICATE = "duplicate"
-    """Another continuation says the same; it was neither judged nor continued."""
+    """Equal to an earlier continuation: not scored and not continued by itself."""
     FINISHED = "finished"
     CUT = "cut"
-    """The tokens or steps ran out before an end."""
+    """Tokens or steps ran out before the solution ended."""
 
 
 @dataclass(slots=True)
 class Node:
-    """One continuation in a search tree: one step, or several where the rest was written in one go."""
+    """One continuation in a search tree: one step, or several when the last round wrote the rest."""
 
     parent: int
-    """Index of the node that it continues, -1 for the first step."""
+    """Index of its parent node; -1 for a first step."""
     steps: tuple[str, ...]
-    """What it adds."""
+    """The steps that it adds."""
     reward: float | None = None
     state: NodeState = NodeState.DROPPED
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A solution that a search came to."""
+    """A solution found by a search."""
 
-    path: Path
+    solution: PartialSolution
     scored: Scored
     tokens: Tokens = field(default_factory=Tokens)
-    """What the policy spent on it alone. In a tree the steps are shared, and this is nothing."""
+    """Tokens the policy spent on this solution alone; zero in a tree, where steps are shared."""
     node: int | None = None
-    """Its last node, where there is a tree."""
+    """Index of its last node; None without a tree."""
 
     @property
     def finished(self) -> bool:
-        """Whether it came to an end. If not, it is no answer."""
-        return self.path.state is PathState.FINISHED
+        """Whether it ended by itself. An unfinished solution is never the answer."""
+        return self.solution.state is SolutionState.FINISHED
 
 
 @dataclass(slots=True)
-class Found:
-    """The outcome of a search."""
+class SearchResult:
+    """Candidates and tree of one search."""
 
     candidates: list[Candidate] = field(default_factory=list[Candidate])
-    """In the order in which they count for n = 1, 2, 4 ..., the unfinished included."""
+    """Including unfinished ones; the first n are the candidates of a search with that n."""
     nodes: list[Node] = field(default_factory=list[Node])
 
-    def add_tree(self, other: Found) -> None:
-        """Takes in another search of the same problem."""
+    def add_tree(self, other: SearchResult) -> None:
+        """Adds another search of the same problem."""
         shift = len(self.nodes)
         for node in other.nodes:
             self.nodes.append(
@@ -70,4 +70,4 @@ class Found:
             )
         for one in other.candidates:
             node = None if one.node is None else one.node + shift
-            self.candidates.append(Candidate(one.path, one.scored, one.tokens, node))
+            self.candidates.append(Candidate(one.solution, one.scored, one.tokens, node))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from genprm.prms.calls import call_seed
 from genprm.prms.genprm.judge import all_of
-from genprm.search.beam import Growing, Leaf
-from genprm.search.candidates import Found
-from genprm.search.policy import PathState, Policy
-from genprm.search.scoring import Meter, Scored, Scorer
+from genprm.search.beam import Leaf, SearchTree
+from genprm.search.candidates import SearchResult
+from genprm.search.policy import Policy, SolutionState
+from genprm.search.scoring import Scored, Scorer, TokenCount
 
 
 async def dvts(
@@ -19,30 +19,30 @@ async def dvts(
     width: int,
     iterations: int,
     seed: int,
-    meter: Meter,
+    spent: TokenCount,
     lookahead: int = 0,
-) -> Found:
-    """Searches n / width trees side by side. Each goes on from the best of `width` continuations, round after round.
+) -> SearchResult:
+    """Searches n / width independent trees. Each round continues the best of `width` continuations of each tree.
 
-    A tree ends when its best continuation does. Every solution that came to an end on the way is a candidate.
+    A tree ends when its best continuation is finished. Every finished solution is a candidate.
 
     Args: as for `genprm.search.beam.beam_search`; n must be a multiple of `width`.
     """
 
-    async def tree(number: int) -> Found:
-        grow = Growing(problem, policy, scorer, call_seed(seed, number), lookahead, meter, Found())
+    async def tree(number: int) -> SearchResult:
+        grow = SearchTree(problem, policy, scorer, call_seed(seed, number), lookahead, spent, SearchResult())
         best = Leaf(policy.begin(problem), -1, Scored(None, None))
         for depth in range(iterations):
             leaves = await grow.continued([best] * width, depth, last=depth == iterations - 1)
-            alive = [leaf for leaf in leaves if leaf.path.state is not PathState.CUT]
+            alive = [leaf for leaf in leaves if leaf.solution.state is not SolutionState.CUT]
             grow.collect(leaves)
             best = max(alive, key=lambda leaf: leaf.rank, default=best)
-            if not alive or best.path.state is PathState.FINISHED:
+            if not alive or best.solution.state is SolutionState.FINISHED:
                 break
             grow.keep([best], 1)
         return grow.found
 
-    found = Found()
+    found = SearchResult()
     for one in await all_of(tree(number) for number in range(n // width)):
         found.add_tree(one)
     return found

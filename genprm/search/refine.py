@@ -1,8 +1,8 @@
-"""The critic loop: a PRM judges a solution, tells the policy what is wrong, and judges what it writes then.
+"""Refinement: a PRM criticises a solution and the policy writes it again.
 
-The loop is that of GenPRM (arXiv 2504.00891, section 4.3): the first wrong step and its analysis go back to the policy,
-which writes the whole solution anew, up to a number of turns; it ends when the PRM finds no wrong step. For training
-loops of one's own, `critique` gives the message of one such turn.
+The loop of GenPRM (arXiv 2504.00891, section 4.3): the first wrong step and its analysis go back to the policy, which
+rewrites the whole solution, for a maximum number of turns or until the PRM finds no wrong step. `critique` gives the
+message of one turn, for custom training loops.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from genprm.prms.base import PRM
 from genprm.prms.calls import call_seed, chain_name
 from genprm.runs.keep import Keep
 from genprm.runs.rows import StepRow, TokensRow, step_row
-from genprm.search.policy import Path, PathState, Policy
+from genprm.search.policy import PartialSolution, Policy, SolutionState
 from genprm.search.rows import RefineRow, TurnRow
 from genprm.search.scoring import reward_of
 from genprm.search.voting import Aggregate
@@ -34,33 +34,33 @@ _TAG = re.compile(r"</?(?:analyze|verify|output|think)>")
 
 
 class Style(StrEnum):
-    """What a critique says about the wrong step."""
+    """Content of a critique."""
 
     ANALYSIS = "analysis"
-    """The analysis alone, as in the published experiments."""
+    """Only the analysis of the wrong step, as in the published experiments."""
     CODE = "code"
-    """The analysis, and the code that was run with what it printed."""
+    """The analysis, the code that was run, and its output."""
 
 
 class KeepTurn(StrEnum):
     """Which turn's solution is the answer."""
 
     BEST = "best"
-    """The one that the PRM scores highest; of equal ones the latest."""
+    """The turn with the highest score; ties go to the latest."""
     LAST = "last"
 
 
 @dataclass(frozen=True, slots=True)
 class Critique:
-    """What a PRM has against a solution."""
+    """A PRM's criticism of a solution."""
 
     judgement: Judgement
     step: int | None
     """0-based index of the first wrong step; None when none is judged wrong."""
     analysis: str
-    """What the PRM says about it; empty for judges that give no reasons."""
+    """The PRM's analysis of that step; empty for judges that write none."""
     message: str | None
-    """The user's turn to append to the conversation; None when no step is judged wrong."""
+    """User turn to append to the conversation; None when no step is judged wrong."""
 
     @property
     def accepted(self) -> bool:
@@ -80,15 +80,15 @@ async def critique(
     seed: int = 0,
     **options: Any,
 ) -> Critique:
-    """Judges a solution, and puts what is wrong with it into words for the policy.
+    """Judges a solution and writes the message that tells the policy what is wrong.
 
     Args:
         problem: the question.
         steps: the solution's steps in order.
-        prm: a judge that is open already, and stays open. By default one is loaded for this call.
-        model: what to load then, as for `load_prm`.
-        style: what the message says.
-        seed: makes it repeatable.
+        prm: an open judge; it stays open. None loads one for this call.
+        model: which model to load, as for `load_prm`.
+        style: content of the message.
+        seed: the same seed gives the same judgement.
         **options: of `load_prm`.
 
     Raises:
@@ -106,16 +106,16 @@ async def critique(
 
 
 def critique_of(steps: Sequence[str], judgement: Judgement, style: Style = Style.ANALYSIS) -> Critique:
-    """The critique that a judgement comes to.
+    """The critique of a judged solution.
 
-    A step without a score is passed over: it is no reason to write anything anew.
+    Steps without a score are skipped: they are not a reason to rewrite the solution.
     """
     below = [index for index, score in enumerate(judgement.scores) if score is not None and score < judgement.threshold]
     wrong = judgement.named if judgement.named is not None else below[0] if below else -1
     if wrong < 0:
         return Critique(judgement, None, "", None)
     chains = judgement.steps[wrong].chains
-    # Of several votes, the first that is against the step speaks.
+    # Of several votes, quote the first that rejects the step.
     against = [chain for chain in chains if chain.score is not None and chain.score < judgement.threshold]
     chain = next(iter([*against, *chains]), None)
     analysis = "" if chain is None else analysis_of(chain.text)
@@ -127,9 +127,9 @@ def critique_of(steps: Sequence[str], judgement: Judgement, style: Style = Style
 
 
 def analysis_of(text: str) -> str:
-    """What a chain says in its analysis, behind the words that GenPRM opens every analysis with.
+    """The analysis in a chain's text, without GenPRM's opening words.
 
-    A text without a marked analysis is taken as a whole, without its tags.
+    A text without a marked analysis is returned whole, without tags.
     """
     found = _ANALYSIS.search(text)
     if found is None:
@@ -149,10 +149,10 @@ def _runs(chain: Chain) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class RefineSettings:
-    """How to refine."""
+    """Settings of refinement."""
 
     turns: int = 3
-    """Most times that the policy is told to think again."""
+    """Maximum number of critiques sent to the policy."""
     keep: KeepTurn = KeepTurn.BEST
     style: Style = Style.ANALYSIS
     aggregate: Aggregate | None = None
@@ -161,27 +161,27 @@ class RefineSettings:
 
 @dataclass(slots=True)
 class _Turn:
-    path: Path
+    solution: PartialSolution
     prm: Tokens
     critique: Critique | None = None
-    """None where there was nothing to judge: the solution came to no end."""
+    """None when there was nothing to judge: the solution is unfinished."""
     reason: str | None = None
 
 
 async def refine(
     row: ProblemRow, settings: RefineSettings, *, policy: Policy, prm: PRM, grader: Grader, seed: int = 0
 ) -> RefineRow:
-    """Has a policy solve a problem, and refine its solution until the PRM finds nothing wrong or the turns run out.
+    """Solves a problem and refines the solution until the PRM finds nothing wrong or the turns run out.
 
-    A solution that comes to no end is never kept; the next turn goes on from the last one that did.
+    An unfinished solution is never kept; the next turn continues from the last finished one.
 
     Args:
         row: the problem.
-        settings: how to refine.
+        settings: turns, style and choice of turn.
         policy: writes solutions.
         prm: judges them.
-        grader: compares answers; the loop does not see the reference answer.
-        seed: makes it repeatable.
+        grader: compares answers; the loop never sees the reference answer.
+        seed: the same seed gives the same refinement.
 
     Raises:
         EngineError: an engine could not answer.
@@ -197,23 +197,23 @@ async def refine(
             if last.critique.message is None:
                 break
             then = [
-                {"role": "assistant", "content": join_steps(last.path.steps)},
+                {"role": "assistant", "content": join_steps(last.solution.steps)},
                 {"role": "user", "content": last.critique.message},
             ]
-        path = await policy.finish(policy.begin(row.problem, then), call_seed(seed, number), chain=chain)
-        turn = _Turn(path, Tokens())
+        solution = await policy.finish(policy.begin(row.problem, then), call_seed(seed, number), chain=chain)
+        turn = _Turn(solution, Tokens())
         turns.append(turn)
-        if path.state is not PathState.FINISHED or not path.steps:
-            turn.reason = "it came to no end"
+        if solution.state is not SolutionState.FINISHED or not solution.steps:
+            turn.reason = "the solution is unfinished"
             continue
         try:
-            turn.critique = await critique(row.problem, path.steps, prm=prm, style=settings.style, seed=seed)
+            turn.critique = await critique(row.problem, solution.steps, prm=prm, style=settings.style, seed=seed)
         except ContextOverflowError as error:
             turn.reason = str(error)
             continue
         turn.prm = turn.critique.judgement.tokens
         last = turn
-    grades = await grader.grade(row.answer, [turn.path.text for turn in turns])
+    grades = await grader.grade(row.answer, [turn.solution.text for turn in turns])
     return _row(row, settings, turns, grades, time.perf_counter() - started)
 
 
@@ -221,11 +221,11 @@ def _row(
     row: ProblemRow, settings: RefineSettings, turns: Sequence[_Turn], grades: Sequence[Grade], seconds: float
 ) -> RefineRow:
     rows = [_turn_row(turn, grade, settings) for turn, grade in zip(turns, grades, strict=True)]
-    # What one would answer after so many turns; from where the loop ended on nothing changes.
+    # The answer after each turn; it stays the same after the loop has ended.
     after = [keep_turn(rows[: number + 1], settings.keep) for number in range(len(rows))]
     after += [after[-1]] * (settings.turns + 1 - len(after))
     chosen = after[-1]
-    policy = sum((turn.path.spent for turn in turns), Tokens())
+    policy = sum((turn.solution.spent for turn in turns), Tokens())
     prm = sum((turn.prm for turn in turns), Tokens())
     return RefineRow(
         key=row.key,
@@ -244,7 +244,7 @@ def _row(
 
 
 def keep_turn(turns: Sequence[TurnRow], keep: KeepTurn) -> int | None:
-    """Which of some turns is the answer; None when none came to an end."""
+    """Index of the turn taken as the answer; None when no turn is finished."""
     ended = [number for number, turn in enumerate(turns) if turn.finished]
     if not ended:
         return None
@@ -258,15 +258,15 @@ def _rank(turn: TurnRow) -> float:
 
 
 def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
-    found, path = turn.critique, turn.path
-    finished = path.state is PathState.FINISHED
+    found, solution = turn.critique, turn.solution
+    finished = solution.state is SolutionState.FINISHED
     reward = None if found is None else reward_of(found.judgement, settings.aggregate)
     judged: list[StepRow] = []
     if found is not None:
-        pairs = zip(path.steps, found.judgement.steps, strict=True)
+        pairs = zip(solution.steps, found.judgement.steps, strict=True)
         judged = [step_row(text, step, Keep.FULL) for text, step in pairs]
     return TurnRow(
-        steps=list(path.steps),
+        steps=list(solution.steps),
         finished=finished,
         answer=grade.answer if finished else None,
         correct=grade.correct if finished else False,
@@ -278,6 +278,6 @@ def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
         reason=turn.reason,
         message=None if found is None else found.message,
         judged=judged,
-        policy=path.spent.generated,
+        policy=solution.spent.generated,
         prm=turn.prm.generated,
     )

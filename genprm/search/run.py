@@ -1,4 +1,4 @@
-"""One problem, searched: policy, PRM and method put together, and the row that comes of it."""
+"""Searches one problem with a policy, a PRM and a method, and builds its output row."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from genprm.runs.keep import Keep
 from genprm.runs.rows import TokensRow, step_row
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
-from genprm.search.candidates import Candidate, Found
+from genprm.search.candidates import Candidate, SearchResult
 from genprm.search.dvts import dvts
-from genprm.search.policy import Path, PathState, Policy
+from genprm.search.policy import PartialSolution, Policy, SolutionState
 from genprm.search.rows import CandidateRow, NodeRow, SearchRow
-from genprm.search.scoring import UNSCORED, Meter, Scored, Scorer
+from genprm.search.scoring import UNSCORED, Scored, Scorer, TokenCount
 from genprm.search.voting import Aggregate, clipped, pick_best, pick_majority, pick_weighted
 from genprm.types import Tokens, sigmoid
 
 
 class Method(StrEnum):
-    """How solutions are looked for."""
+    """Search method."""
 
     BEST_OF_N = "best_of_n"
     BEAM = "beam"
@@ -33,7 +33,7 @@ class Method(StrEnum):
 
 
 class Choose(StrEnum):
-    """Which of the solutions found is the answer."""
+    """How the answer is chosen among the candidates."""
 
     BEST = "best"
     WEIGHTED = "weighted"
@@ -45,18 +45,18 @@ PICKS = {Choose.BEST: pick_best, Choose.WEIGHTED: pick_weighted, Choose.MAJORITY
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How to search."""
+    """Settings of a search."""
 
     method: Method = Method.BEST_OF_N
     n: int = 8
     width: int = 4
-    """Continuations of a beginning that is kept, in beam search and DVTS."""
+    """Continuations of each kept prefix, in beam search and DVTS."""
     iterations: int = 20
-    """Most rounds of beam search and DVTS; the last one writes to the end."""
+    """Maximum number of rounds of beam search and DVTS; the last round writes to the end."""
     lookahead: int = 0
-    """Greedy steps written behind a beginning before it is judged; 0 writes none."""
+    """Greedy steps written after a prefix before it is scored; 0 writes none."""
     aggregate: Aggregate | None = None
-    """None: the judgement of the whole where the judge gives one, else the lowest score of a step."""
+    """How step scores become one. None: the score of the whole solution from judges that give one, else the minimum."""
     choose: Choose = Choose.BEST
 
 
@@ -70,34 +70,34 @@ async def search(
     seed: int = 0,
     keep: Keep = Keep.SCORES,
 ) -> SearchRow:
-    """Searches for a solution of one problem.
+    """Searches for solutions of one problem.
 
     Args:
-        row: the problem. If it comes with solutions, those are judged and nothing is sampled.
-        settings: how to search.
-        policy: writes solutions; None where the problem has its own.
-        prm: judges them; None samples only, or takes the rewards that are stored with the solutions.
+        row: the problem. If it has stored solutions, those are judged and nothing is sampled.
+        settings: method and its parameters.
+        policy: writes solutions; None when the problem has stored ones.
+        prm: judges them; None only samples, or uses the stored rewards.
         grader: reads and compares answers.
-        seed: makes it repeatable.
-        keep: whether the row keeps the judge's chains or scores alone.
+        seed: the same seed gives the same search.
+        keep: whether the row keeps the judge's chains or only scores.
 
     Raises:
         EngineError: an engine could not answer.
         SandboxError: the sandbox broke.
     """
     started = time.perf_counter()
-    meter = Meter()
-    scorer = None if prm is None else Scorer(prm, row.problem, how=settings.aggregate, seed=seed, meter=meter)
+    spent = TokenCount()
+    scorer = None if prm is None else Scorer(prm, row.problem, how=settings.aggregate, seed=seed, spent=spent)
     try:
         async with nullcontext() if scorer is None else scorer.room(settings.n):
-            found = await _found(row, settings, policy, scorer, seed, meter)
+            found = await _found(row, settings, policy, scorer, seed, spent)
     except BaseExceptionGroup as failed:
         raise first_of(failed) from None
     finally:
         if scorer is not None:
             await scorer.close()
     if row.pool is None:
-        texts = [candidate.path.text if candidate.finished else "" for candidate in found.candidates]
+        texts = [candidate.solution.text if candidate.finished else "" for candidate in found.candidates]
         grades = await grader.grade(row.answer, texts)
     else:
         marks = zip(row.pool.answers, row.pool.correct, strict=True)
@@ -120,15 +120,15 @@ async def search(
             NodeRow(parent=node.parent, steps=list(node.steps), score=_score(node.reward), state=node.state)
             for node in found.nodes
         ],
-        policy=_tokens(meter.policy),
-        prm=_tokens(meter.prm),
-        judged_steps=meter.judged_steps,
+        policy=_tokens(spent.policy),
+        prm=_tokens(spent.prm),
+        judged_steps=spent.judged_steps,
         seconds=round(time.perf_counter() - started, 3),
     )
 
 
 def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended several tasks: the others were only cancelled because of it."""
+    """The first error of a task group; its other tasks were cancelled because of it."""
     first: BaseException = failed
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
@@ -136,16 +136,21 @@ def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _found(
-    row: ProblemRow, settings: SearchSettings, policy: Policy | None, scorer: Scorer | None, seed: int, meter: Meter
-) -> Found:
+    row: ProblemRow,
+    settings: SearchSettings,
+    policy: Policy | None,
+    scorer: Scorer | None,
+    seed: int,
+    spent: TokenCount,
+) -> SearchResult:
     if row.pool is not None:
         return await _pool(row, settings, scorer)
     if policy is None:
-        raise ValueError("a problem without solutions of its own needs a policy")
+        raise ValueError("a problem without stored solutions needs a policy")
     if settings.method is Method.BEST_OF_N:
-        return await best_of_n(row.problem, policy, scorer, n=settings.n, seed=seed, meter=meter)
+        return await best_of_n(row.problem, policy, scorer, n=settings.n, seed=seed, spent=spent)
     if scorer is None:
-        raise ValueError(f"{settings.method} is led by a PRM: it needs one")
+        raise ValueError(f"{settings.method} needs a PRM")
     grow = beam_search if settings.method is Method.BEAM else dvts
     return await grow(
         row.problem,
@@ -155,33 +160,33 @@ async def _found(
         width=settings.width,
         iterations=settings.iterations,
         seed=seed,
-        meter=meter,
+        spent=spent,
         lookahead=settings.lookahead,
     )
 
 
-async def _pool(row: ProblemRow, settings: SearchSettings, scorer: Scorer | None) -> Found:
-    """Solutions that exist already, as far as n goes."""
+async def _pool(row: ProblemRow, settings: SearchSettings, scorer: Scorer | None) -> SearchResult:
+    """The first n stored solutions."""
     assert row.pool is not None
     stored = row.pool.rewards
-    found = Found()
+    found = SearchResult()
     for number, solution in enumerate(row.pool.solutions[: settings.n]):
-        path = Path((), solution, tuple(split_steps(solution)), PathState.FINISHED)
+        written = PartialSolution((), solution, tuple(split_steps(solution)), SolutionState.FINISHED)
         scored = UNSCORED if stored is None else Scored(clipped(stored[number]), None)
-        found.candidates.append(Candidate(path, scored))
+        found.candidates.append(Candidate(written, scored))
     if scorer is not None:
-        scored = [await scorer.score(candidate.path.steps) for candidate in found.candidates]
-        found.candidates = [Candidate(old.path, new) for old, new in zip(found.candidates, scored, strict=True)]
+        scored = [await scorer.score(candidate.solution.steps) for candidate in found.candidates]
+        found.candidates = [Candidate(old.solution, new) for old, new in zip(found.candidates, scored, strict=True)]
     return found
 
 
 def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateRow:
-    judgement, path = candidate.scored.judgement, candidate.path
+    judgement, solution = candidate.scored.judgement, candidate.solution
     steps = () if judgement is None else judgement.steps
     chains = max((len(step.chains) for step in steps), default=0)
     full = all(len(step.chains) == chains for step in steps)
     return CandidateRow(
-        steps=list(path.steps),
+        steps=list(solution.steps),
         finished=candidate.finished,
         answer=grade.answer if candidate.finished else None,
         correct=grade.correct if candidate.finished else False,
@@ -193,7 +198,7 @@ def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateR
         vote_tokens=[[step.chains[vote].tokens.generated for step in steps] for vote in range(chains)] if full else [],
         generated=candidate.tokens.generated,
         node=candidate.node,
-        judged=[step_row(text, step, keep) for text, step in zip(path.steps, steps, strict=False)]
+        judged=[step_row(text, step, keep) for text, step in zip(solution.steps, steps, strict=False)]
         if keep is Keep.FULL
         else [],
     )

@@ -1,4 +1,4 @@
-"""Judging the solutions of one problem, each once, and with what is known of their beginnings."""
+"""Scores the solutions of one problem, each once, reusing the judgement of shared prefixes."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from genprm.types import Judgement, Tokens, logit
 Steps = tuple[str, ...]
 
 _SOLUTION_TO_PROBLEM = 8
-"""How many times as long as its problem a solution is taken to be, before any has been judged."""
+"""Assumed length of a solution relative to its problem, before any has been judged."""
 
 
 @dataclass(slots=True)
-class Meter:
+class TokenCount:
     """Tokens spent on one problem."""
 
     policy: Tokens = field(default_factory=Tokens)
     prm: Tokens = field(default_factory=Tokens)
     judged_steps: int = 0
-    """Steps that the PRM was asked about."""
+    """Steps judged by the PRM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a PRM says about a solution, or the beginning of one."""
+    """Score of a solution or of a prefix of one."""
 
     reward: float | None
-    """Log-odds that it is right; None where there is none."""
+    """Log-odds that it is right; None without a score."""
     judgement: Judgement | None
     reason: str | None = None
-    """Why there is no judgement."""
+    """Why there is no reward; None when there is one."""
 
 
 UNSCORED = Scored(None, None, "there is no PRM")
 
 
 def reward_of(judgement: Judgement, how: Aggregate | None) -> float | None:
-    """The reward that a judgement comes to.
+    """The reward of a judged solution.
 
     Args:
         judgement: of a solution.
-        how: None takes the judgement of the whole where there is one, else the lowest score of a step.
+        how: None takes the score of the whole solution from judges that give one, else the minimum over the steps.
 
     Raises:
-        PRMError: the judgement of the whole is asked for, and the judge gives none.
+        PRMError: `how` is `SOLUTION` and the judge does not score whole solutions.
     """
     whole = judgement.solution
     if how is Aggregate.SOLUTION or (how is None and whole is not None):
         if whole is None:
-            raise PRMError("this judge gives no judgement of the whole: choose another aggregate than solution")
+            raise PRMError("this judge does not score whole solutions: choose another aggregate than solution")
         if whole.score is None:
             return None
         return clipped(logit(whole.score) if whole.log_odds is None else whole.log_odds)
@@ -65,41 +65,41 @@ def reward_of(judgement: Judgement, how: Aggregate | None) -> float | None:
 class Scorer:
     """Scores the solutions of one problem.
 
-    Equal ones are judged once. A judge that can go on from the judgement of a beginning judges each step once, in
-    whatever number of continuations it stands; others judge every beginning anew.
+    Equal solutions are judged once. A stepwise judge judges each step once, however many solutions share it; other
+    judges judge every prefix from its start.
 
     Args:
         prm: the judge.
         problem: the question.
         how: see `reward_of`.
-        seed: given to the judge, the same for all solutions.
-        meter: counts what is spent.
+        seed: passed to the judge, the same for all solutions.
+        spent: counts what is spent.
     """
 
-    def __init__(self, prm: PRM, problem: str, *, how: Aggregate | None, seed: int, meter: Meter) -> None:
+    def __init__(self, prm: PRM, problem: str, *, how: Aggregate | None, seed: int, spent: TokenCount) -> None:
         self._prm = prm
         self._problem = problem
         self._how = how
         self._seed = seed
-        self._meter = meter
+        self._spent = spent
         self._held = 0
         self._partial: dict[Steps, asyncio.Task[PartialJudgement]] = {}
         self._whole: dict[Steps, asyncio.Task[Judgement]] = {}
 
     @asynccontextmanager
     async def room(self, solutions: int) -> AsyncGenerator[None]:
-        """Holds room for the judgements of so many solutions in the judge's cache, and waits for it before."""
+        """Waits for room for the judgements of this many solutions in the judge's cache, and holds it."""
         if not isinstance(self._prm, StepwisePRM):
-            yield  # it gets room for each judgement by itself
+            yield  # other judges reserve room for each judgement themselves
             return
         async with self._prm.admission.place(_SOLUTION_TO_PROBLEM * len(self._problem), solutions) as place:
             yield
             place.tokens = self._held
 
     async def score(self, steps: Sequence[str]) -> Scored:
-        """Scores a solution or its beginning.
+        """Scores a solution or a prefix of one.
 
-        One that does not fit the judge's context has no score, and says so.
+        A solution that does not fit the judge's context has no score; `reason` says so.
 
         Raises:
             EngineError: the engine could not answer, after its own retries.
@@ -145,11 +145,11 @@ class Scorer:
         return judgement
 
     def _count(self, tokens: Tokens, steps: int) -> None:
-        self._meter.prm += tokens
-        self._meter.judged_steps += steps
+        self._spent.prm += tokens
+        self._spent.judged_steps += steps
 
     async def close(self) -> None:
-        """Stops what is still being judged, when nobody waits for it any more."""
+        """Cancels judgements that are still running."""
         tasks: list[asyncio.Task[object]] = [*self._partial.values(), *self._whole.values()]  # pyright: ignore[reportAssignmentType]
         for task in tasks:
             task.cancel()

@@ -1,7 +1,7 @@
-"""From the judgements of several solutions to one answer. Pure functions.
+"""Pure functions that turn the judgements of several solutions into one answer.
 
-A *reward* is the log-odds that a solution is right, so that its sigmoid is a score again; None where there is none. An
-*answer* is a text that is the same for equal answers; None for a solution that came to none, which is never picked.
+A *reward* is the log-odds that a solution is right, so its sigmoid is a score; None without a score. An *answer* is a
+text, the same for equal answers; None for a solution without one, which is never picked.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ LARGEST = 1000.0
 
 
 class Aggregate(StrEnum):
-    """How the scores of a solution's steps become one."""
+    """How the step scores of a solution become one score."""
 
     LAST = "last"
     MIN = "min"
     MEAN = "mean"
     PRODUCT = "product"
     SOLUTION = "solution"
-    """The judgement of the solution as a whole, from judges that give one."""
+    """The score of the whole solution, from judges that give one."""
 
 
 def reward(
     scores: Sequence[float | None], how: Aggregate, log_odds: Sequence[float | None] | None = None
 ) -> float | None:
-    """The reward of a solution, from the scores of its steps.
+    """The reward of a solution from the scores of its steps.
 
     Args:
         scores: one a step, in [0, 1].
-        how: any aggregate but `SOLUTION`, which needs no steps.
-        log_odds: of the same steps, where they are known: they tell scores apart that round to 0 or 1.
+        how: any aggregate except `SOLUTION`.
+        log_odds: of the same steps, where known; they distinguish scores that round to 0 or 1.
 
     Returns:
-        Log-odds, at most `LARGEST` in size; None where a step has no score, or there is no step.
+        Log-odds in [-`LARGEST`, `LARGEST`]; None without steps or when a step has no score.
     """
     known = [score for score in scores if score is not None]
     if not known or len(known) < len(scores):
@@ -57,29 +57,29 @@ def reward(
         case Aggregate.PRODUCT:
             found = _log_odds_of(math.fsum(_log_sigmoid(one) for one in odds))
         case Aggregate.SOLUTION:
-            raise ValueError("the reward of a whole solution is not made of its steps")
+            raise ValueError("the score of a whole solution does not come from its steps")
     return clipped(found)
 
 
 def clipped(log_odds: float) -> float:
-    """Log-odds that JSON can hold."""
+    """Clips log-odds to [-`LARGEST`, `LARGEST`], as JSON has no infinity."""
     return max(-LARGEST, min(LARGEST, log_odds))
 
 
 def pick_best(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
-    """The solution with the highest reward; of several, the first. One without a reward ranks below all others."""
+    """Index of the solution with the highest reward; ties go to the first. Solutions without a reward rank last."""
     ranked = [(-math.inf if rewards[i] is None else rewards[i], -i) for i, a in enumerate(answers) if a is not None]
     return -max(ranked)[1] if ranked else None
 
 
 def pick_majority(answers: Sequence[str | None], rewards: Sequence[float | None] = ()) -> int | None:
-    """A solution with the most frequent answer; of several, the one met first."""
+    """Index of the first solution with the most frequent answer; ties go to the answer seen first."""
     del rewards
     return _heaviest(answers, [1.0] * len(answers))
 
 
 def pick_weighted(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
-    """A solution with the answer whose scores add up to most; no reward, no weight."""
+    """Index of the first solution with the largest sum of scores over equal answers; no reward has weight 0."""
     return _heaviest(answers, [0.0 if one is None else sigmoid(one) for one in rewards])
 
 
@@ -89,15 +89,15 @@ def powers_of_two(n: int) -> list[int]:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that one of k solutions, drawn from n without putting back, is right (arXiv 2107.03374, eq. 1).
+    """Probability that at least one of k solutions drawn without replacement from n is right (arXiv 2107.03374, eq. 1).
 
     Args:
-        n: solutions, at least 1.
-        correct: how many of them are right.
+        n: number of solutions, at least 1.
+        correct: number of right ones.
         k: 1 to n.
     """
     if not 1 <= k <= n or not 0 <= correct <= n:
-        raise ValueError(f"pass@{k!r} of {n!r} solutions with {correct!r} right ones makes no sense")
+        raise ValueError(f"pass@{k!r} is undefined for {n!r} solutions of which {correct!r} are right")
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 

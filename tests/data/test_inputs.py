@@ -117,7 +117,7 @@ def test_limit_counts_bad_rows_too(tmp_path):
 def test_broken_array(tmp_path, text):
     path = tmp_path / "in.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="no JSON array"):
+    with pytest.raises(InputError, match="not a JSON array"):
         list(read_rows([path]))
 
 

@@ -13,7 +13,7 @@ from genprm.prms.base import PRM
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Mode
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
-from genprm.search.scoring import Meter, Scorer
+from genprm.search.scoring import Scorer, TokenCount
 from tests.prms.scripted import ScriptedEngine
 
 PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
@@ -43,7 +43,7 @@ async def judged(prm: PRM, problem: str) -> None:
 
 
 async def searched(prm: PRM, problem: str) -> None:
-    scorer = Scorer(prm, problem, how=None, seed=0, meter=Meter())
+    scorer = Scorer(prm, problem, how=None, seed=0, spent=TokenCount())
     async with scorer.room(2):
         found = [await scorer.score(steps) for steps in (["A step."], ["A step.", "Another."])]
     assert all(scored.reward is not None for scored in found)

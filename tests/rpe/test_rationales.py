@@ -3,10 +3,10 @@ import pytest
 from genprm.data.word_problems import make_problems
 from genprm.rpe.consensus import drop_reason, to_messages
 from genprm.rpe.rationales import (
-    Critique,
     GeneratorTeacher,
     ModelTeacher,
     Review,
+    StepCritique,
     TeacherError,
     read_critiques,
     to_turn,
@@ -28,7 +28,7 @@ async def test_code_is_run_as_soon_as_its_block_is_closed_and_its_output_is_read
     review = await ModelTeacher(engine, box, verdicts=1).review("What?", STEPS, identity=None, seed=0)
     assert review.first_error == 1
     assert review.snippets == {"ok": 2}
-    assert review.critiques[0] == Critique(
+    assert review.critiques[0] == StepCritique(
         "Two times three is six.",
         "```python\nprint(2*3 == 6)\n```\n[Code Output]\n\n```\nTrue\n```\nIt holds.",
     )
@@ -86,7 +86,7 @@ async def test_the_generator_does_not_review_what_it_did_not_make(box: Sandbox) 
         await GeneratorTeacher(box).review("What is 1+1?", STEPS, identity="other-1", seed=0)
 
 
-CRITIQUE = Critique("It says 6.", "```python\nprint(6)\n```\n[Code Output]\n\n```\n6\n```\nFine.")
+CRITIQUE = StepCritique("It says 6.", "```python\nprint(6)\n```\n[Code Output]\n\n```\n6\n```\nFine.")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ CRITIQUE = Critique("It says 6.", "```python\nprint(6)\n```\n[Code Output]\n\n``
         (1, Review((CRITIQUE, CRITIQUE), None, ""), Drop.NO_VERDICT),
         (1, Review((CRITIQUE, CRITIQUE), 0, ""), Drop.DISAGREES),
         (1, Review((CRITIQUE, None), 1, ""), Drop.LAYOUT),
-        (-1, Review((CRITIQUE, Critique("So.", "It is fine.")), -1, ""), Drop.CODE),
+        (-1, Review((CRITIQUE, StepCritique("So.", "It is fine.")), -1, ""), Drop.CODE),
     ],
 )
 def test_what_is_kept(label: int | None, review: Review, reason: Drop | None) -> None:

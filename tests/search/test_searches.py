@@ -9,11 +9,11 @@ from genprm.data.problems import ProblemRow
 from genprm.runs.keep import Keep
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
-from genprm.search.candidates import Found, NodeState
+from genprm.search.candidates import NodeState, SearchResult
 from genprm.search.dvts import dvts
-from genprm.search.policy import PathState, Policy, PolicySettings
+from genprm.search.policy import Policy, PolicySettings, SolutionState
 from genprm.search.run import Choose, Method, SearchSettings, search
-from genprm.search.scoring import Meter, Scorer
+from genprm.search.scoring import Scorer, TokenCount
 from genprm.search.voting import Aggregate
 from genprm.types import Judgement
 from tests.search.shared import RuleEngine, TextGrader, TruthJudge
@@ -37,38 +37,38 @@ def worth(step: str) -> float:
 
 
 def scorer(judge: TruthJudge, how: Aggregate = Aggregate.PRODUCT) -> Scorer:
-    return Scorer(judge, "p", how=how, seed=0, meter=Meter())
+    return Scorer(judge, "p", how=how, seed=0, spent=TokenCount())
 
 
 def policy(rule=digits, **settings) -> Policy:
     return Policy(RuleEngine(rule), PolicySettings(**settings))
 
 
-async def beam(rule=digits, n=8, width=4, iterations=9, lookahead=0, judge=None, **settings) -> Found:
+async def beam(rule=digits, n=8, width=4, iterations=9, lookahead=0, judge=None, **settings) -> SearchResult:
     return await beam_search(
         "p", policy(rule, **settings), scorer(judge or TruthJudge(worth)), n=n, width=width, iterations=iterations,
-        seed=0, meter=Meter(), lookahead=lookahead,
+        seed=0, spent=TokenCount(), lookahead=lookahead,
     )  # fmt: skip
 
 
 async def test_best_of_n_samples_whole_solutions_and_smaller_n_are_beginnings_of_larger():
     engine = RuleEngine(digits)
-    meter = Meter()
-    eight = await best_of_n("p", Policy(engine), scorer(TruthJudge(worth)), n=8, seed=3, meter=meter)
+    spent = TokenCount()
+    eight = await best_of_n("p", Policy(engine), scorer(TruthJudge(worth)), n=8, seed=3, spent=spent)
     assert len(engine.prompts) == 8
     assert engine.most_in_flight == 8
-    assert meter.policy.generated == engine.sampled
-    four = await best_of_n("p", policy(), scorer(TruthJudge(worth)), n=4, seed=3, meter=Meter())
-    assert [one.path.text for one in eight.candidates[:4]] == [one.path.text for one in four.candidates]
+    assert spent.policy.generated == engine.sampled
+    four = await best_of_n("p", policy(), scorer(TruthJudge(worth)), n=4, seed=3, spent=TokenCount())
+    assert [one.solution.text for one in eight.candidates[:4]] == [one.solution.text for one in four.candidates]
     for one in eight.candidates:
         assert one.finished
-        assert len(one.path.steps) == LENGTH
+        assert len(one.solution.steps) == LENGTH
         assert one.scored.judgement is not None
 
 
 async def test_equal_solutions_are_judged_once():
     judge = TruthJudge(lambda step: 0.5)
-    found = await best_of_n("p", policy(lambda *_: "same<eos>"), scorer(judge), n=5, seed=0, meter=Meter())
+    found = await best_of_n("p", policy(lambda *_: "same<eos>"), scorer(judge), n=5, seed=0, spent=TokenCount())
     assert judge.judged == [("same",)]
     assert len(found.candidates) == 5
 
@@ -76,9 +76,14 @@ async def test_equal_solutions_are_judged_once():
 async def test_what_was_cut_off_is_neither_judged_nor_an_answer():
     judge = TruthJudge(lambda step: 0.5)
     found = await best_of_n(
-        "p", policy(lambda _, seed: "\\boxed{1}" + "x" * 40, max_tokens=20), scorer(judge), n=2, seed=0, meter=Meter()
+        "p",
+        policy(lambda _, seed: "\\boxed{1}" + "x" * 40, max_tokens=20),
+        scorer(judge),
+        n=2,
+        seed=0,
+        spent=TokenCount(),
     )
-    assert [one.path.state for one in found.candidates] == [PathState.CUT] * 2
+    assert [one.solution.state for one in found.candidates] == [SolutionState.CUT] * 2
     assert judge.judged == []
     row = await search(
         ProblemRow("k", "f", 1, "p", answer="1"),
@@ -114,7 +119,7 @@ async def test_a_beam_keeps_the_best_of_each_round():
     }
     assert all(one.finished for one in found.candidates)
     best = max(found.candidates, key=lambda one: one.scored.reward)
-    assert best.path.steps[:2] == ("3", "3")
+    assert best.solution.steps[:2] == ("3", "3")
 
 
 async def test_a_beam_does_not_pay_for_the_same_continuation_twice():
@@ -143,7 +148,7 @@ async def test_a_finished_solution_takes_its_share_of_the_beam_with_it():
 async def test_the_last_round_writes_to_the_end():
     found = await beam(iterations=2)
     assert all(one.finished for one in found.candidates)
-    assert all(len(one.path.steps) == LENGTH for one in found.candidates)
+    assert all(len(one.solution.steps) == LENGTH for one in found.candidates)
     endless = await beam(rule=lambda text, seed: f"{seed % 4}\n\n" * 30, iterations=2, max_tokens=24)
     assert not any(one.finished for one in endless.candidates)
     assert {node.state for node in endless.nodes if node.parent != -1} <= {NodeState.CUT, NodeState.DUPLICATE}
@@ -154,7 +159,7 @@ async def test_what_looking_ahead_writes_is_judged(lookahead: int):
     judge = TruthJudge(worth)
     engine = RuleEngine(digits)
     await beam_search(
-        "p", Policy(engine), scorer(judge), n=4, width=2, iterations=9, seed=0, meter=Meter(), lookahead=lookahead
+        "p", Policy(engine), scorer(judge), n=4, width=2, iterations=9, seed=0, spent=TokenCount(), lookahead=lookahead
     )
     greedy = [sampling for sampling in engine.samplings if sampling.temperature == 0]
     assert bool(greedy) == bool(lookahead)
@@ -163,7 +168,7 @@ async def test_what_looking_ahead_writes_is_judged(lookahead: int):
 
 
 async def test_dvts_goes_down_independent_trees():
-    found = await dvts("p", policy(), scorer(TruthJudge(worth)), n=8, width=4, iterations=9, seed=0, meter=Meter())
+    found = await dvts("p", policy(), scorer(TruthJudge(worth)), n=8, width=4, iterations=9, seed=0, spent=TokenCount())
     roots = [node for node in found.nodes if node.parent == -1]
     assert len(roots) == 8
     assert [node.state for node in roots].count(NodeState.KEPT) == 2
@@ -174,7 +179,7 @@ async def test_dvts_goes_down_independent_trees():
         while node != -1:
             steps = [*found.nodes[node].steps, *steps]
             node = found.nodes[node].parent
-        assert tuple(steps) == one.path.steps
+        assert tuple(steps) == one.solution.steps
 
 
 async def test_searches_do_not_depend_on_what_else_runs():
@@ -269,29 +274,29 @@ async def test_forced_openings_and_the_end_at_the_answer():
         return "a\n\n" if text.endswith("Step 1: ") else "so \\boxed{4}.\n\nand more<eos>"
 
     forced = policy(rule, opening="Step {number}: ", ends_with="\\boxed{")
-    path = await forced.finish(forced.begin("p"), 0)
-    assert path.text == "Step 1: a\n\nStep 2: so \\boxed{4}.\n\n"
-    assert path.steps == ("Step 1: a", "Step 2: so \\boxed{4}.")
-    assert path.state is PathState.FINISHED
+    solution = await forced.finish(forced.begin("p"), 0)
+    assert solution.text == "Step 1: a\n\nStep 2: so \\boxed{4}.\n\n"
+    assert solution.steps == ("Step 1: a", "Step 2: so \\boxed{4}.")
+    assert solution.state is SolutionState.FINISHED
     assert seen == ["Step 1: ", "Step 1: a\n\nStep 2: "]
-    assert path.spent.generated == path.generated
+    assert solution.spent.generated == solution.generated
 
 
 async def test_an_opening_that_is_left_blank_is_no_step():
     forced = policy(lambda text, _: "a\n\n" if text == "Step 1: " else "<eos>", opening="Step {number}: ")
-    path = await forced.finish(forced.begin("p"), 0)
-    assert (path.text, path.steps, path.state) == ("Step 1: a\n\n", ("Step 1: a",), PathState.FINISHED)
+    solution = await forced.finish(forced.begin("p"), 0)
+    assert (solution.text, solution.steps, solution.state) == ("Step 1: a\n\n", ("Step 1: a",), SolutionState.FINISHED)
 
 
 async def test_only_separators_and_too_many_steps_end_a_path():
     blank = policy(lambda *_: "\n\n")
-    path = await blank.step(blank.begin("p"), 0)
-    assert path.state is PathState.CUT
+    solution = await blank.step(blank.begin("p"), 0)
+    assert solution.state is SolutionState.CUT
     endless = policy(lambda *_: "a\n\n", ends_with="\\boxed{", max_steps=3)
-    path = await endless.finish(endless.begin("p"), 0)
-    assert (len(path.steps), path.state) == (3, PathState.CUT)
+    solution = await endless.finish(endless.begin("p"), 0)
+    assert (len(solution.steps), solution.state) == (3, SolutionState.CUT)
     long = policy(lambda *_: "<overflow>")
-    assert (await long.step(long.begin("p"), 0)).state is PathState.CUT
+    assert (await long.step(long.begin("p"), 0)).state is SolutionState.CUT
 
 
 async def test_prompts_of_base_models_and_conversations():
@@ -315,8 +320,8 @@ async def test_a_separator_is_tokenised_with_the_opening_behind_it():
     tokenizer = forced.engine.tokenizer
     encode = tokenizer.encode
     tokenizer.encode = lambda text, **options: encoded.append(text) or encode(text, **options)
-    path = forced.begin("p")
-    first = await forced.step(path, 1)
+    solution = forced.begin("p")
+    first = await forced.step(solution, 1)
     assert (first.text, first.between) == ("Step 1: b\n\n", "\n\n")
     assert not tokenizer.decode(first.ids).endswith("\n")
     second = await forced.step(first, 2)
