@@ -1,10 +1,10 @@
-"""`genprm label` and `genprm synthesize`, each killed again and again, against runs that nothing disturbed.
+"""Kills `genprm label` and `genprm synthesize` repeatedly, and compares with undisturbed runs.
 
 `python benchmarks/kills.py --save` labels word problems with the built-in policy on the transformers engine, and has
-the generator review what came of it. Both commands run once as they are. Then each is ended by SIGKILL at random
-moments (one in five before its first result, the others somewhere in the work that is left) and started again each
-time. In the end the Parquet files must be the same bytes, the rows the same rows, and every rollout must have been
-written down once: those in hand at a kill are lost, those that had ended are never sampled again.
+the teacher `generator` review the solutions. Both commands run once undisturbed. Then each is ended by SIGKILL at
+random moments (one in five before its first result, the others during the remaining work) and started again each time.
+At the end the Parquet files must be equal byte for byte, the rows must be equal, and every rollout must have been
+written once: rollouts in flight at a kill are lost, finished ones are never sampled again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from genprm.rpe.journal import FILE
 
 ROOT = Path(__file__).parent.parent
 POLL_S = 0.05
-"""How often results are counted: seldom enough to leave the processor to the command."""
+"""Seconds between two counts of the results: long enough to leave the CPU to the command."""
 Line = tuple[str, ...]
 
 
 def lines_of(file: Path, *names: str) -> list[Line]:
-    """These fields of every whole line of a file."""
+    """Returns these fields of every complete line of a file."""
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [tuple(str(row[name]) for name in names) for row in rows]
@@ -42,25 +42,25 @@ def lines_of(file: Path, *names: str) -> list[Line]:
 
 @dataclass
 class Paid:
-    """What a run of `label` has written down, over all its processes."""
+    """The rollouts that a run of `label` has written, over all its processes."""
 
     folder: Path
     rollouts: set[Line] = field(default_factory=set)
     twice: int = 0
-    """Rollouts of which there are two lines, or a new one after the first was dropped with its finished problem."""
+    """Rollouts with two lines, or with a new line after the first was dropped with its finished problem."""
     lost: set[Line] = field(default_factory=set)
     """Rollouts of unfinished problems that a later process did not find again."""
     _before: set[Line] = field(default_factory=set)
     _done: set[str] = field(default_factory=set)
 
     def count(self) -> int:
-        """Rollouts so far. To be called all the time: what is lost may be sampled again and be there soon."""
+        """Counts the rollouts so far. Call it often: a lost rollout may soon be sampled again."""
         there = set(self._lines())
         self.lost |= {line for line in self._before - there if line[0] not in self._done}
         return len(self.rollouts | there)
 
     def look(self) -> None:
-        """Takes stock after a process has ended."""
+        """Updates the counts after a process has ended."""
         self.count()
         found = self._lines()
         there = set(found)
@@ -83,7 +83,7 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def undisturbed(arguments: list[str], folder: Path, results: Callable[[], int]) -> tuple[float, float]:
-    """Lets a command come to its end; seconds to the first result, and in all."""
+    """Runs a command to its end. Returns the seconds to the first result and in total."""
     began, first = time.perf_counter(), 0.0
     process = start(arguments, folder)
     while process.poll() is None:
@@ -106,26 +106,26 @@ def killed(
     kills: int,
     chance: random.Random,
 ) -> list[int]:
-    """Starts a command and kills it, so many times, then lets it end.
+    """Starts a command and kills it `kills` times, then lets it end.
 
     Args:
-        arguments: of the command.
-        folder: of its run.
-        results: how many it has written so far, over all its processes.
-        look: called after each of them has ended.
-        total: results of an undisturbed run.
-        warm_up_s: seconds to its first one.
-        kills: how many.
-        chance: decides about the moments.
+        arguments: the command line.
+        folder: the run folder.
+        results: counts the results so far, over all processes.
+        look: called after each process has ended.
+        total: number of results of an undisturbed run.
+        warm_up_s: seconds to the first result.
+        kills: number of kills.
+        chance: the random generator for the moments.
 
     Returns:
-        Results that were there at each kill.
+        The number of results at each kill.
     """
     there: list[int] = []
     for number in range(kills):
         before, began = results(), time.perf_counter()
         until = began + chance.random() * warm_up_s if chance.random() < 0.2 else float("inf")
-        # Of what is left, so that there is something left for the last one.
+        # A part of the remaining work, so that some is left for the last kill.
         goal = before + chance.randint(1, max(1, round(1.6 * (total - before) / (kills - number + 1))))
         process = start(arguments, folder)
         while process.poll() is None and time.perf_counter() < until and results() < goal:
@@ -133,7 +133,7 @@ def killed(
         time.sleep(chance.random() * POLL_S)
         process.kill()
         if process.wait() == 0:
-            raise SystemExit(f"it came to its end after {len(there)} kills: give it more problems")
+            raise SystemExit(f"the command finished after {len(there)} kills: use more problems")
         look()
         there.append(results())
     undisturbed(arguments, folder, results)
@@ -142,7 +142,7 @@ def killed(
 
 
 def compare(one: Path, other: Path) -> dict[str, bool]:
-    """Whether two runs came to the same."""
+    """Compares the results of two runs."""
     return {
         "same_parquet": (one / "dataset" / PARQUET).read_bytes() == (other / "dataset" / PARQUET).read_bytes(),
         "same_rows": sorted((one / "rows.jsonl").read_bytes().splitlines())
@@ -208,9 +208,9 @@ def synthesize(home: Path, options: argparse.Namespace, chance: random.Random) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--problems", type=int, default=24)
-    parser.add_argument("--kills", type=int, default=10, help="of each command")
+    parser.add_argument("--kills", type=int, default=10, help="kills per command")
     parser.add_argument("--sandbox", default="bubblewrap", choices=["auto", "docker", "bubblewrap"])
-    parser.add_argument("--seed", type=int, default=0, help="of the problems and the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems and the moments")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/kills.json")
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -229,7 +229,7 @@ def main() -> None:
     print(line)
     broken = [found for found in figures.values() if any(figure is False for figure in found.values())]
     if broken or figures["label"]["paid_twice"] or figures["label"]["lost"]:
-        raise SystemExit("a run that was killed came to something else")
+        raise SystemExit("a killed run has a different result")
 
 
 if __name__ == "__main__":

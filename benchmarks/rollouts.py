@@ -1,10 +1,10 @@
 """Rollouts a second with the prefix cache of vLLM, and without.
 
-`python benchmarks/rollouts.py --save` values every prefix of the same solutions with the same number of rollouts by the
+`python benchmarks/rollouts.py --save` values every prefix of the same solutions with the same number of rollouts of the
 built-in policy, first on an engine that shares prefixes and then on one that does not: the same prompts, seeds and
-number in flight. The word problems are asked as they are (`plain`), and behind three solved ones (`few-shot`), which
-makes prompts of a usual length. Each round has problems of its own, so that nothing is in the cache but what the round
-put there. Answers are not compared here: that is the same work on both sides.
+number in flight. The word problems are asked alone (`plain`) and after three solved ones (`few-shot`), which gives
+prompts of a usual length. Each round has its own problems, so that the cache holds only what the round put there.
+Answers are not compared: that is the same work on both sides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDES = {"shared": True, "not shared": False}
 SHOTS = 3
 """Solved problems of six steps before a few-shot problem: about 500 tokens."""
 WARM_UP, EXAMPLES = 10_000, 10_001
-"""Seeds of problems that no round has."""
+"""Seeds of problems that no round uses."""
 
 
 def question(problem: WordProblem, task: str) -> str:
@@ -40,7 +40,7 @@ def question(problem: WordProblem, task: str) -> str:
 
 
 async def value(engine: Engine, problem: WordProblem, task: str, options: argparse.Namespace) -> list[Any]:
-    """Rolls out from every prefix of a problem's solution, all at once, as labelling does; prompt tokens and answer."""
+    """Rolls out from every prefix of a solution concurrently, as labelling does. (prompt tokens, completion) each."""
     asked = question(problem, task)
     calls: list[Any] = []
     for length in range(1, len(problem.solution)):
@@ -73,7 +73,7 @@ async def one_round(engine: Engine, task: str, seed: int, count: int, options: a
 
 
 async def measure(shared: bool, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """All rounds of all tasks on one engine, which is closed before the next one starts."""
+    """Runs all rounds of all tasks on one engine, which is closed before the next one starts."""
     engine = await load_engine("vllm", "nano-policy", enable_prefix_caching=shared)
     try:
         rounds: dict[str, list[dict[str, Any]]] = {}
@@ -105,12 +105,12 @@ def rates(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="+", default=["plain", "few-shot"], choices=["plain", "few-shot"])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of a task; the median counts")
-    parser.add_argument("--problems", type=int, default=16, help="problems of a round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per task; the median is reported")
+    parser.add_argument("--problems", type=int, default=16, help="problems per round")
     parser.add_argument("--problems-at-once", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6, choices=range(2, 7), help="steps of a problem")
-    parser.add_argument("--each", type=int, default=32, help="rollouts of a prefix")
-    parser.add_argument("--max-tokens", type=int, default=128, help="of a rollout")
+    parser.add_argument("--steps", type=int, default=6, choices=range(2, 7), help="steps per problem")
+    parser.add_argument("--each", type=int, default=32, help="rollouts per prefix")
+    parser.add_argument("--max-tokens", type=int, default=128, help="token limit of a rollout")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/rollouts.json")
     options = parser.parse_args()

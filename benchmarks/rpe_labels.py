@@ -1,11 +1,11 @@
-"""Step labels on the built-in policy, against the truth that the generator of the word problems knows.
+"""Step labels of the built-in policy's solutions, against the known truth about the generated word problems.
 
-* Each method and threshold, from the same rollouts: how often the first wrong step is the true one, with 95 % intervals
-  over problems, and the F1 of ProcessBench.
-* The same after consensus with the built-in judge: only solutions for which it names the same first wrong step.
-* The adaptive budget against a reference of 512 rollouts a prefix, where that one is decided, on the first problems.
+* Every method and threshold, from the same rollouts: how often the labelled first error is the true one, with 95 %
+  intervals over problems, and the F1 of ProcessBench.
+* The same after consensus with the built-in judge: only solutions for which it names the same first error.
+* The adaptive budget against 512 rollouts per prefix, where these are decided, on the first problems.
 
-Run it with `python -P`: the folder of the script holds a sandbox.py of its own, which would hide the package.
+Run it as `python -P benchmarks/rpe_labels.py`: without -P, the sandbox.py of this folder would be imported first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REFERENCE = 512
 
 
 async def label(problems: Sequence[WordProblem], budget: str | int, settings: dict[str, int | float]) -> list[LabelRow]:
-    """Rows in the order of the problems; every call samples the same solutions."""
+    """Returns rows in the order of the problems. Every call samples the same solutions."""
     engine = await load_engine("transformers", "nano-policy", max_num_seqs=128)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), ())
@@ -162,7 +162,7 @@ def against_reference(rows: Sequence[LabelRow], reference: Sequence[LabelRow]) -
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--problems", type=int, default=100)
-    parser.add_argument("--rollouts", type=int, default=64, help="a prefix, for the comparison of methods")
+    parser.add_argument("--rollouts", type=int, default=64, help="rollouts per prefix, for the comparison of methods")
     parser.add_argument("--reference-problems", type=int, default=8)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=100)

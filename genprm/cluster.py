@@ -1,8 +1,8 @@
-"""The same run over a Ray cluster: what judges or writes is opened by actors, each with an engine of its own.
+"""Runs over a Ray cluster: every worker is an actor with its own judge or engine.
 
-The driver, its rows and its folder are those of a run on one machine; only the judge is another one (`ClusterPRM`), or
-the engine (`ClusterEngine`). A worker that dies is replaced, and what it had in hand is done again by the others: no
-row is lost, and none is written twice.
+The driver, the rows and the folder are the same as on one machine; only the judge (`ClusterPRM`) or the engine
+(`ClusterEngine`) differs. A worker that dies is replaced and its calls are repeated on others, so that no row is lost
+or written twice.
 """
 
 from __future__ import annotations
@@ -24,102 +24,102 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCAL = "ray"
-"""The address that means: the cluster this machine belongs to, or else a Ray of its own."""
+"""Address meaning the cluster that this machine belongs to; without one, a local Ray is started."""
 RETRIES = 3
-"""Workers that may die under one call before it is given up: it may be what kills them."""
+"""Workers that may die during one call before it is given up: the call may be what kills them."""
 REPLACEMENTS = 8
-"""Workers that are replaced in one run."""
+"""Most workers replaced in one run."""
 
 
 class ClusterError(RuntimeError):
     """The cluster cannot be reached, has no room for a worker, or loses workers faster than they can be replaced."""
 
 
-class Held(Protocol):
-    """What a worker holds: a judge or an engine."""
+class Resource(Protocol):
+    """What a worker opens and calls: a judge or an engine."""
 
     async def close(self) -> None:
         """Frees it."""
         ...
 
 
-Opening = Callable[[], Awaitable[tuple[Held, dict[str, Any]]]]
-"""Opens what a worker holds, and tells the driver about it. It is pickled, and called where the worker is."""
+Opening = Callable[[], Awaitable[tuple[Resource, dict[str, Any]]]]
+"""Opens the resource of a worker and returns it with facts for the driver. It is pickled and called in the worker."""
 
 
 class _Worker:
-    """What runs in an actor."""
+    """The code that runs in an actor."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._held: Held | None = None
+        self._resource: Resource | None = None
 
     async def open(self) -> dict[str, Any]:
-        """Opens what it holds; the facts about it."""
-        self._held, facts = await self._opening()
+        """Opens the resource and returns the facts about it."""
+        self._resource, facts = await self._opening()
         return facts
 
     async def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Calls a method of what it holds."""
-        return await getattr(self._held, method)(*arguments, **named)
+        """Calls an async method of the resource."""
+        return await getattr(self._resource, method)(*arguments, **named)
 
     async def close(self) -> None:
-        """Closes what it holds."""
-        if self._held is not None:
-            await self._held.close()
+        """Closes the resource."""
+        if self._resource is not None:
+            await self._resource.close()
 
     def pid(self) -> int:
-        """The process of this worker."""
+        """The process id of this worker."""
         import os
 
         return os.getpid()
 
 
 class Workers:
-    """Actors that hold the same, of which any may be asked.
+    """Interchangeable actors, each with its own copy of a resource.
 
     Args:
         actor_class: a Ray actor class of `_Worker`.
-        opening: opens what each holds.
+        opening: opens the resource of each.
     """
 
     def __init__(self, actor_class: Any, opening: Opening) -> None:
         self._actor_class = actor_class
         self._opening = opening
         self._actors: dict[Server, Any] = {}
-        # Calls of one chain go where its prefix is cached, as with servers.
+        # Calls of one chain go to the worker that has its prefix cached, as with servers.
         self._router = Router(())
         self._left = REPLACEMENTS
         self._replacing: set[asyncio.Task[None]] = set()
         self.facts: dict[str, Any] = {}
-        """What the last one to start said of what it holds."""
+        """Facts that the worker started last reported about its resource."""
 
     @property
     def actors(self) -> list[Any]:
-        """Those that are alive, as far as this process knows."""
+        """The actors that are believed to be alive."""
         return list(self._actors.values())
 
     async def start(self, count: int) -> None:
-        """Starts so many side by side.
+        """Starts `count` workers concurrently.
 
         Raises:
-            ClusterError: one of them does not start.
+            ClusterError: a worker does not start.
         """
         await asyncio.gather(*(self._start_one() for _ in range(count)))
 
     async def call(self, method: str, *arguments: Any, chain: str | None = None, **named: Any) -> Any:
-        """Calls a method of what one of them holds, and of another one's when that one dies.
+        """Calls a method of one worker's resource; when that worker dies, the call is repeated on another.
 
-        What the method raises is raised here.
+        Exceptions of the method are raised here.
 
         Args:
-            method: its name; an async one.
-            *arguments: its arguments.
-            chain: calls of one chain go to one worker as long as it lives; others to the least busy.
-            **named: its arguments by name.
+            method: name of an async method.
+            *arguments: positional arguments.
+            chain: calls of one chain go to the same worker while it lives; others go to the least busy one.
+            **named: keyword arguments.
 
         Raises:
-            ClusterError: `RETRIES` workers died over it, or none is left.
+            ClusterError: `RETRIES` workers died during the call, or no worker is left.
         """
         from ray.exceptions import RayActorError
 
@@ -132,10 +132,10 @@ class Workers:
                 self._bury(worker, error)
             finally:
                 worker.in_flight -= 1
-        raise ClusterError(f"{RETRIES} workers died over one call of {method!r}")
+        raise ClusterError(f"{RETRIES} workers died during one call of {method!r}")
 
     async def close(self) -> None:
-        """Closes what they hold, and ends them."""
+        """Closes the resources and kills the actors."""
         import ray
 
         for task in self._replacing:
@@ -160,16 +160,16 @@ class Workers:
     async def _pick(self, chain: str | None) -> Server:
         while (worker := self._router.pick(chain)) is None:
             if not self._replacing:
-                raise ClusterError(f"no worker is left: {REPLACEMENTS} were replaced already")
+                raise ClusterError(f"no worker is left: {REPLACEMENTS} have been replaced already")
             await asyncio.wait(self._replacing, return_when=asyncio.FIRST_COMPLETED)
         return worker
 
     def _bury(self, worker: Server, error: Exception) -> None:
-        """Takes a dead worker off the list, once, and starts another in its place."""
+        """Removes a dead worker and starts another one in its place. Only the first call for a worker has an effect."""
         if worker not in self._actors:
             return
         self._set({other: actor for other, actor in self._actors.items() if other is not worker})
-        logger.warning("a worker died, and is replaced: %s", str(error).splitlines()[0])
+        logger.warning("a worker died and is being replaced: %s", str(error).splitlines()[0])
         if self._left > 0:
             self._left -= 1
             task = asyncio.create_task(self._replace())
@@ -180,22 +180,22 @@ class Workers:
         try:
             await self._start_one()
         except ClusterError:
-            logger.exception("the worker that was to replace a dead one did not start")
+            logger.exception("the replacement of a dead worker did not start")
 
 
 class ClusterPRM:
-    """A judge over the workers of a Ray cluster, each with an engine and a sandbox. Open it with `load_cluster`."""
+    """A judge over the workers of a Ray cluster. Each has its own engine and sandbox. Open it with `load_cluster`."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self.name: str = workers.facts["model"]
         self.capacity: int = workers.facts["capacity"] * len(workers.actors)
         self.facts: dict[str, Any] = workers.facts | {"capacity": self.capacity}
-        """How the workers judge: see `genprm.runs.provenance.facts_of`."""
+        """How the workers judge; see `genprm.runs.provenance.facts_of`."""
 
     @property
     def workers(self) -> list[Any]:
-        """The actors that are alive, as far as this process knows."""
+        """The actors that are believed to be alive."""
         return self._workers.actors
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -208,7 +208,7 @@ class ClusterPRM:
 
 
 class ClusterEngine:
-    """An engine over the workers of a Ray cluster, each with one of its own. Open it with `load_cluster_engine`."""
+    """An engine over the workers of a Ray cluster, each with its own. Open it with `load_cluster_engine`."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -223,7 +223,7 @@ class ClusterEngine:
 
     @property
     def workers(self) -> list[Any]:
-        """The actors that are alive, as far as this process knows."""
+        """The actors that are believed to be alive."""
         return self._workers.actors
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
@@ -251,12 +251,12 @@ async def load_cluster(
     """Opens a judge over a Ray cluster.
 
     Args:
-        address: `ray` for the cluster that this machine belongs to (or a Ray of its own where there is none), or the
-            address of a cluster, such as `ray://head:10001`.
+        address: `ray` for the cluster that this machine belongs to (a local Ray is started without one), or the address
+            of a cluster, such as `ray://head:10001`.
         model: as for `load_prm`.
-        workers: how many; by default one a GPU, or one a node of a cluster without GPUs.
-        gpus_per_worker: GPUs that each worker takes; by default one where the cluster has any.
-        **options: of `load_prm`, which every worker calls with them.
+        workers: number of workers; by default one per GPU, or one per node of a cluster without GPUs.
+        gpus_per_worker: GPUs of each worker; by default one if the cluster has any.
+        **options: options of `load_prm`, which every worker calls.
 
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or a worker does not start.
@@ -273,15 +273,15 @@ async def load_cluster_engine(
     models: int = 1,
     **options: Any,
 ) -> ClusterEngine:
-    """Opens an engine over a Ray cluster. What it writes is what one engine would.
+    """Opens an engine over a Ray cluster. It generates the same text as a single engine.
 
     Args:
         address: see `load_cluster`.
         model: as for `load_engine`.
         workers: see `load_cluster`.
         gpus_per_worker: see `load_cluster`.
-        models: how many are to be opened on the cluster, this one among them: each gets its part of the GPUs or nodes.
-        **options: of `load_engine`, which every worker calls with them; among them `kind`.
+        models: number of engines that share the cluster, including this one; each gets an equal part of it.
+        **options: options of `load_engine`, which every worker calls; `kind` among them.
 
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or a worker does not start.
@@ -290,7 +290,7 @@ async def load_cluster_engine(
     return ClusterEngine(await _start(address, opening, workers, gpus_per_worker, models))
 
 
-async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Held, dict[str, Any]]:
+async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
     from genprm.prms import load_prm
     from genprm.runs.provenance import facts_of
 
@@ -298,7 +298,7 @@ async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Held, dict[s
     return prm, facts_of(prm)
 
 
-async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Held, dict[str, Any]]:
+async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
     from genprm.engines import load_engine
 
     engine = await load_engine(model=model, **options)
@@ -310,7 +310,7 @@ async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Held, dict[
 async def _start(
     address: str, opening: Opening, workers: int | None, gpus_per_worker: float | None, models: int = 1
 ) -> Workers:
-    """Starts workers where there is room for them."""
+    """Starts workers, after checking that the cluster has room for them."""
     try:
         import ray
     except ImportError as error:
@@ -328,7 +328,7 @@ async def _start(
     nodes = sum(1 for name in total if name.startswith("node:") and name != "node:__internal_head__")
     count = workers or max(1, (int(gpus // each) if each else nodes) // models)
     cpus = float(total.get("CPU", 0.0))
-    # Ray would let the workers that find no room wait for ever.
+    # Without this check Ray would wait for ever for resources that the cluster does not have.
     if count * models > cpus or count * models * each > gpus:
         raise ClusterError(
             f"the cluster has no room for {count * models} workers of one CPU and {each:g} GPUs: it has {cpus:g} CPUs "
@@ -349,7 +349,7 @@ def _init(address: str | None) -> None:
 
     if address is None:
         try:
-            # The cluster of this machine, where one runs (`ray start`).
+            # The cluster of this machine, if one runs (`ray start`).
             ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError:
             ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)

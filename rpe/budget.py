@@ -1,12 +1,12 @@
-"""Fewer rollouts for the same labels: which prefix to roll out next, and when to stop. Pure.
+"""Adaptive budgets: which prefix to roll out next, and when to stop. Pure.
 
-A Monte Carlo value is a number of successes out of a number of rollouts. With a uniform prior it is Beta distributed,
-so the probability that a step's ratio is above the threshold can be computed, and rollouts stop as soon as it is above
-the confidence, or below one minus it. As a solution is of use up to its first wrong step, spans of steps are tested
-before single ones: where the value at the end of a span is not below that at its beginning, all of its steps are taken
-as right, and otherwise the span is halved. That assumes that a value which fell does not rise again within the span.
+The number of successes among the rollouts of a prefix gives its value a Beta posterior (uniform prior), from which
+follows the probability that a step's ratio is above the threshold. Rollouts stop when this probability is above the
+confidence or below one minus it. Spans of steps are tested before single steps: if the value did not fall over a span,
+all its steps are labelled right, otherwise the span is halved. This assumes that a value that fell does not rise again
+within the span.
 
-The plan depends on the counts alone, so that a run which was interrupted goes on as if it had not been.
+A plan depends on the counts alone, so that an interrupted run continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from scipy import special
 from genprm.rpe.labels import DEFAULT_THRESHOLDS, Method
 
 BATCH = 8
-"""Rollouts asked for at once."""
+"""Rollouts per request."""
 PROBE = 16
-"""Rollouts at the end of a span before it is halved, if they have not decided about it."""
+"""Rollouts at the end of a span before it is halved, unless they decide it."""
 CONFIDENCE = 0.95
 SHARE = 0.5
-"""Of the rollouts that the fixed number would spend on a solution, those that may be spent at most."""
+"""Most rollouts for a solution, as a share of what the fixed number would spend."""
 _NODES = (np.arange(64) + 0.5) / 64
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rollouts from one prefix, and how many of them reached the answer. Those whose outcome nobody knows count not."""
+    """Rollouts from one prefix, and how many of them reached the answer. Unknown outcomes are excluded."""
 
     successes: int = 0
     rollouts: int = 0
     exact: bool = False
-    """Whether `successes / rollouts` is the value itself: after the last step there is nothing to roll out."""
+    """Whether `successes / rollouts` is the exact value: after the last step there is nothing to roll out."""
 
     @property
     def value(self) -> float:
@@ -47,26 +47,26 @@ class Counts:
 
 
 class State(StrEnum):
-    """What a label of an adaptive plan rests on."""
+    """How a label of an adaptive plan was decided."""
 
     DECIDED = "decided"
-    """The step's own ratio, at the stated confidence."""
+    """By the step's own ratio, at the requested confidence."""
     INFERRED = "inferred"
-    """The ratio over a span of steps, none of which was looked at by itself."""
+    """By the ratio over a span of steps, which were not tested one by one."""
     UNDECIDED = "undecided"
-    """Neither way is certain enough and the budget is spent; there is no label."""
+    """Not decided within the budget; there is no label."""
     AFTER = "after"
-    """It comes after the first wrong or undecided step; there is no label."""
+    """After the first wrong or undecided step; there is no label."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedLabel:
-    """The label of a step, as far as it is known."""
+    """The label of a step so far."""
 
     label: bool | None
     state: State
     probability: float | None = None
-    """That the step is right, by its own ratio or by that of its span."""
+    """Posterior probability that the step is right, by its own ratio or that of its span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Plan:
     prefix: int | None
     """Number of steps of the prefix; 0 is the problem alone."""
     labels: tuple[PlannedLabel, ...]
-    """One a step; final when `prefix` is None."""
+    """One per step; final when `prefix` is None."""
 
 
 def plan(
@@ -88,15 +88,15 @@ def plan(
     search: bool = True,
     batch: int = BATCH,
 ) -> Plan:
-    """Decides what to roll out next for a solution.
+    """Decides which prefix of a solution to roll out next.
 
     Args:
-        values: (steps + 1,) counts by the number of steps of the prefix: first those of the problem alone.
-        budget: rollouts that may be spent on the prefixes with at least one step.
-        threshold: of the ratio.
+        values: (steps + 1,) counts by the number of steps of the prefix; the first is the problem alone.
+        budget: most rollouts for the prefixes with at least one step.
+        threshold: least ratio of a right step.
         confidence: probability from which a label is decided, in (0.5, 1).
-        search: whether spans of steps may be decided at once; else every step is looked at.
-        batch: rollouts that follow a plan.
+        search: whether spans of steps may be decided at once; otherwise every step is tested.
+        batch: rollouts per request.
 
     Raises:
         ValueError: an argument is out of range.
@@ -110,15 +110,15 @@ def plan(
     left = budget - sum(value.rollouts for value in values[1:] if not value.exact)
 
     def ask(low: int, high: int) -> int | None:
-        """The prefix that tells most about a ratio: the one of the two with fewer rollouts."""
+        """The prefix to roll out for a ratio: the one of the two with fewer rollouts."""
         ends = [end for end in (high, low) if not values[end].exact]
         best = min(ends, key=lambda end: values[end].rollouts) if ends else None
-        # What the problem alone costs is not this solution's: all solutions of the problem share it, up to a limit.
+        # The rollouts of the problem alone are shared by all its solutions: up to a limit they are not charged.
         free = best == 0 and values[0].rollouts < max(budget, 2 * batch)
         return best if best is not None and (free or left >= batch) else None
 
     def walk(low: int, high: int) -> tuple[bool, int | None]:
-        """Labels the steps of a span; whether to go on behind it, and else what to roll out first (None: nothing)."""
+        """Labels the steps of a span. Returns whether to go on after it, else the prefix to roll out."""
         single = high - low == 1
         if values[high].rollouts == 0 and (wanted := ask(low, high)) is not None:
             return False, wanted
@@ -141,7 +141,7 @@ def plan(
         more, wanted = walk(low, middle)
         return walk(middle, high) if more else (more, wanted)
 
-    # The last step's value is its own answer, which says nothing about the steps before it: it is never part of a span.
+    # The last value is the solution's own answer. It says nothing about earlier steps, so no span contains it.
     spans = [(0, steps - 1), (steps - 1, steps)] if search and steps > 1 else [(k, k + 1) for k in range(steps)]
     for low, high in spans:
         more, wanted = walk(low, high)
@@ -151,10 +151,10 @@ def plan(
 
 
 def probability(before: Counts, after: Counts, threshold: float) -> float:
-    """The probability that the value after a step is at least `threshold` times the value before it.
+    """Returns the probability that the value after a step is at least `threshold` times the value before it.
 
-    Both values have uniform priors and are independent. A value that is exact is taken as it is; a value before of
-    exactly zero makes every step wrong, as in `step_labels`.
+    Both values have independent uniform priors; exact values are taken as they are. If the value before is exactly
+    zero, every step is wrong, as in `step_labels`.
     """
     return _probability(
         (before.successes, before.rollouts, before.exact), (after.successes, after.rollouts, after.exact), threshold
@@ -169,7 +169,7 @@ def _probability(before: tuple[int, int, bool], after: tuple[int, int, bool], th
             return 0.0
         limits = np.array([threshold * won / tried])
     else:
-        # The expectation over the value before, at the middles of 64 equally likely pieces of its distribution.
+        # The expectation over the value before, at the midpoints of 64 equally likely intervals of its distribution.
         limits = threshold * special.betaincinv(won + 1, tried - won + 1, _NODES)
     won, tried, exact = after
     if exact:

@@ -1,4 +1,4 @@
-"""Keep what rollouts and teacher agree on. Pure."""
+"""The consensus filter: keep solutions on which rollouts and teacher agree. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from genprm.rpe.rows import Drop, Message
 
 
 def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
-    """Why a solution is not kept; None when it is.
+    """Returns why a solution is dropped; None when it is kept.
 
-    It is kept when the teacher's first wrong step is that of the labels, which is the paper's filter: with a first
-    wrong step in common, every label up to it agrees, and training rows end there. The critiques up to it must be
-    there, each with code that was run.
+    A solution is kept when the teacher and the labels agree on the first wrong step. This is the paper's filter: with
+    the same first wrong step, all labels up to it agree, and training rows end there. Every step up to it must have a
+    critique with code that was run.
 
     Args:
-        label: first wrong step by rollouts, 0-based; -1 for none, None where it is undecided.
-        steps: of the solution.
-        review: the teacher's.
+        label: first wrong step by rollouts, 0-based; -1 for none, None when undecided.
+        steps: number of steps of the solution.
+        review: the teacher's review.
     """
     if label is None:
         return Drop.UNDECIDED
@@ -36,20 +36,20 @@ def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
 
 
 def to_messages(problem: str, steps: Sequence[str], label: int, review: Review, *, question: bool) -> list[Message]:
-    """The conversation to train on: a user turn and an assistant turn a step, up to the first wrong one.
+    """Builds the training conversation: a user turn and an assistant turn per step, up to the first wrong one.
 
     Args:
         problem: the question.
-        steps: of the solution.
-        label: first wrong step, -1 for none.
-        review: with a critique of every step up to it.
+        steps: the steps of the solution.
+        label: first wrong step, 0-based; -1 for none.
+        review: a review with a critique of every step up to `label`.
         question: whether the first user turn begins with `Question: `, as in the released training data.
     """
     messages = [Message(role="system", content=prompts.render("genprm/system"))]
     first = "genprm/first_turn_question" if question else "genprm/first_turn"
     for index, step in enumerate(steps if label < 0 else steps[: label + 1]):
         critique = review.critiques[index]
-        assert critique is not None, "the critique of a kept solution is there"
+        assert critique is not None, "a kept solution has a critique of every step"
         user = prompts.render(first, problem=problem, step=step) if index == 0 else step
         messages.append(Message(role="user", content=user))
         messages.append(Message(role="assistant", content=to_turn(index + 1, critique, correct=index != label)))

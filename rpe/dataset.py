@@ -1,7 +1,7 @@
 """Labels and training rows as a data set: Parquet, a card with plots, and a push to the Hub.
 
     data/train-00000-of-00001.parquet
-    README.md        the card: where it comes from, counts, label statistics
+    README.md        the card: provenance, counts, label statistics
     plots/*.png
 
 `datasets.load_dataset(FOLDER)` opens it.
@@ -27,7 +27,7 @@ class DatasetError(RuntimeError):
 
 
 def label_metrics(rows: Sequence[LabelRow]) -> dict[str, int | float]:
-    """What labelling came to."""
+    """Counts and rates of a labelling run, for `metrics.json` and the card."""
     solutions = [solution for row in rows for solution in row.solutions]
     labels = [label for solution in solutions for label in solution.labels]
     samples = [row.samples for row in rows]
@@ -52,7 +52,7 @@ def label_metrics(rows: Sequence[LabelRow]) -> dict[str, int | float]:
 
 
 def synthesis_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
-    """What synthesis came to."""
+    """Counts of a synthesis run, for `metrics.json` and the card."""
     kept = [row for row in rows if row.kept]
     snippets = sum((Counter(row.snippets) for row in rows), Counter[str]())
     return {
@@ -122,7 +122,7 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
 LABEL_FIELDS = {
     "label": "0-based index of the first wrong step, -1 for none, null where the rollouts did not decide",
     "mc, rollouts": "Monte Carlo value after each step and its number of rollouts; null where nothing was rolled out",
-    "step_labels, states": "label of each step, null where unknown or after the first wrong one; what it rests on",
+    "step_labels, states": "label of each step, null where unknown or after the first wrong one; how it was decided",
     "progress, standard_errors": "what was compared with the threshold, and its standard error",
 }
 TRAIN_FIELDS = {
@@ -130,7 +130,7 @@ TRAIN_FIELDS = {
     "wrong one; ready for TRL's SFTTrainer",
     "steps, label": "the whole solution, and the 0-based index of its first wrong step (-1 for none), on which "
     "rollouts and teacher agree",
-    "teacher": "who wrote the rationales",
+    "teacher": "the model that wrote the rationales",
 }
 
 
@@ -183,10 +183,10 @@ def write_training(
 
 
 def push(folder: Path, repository: str) -> None:
-    """Uploads a data set's folder to the Hub, with the token that the library finds.
+    """Uploads a data set folder to the Hub, with the token that huggingface_hub finds.
 
     Raises:
-        DatasetError: the Hub refuses.
+        DatasetError: the upload fails.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -234,7 +234,7 @@ def _write(
 def _card(
     title: str, fields: Mapping[str, str], info: RunInfo, metrics: Mapping[str, int | float], plots: Sequence[str]
 ) -> str:
-    """The data set's README, with the front matter that the Hub and `load_dataset` read."""
+    """Returns the data set's README, with the front matter that the Hub and `load_dataset` read."""
     lines = [
         "---",
         "configs:",
@@ -244,18 +244,18 @@ def _card(
         "    path: data/*.parquet",
     ]
     lines += ["tags: [process-reward-model, genprm]", "---", "", f"# {title}", ""]
-    lines += [f"Made by `genprm {info.command}`. Nothing in it was checked by a person.", "", "## Fields", ""]
-    lines += ["| field | what |", "|---|---|", *(f"| {name} | {what} |" for name, what in fields.items())]
+    lines += [f"Made by `genprm {info.command}`. No person has checked it.", "", "## Fields", ""]
+    lines += ["| field | meaning |", "|---|---|", *(f"| {name} | {what} |" for name, what in fields.items())]
     lines += ["", "## Counts", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in metrics.items()]
-    lines += ["", *(f"![{name}](plots/{name}.png)" for name in plots), "", "## Where it comes from", ""]
+    lines += ["", *(f"![{name}](plots/{name}.png)" for name in plots), "", "## Provenance", ""]
     provenance = {"settings": info.config, "models": info.facts, "versions": info.versions, "digest": info.digest}
     lines += ["```json", json.dumps(provenance, indent=2, sort_keys=True), "```", ""]
     return "\n".join(lines)
 
 
 def _draw(path: Path, label: str, values: Sequence[float | None]) -> bool:
-    """A histogram; False where there is nothing to draw or nothing to draw with."""
+    """Draws a histogram. Returns False without values or without matplotlib."""
     known = [value for value in values if value is not None]
     try:
         from matplotlib.figure import Figure
@@ -275,10 +275,10 @@ def _draw(path: Path, label: str, values: Sequence[float | None]) -> bool:
 
 
 def check_installed() -> None:
-    """Find out before hours of work whether their outcome can be written.
+    """Checks, before hours of work, that the data set can be written.
 
     Raises:
-        DatasetError: a library is missing, with what to install.
+        DatasetError: a library is missing; the message says what to install.
     """
     _pyarrow()
 

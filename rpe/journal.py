@@ -1,9 +1,9 @@
-"""Every finished rollout, written down at once, so that none is paid for twice.
+"""A journal of finished rollouts, so that a killed run does not repeat them.
 
-    rollouts.jsonl   beside the rows of a run: one line a rollout of a problem whose row is not written yet
+    rollouts.jsonl   in the run folder: one line for each rollout of a problem whose row is not written yet
 
-A problem takes thousands of rollouts, and its row is written when all of them are there. What a killed run had finished
-of it is read back from here. The lines of finished problems are dropped when the folder is opened again.
+A problem takes thousands of rollouts, and its row is written only when all of them are done. After a kill, the finished
+ones are read back from this file. Lines of finished problems are dropped when the folder is opened again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Rollout:
 
     outcome: Outcome
     finished: bool
-    """Whether it came to its end by itself."""
+    """Whether the model ended it before the token limit."""
     generated: int
-    """Tokens."""
+    """Number of generated tokens."""
     text: str | None = None
-    """Kept of whole solutions; of continuations only the outcome is."""
+    """The text of a whole solution; None for a continuation, of which only the outcome is kept."""
 
 
 class Journal:
-    """The rollouts of a run's folder that rows do not hold yet.
+    """The finished rollouts of problems whose rows are not written yet.
 
     Args:
-        folder: of the run. Only the process that holds the run's folder may write to it.
-        done: keys of the problems whose rows are there.
+        folder: the run folder. Only the process that holds its lock may write to it.
+        done: keys of the problems whose rows are already written.
     """
 
     def __init__(self, folder: Path, done: Container[str]) -> None:
@@ -48,7 +48,7 @@ class Journal:
         if self._path.exists():
             kept: list[str] = []
             for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # A torn last line is a rollout that was not finished.
+                # A torn last line is a rollout that was cut off while it was written.
                 with suppress(ValueError, KeyError, TypeError):
                     row = json.loads(line)
                     problem, name = row.pop("problem"), row.pop("name")
@@ -58,21 +58,21 @@ class Journal:
                         )
                         kept.append(line)
             write_atomically(self._path, "".join(kept))
-        # Unbuffered: a line is in the kernel's hands, whole, when `add` returns.
+        # Unbuffered: when `add` returns, the kernel has the whole line, so a SIGKILL cannot lose it.
         self._file = self._path.open("ab", buffering=0)
 
     def find(self, problem: str, name: str) -> Rollout | None:
-        """The rollout of this name, if it was finished."""
+        """Returns the rollout with this name, or None if it was not finished."""
         return self._known.get(problem, {}).get(name)
 
     def add(self, problem: str, name: str, rollout: Rollout) -> None:
-        """Writes a rollout down."""
+        """Writes a rollout to the file."""
         self._known.setdefault(problem, {})[name] = rollout
         line = {"problem": problem, "name": name, **asdict(rollout)}
         self._file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
 
     def forget(self, problem: str) -> None:
-        """Lets go of a problem whose row is written."""
+        """Frees the memory of a problem whose row is written."""
         self._known.pop(problem, None)
 
     def close(self) -> None:

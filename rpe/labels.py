@@ -20,7 +20,7 @@ class Method(StrEnum):
 
 
 DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0.0}
-"""The paper's threshold of the ratio, one of the better ones of the difference (table 4), and zero for hard labels."""
+"""The paper's threshold for the ratio, a good one for the difference (table 4), and zero for hard labels."""
 
 
 def dynamic_rollouts(pass_at_1: float) -> int:
@@ -43,7 +43,7 @@ class StepLabel:
     progress: float
     """What was compared with the threshold: a ratio in [0, inf), a difference in [-1, 1], or the Monte Carlo value."""
     standard_error: float | None = None
-    """Of `progress`, to first order, from the number of rollouts; None where that is not known or progress has none."""
+    """Of `progress`, to first order; None where the number of rollouts is unknown or the error is undefined."""
     rollouts: int | None = None
     """Rollouts behind the value after the step."""
 
@@ -59,9 +59,9 @@ def step_labels(
 ) -> list[StepLabel]:
     """Labels every step of a solution.
 
-    After the first step whose value is zero all later values count as zero, as in the paper: a completer that finds its
-    way back does not make the steps right. A ratio over zero is zero: the prefix was lost already, so the step made no
-    progress (the paper leaves 0/0 open).
+    After the first step whose value is zero, all later values count as zero, as in the paper: later steps are not right
+    because the completer recovers from them. 0/0 is taken as zero: the prefix was already lost, so the step made no
+    progress (the paper does not define this case).
 
     Args:
         mc: (steps,) Monte Carlo value after each step, in [0, 1].
@@ -69,7 +69,7 @@ def step_labels(
         method: how progress is measured.
         threshold: a step is right when its progress is at least this; for hard labels, when its value is above it. By
             default 0.8, -0.3 and 0 for the three methods.
-        rollouts: (steps,) how many rollouts each value of `mc` is the mean of, for standard errors.
+        rollouts: (steps,) number of rollouts behind each value of `mc`, used for standard errors.
         start_rollouts: the same for `start`.
 
     Returns:
@@ -111,7 +111,7 @@ def step_labels(
 def _standard_error(
     method: Method, before: float, after: float, before_count: int | None, after_count: int | None
 ) -> float | None:
-    """By the delta method, with the two values as independent binomial means."""
+    """Standard error by the delta method, treating the two values as independent binomial means."""
     if after_count is None:
         return None
     after_variance = after * (1.0 - after) / after_count

@@ -1,11 +1,11 @@
 r"""A teacher reviews a solution paragraph by paragraph, with code that is run while it writes.
 
-GenPRM, arXiv 2504.00891, section 3.2: the review has `<analyze>` and `<verify>` for each paragraph, code is executed as
-soon as its block is closed, and the teacher ends with the number of the first wrong paragraph. The teacher is shown
-neither the labels nor the reference answer.
+GenPRM, arXiv 2504.00891, section 3.2: the review has `<analyze>` and `<verify>` for each paragraph, code runs as soon
+as its block is closed, and the teacher ends with the number of the first wrong paragraph. The teacher sees neither the
+labels nor the reference answer.
 
-Two teachers: any chat model behind an engine, and `generator`, which writes the rationales of the word problems that
-are made by rule from the truth about them. It is named as what it is wherever its rows go.
+There are two teachers: any chat model behind an engine, and `generator`, which knows the truth about the generated word
+problems and writes rationales for them by rule. Data sets name the teacher of every row.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from genprm.prms.genprm.protocol import FENCE_END
 from genprm.sandbox import Sandbox, Session
 
 GENERATOR = "generator"
-"""The name of the teacher for word problems made by rule."""
+"""Name of the teacher for generated word problems."""
 MOST_SNIPPETS = 64
-"""Snippets of a review."""
+"""Most code blocks that are run in one review."""
 OUTPUT_CHARS = 2000
 _THOUGHT_END = "</think>"
 _HEADING = re.compile(r"^### Paragraph (\d+)\s*$", re.MULTILINE)
@@ -37,7 +37,7 @@ _INDEX = re.compile(r"\{\s*(-?\d+)\s*\}?")
 
 
 class TeacherError(RuntimeError):
-    """This teacher cannot review this solution."""
+    """The teacher cannot review this solution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class StepCritique:
 
     analysis: str
     verification: str
-    """From its first code block on, with the output of every block."""
+    """Everything from the first code block on, with the output of every block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,14 @@ class Review:
     """The review of a solution."""
 
     critiques: tuple[StepCritique | None, ...]
-    """One a paragraph; None where the teacher kept to no form."""
+    """One per paragraph; None where the teacher did not follow the layout."""
     first_error: int | None
-    """0-based, -1 for none; None where it named none, or one that does not exist."""
+    """First wrong step, 0-based; -1 for none. None without a conclusion that names a paragraph."""
     text: str
     snippets: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How many ended with which status."""
+    """Number of snippets by status."""
     generated: int = 0
+    """Generated tokens."""
 
 
 class Teacher(Protocol):
@@ -72,8 +73,8 @@ class Teacher(Protocol):
         """Reviews one solution.
 
         Raises:
-            TeacherError: it cannot review this one at all.
-            EngineError: its engine could not answer.
+            TeacherError: the teacher cannot review this solution.
+            EngineError: the engine failed.
             SandboxError: the sandbox itself broke.
         """
         ...
@@ -84,10 +85,10 @@ class ModelTeacher:
 
     Args:
         engine: the model.
-        box: runs its code.
-        temperature: and the other settings are those of the paper for QwQ-32B.
-        max_tokens: of a whole review.
-        verdicts: how often the conclusion is sampled; the most frequent one counts.
+        box: the sandbox that runs its code.
+        temperature: sampling temperature. This and the other sampling settings are the paper's for QwQ-32B.
+        max_tokens: limit for a whole review.
+        verdicts: number of samples of the conclusion; the most frequent one counts.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class ModelTeacher:
         tokenizer = self._engine.tokenizer
         rendered = tokenizer.render_chat(messages, True)
         opening = prompts.render("teacher/opening")
-        # Templates of reasoning models open the thought themselves.
+        # The chat templates of some reasoning models open the thought themselves.
         suffix = opening if rendered.rstrip().endswith("<think>") else f"<think>\n{opening}"
         ids = tokenizer.encode_chat(messages, True, suffix)
         chain = f"review {seed} {problem[:40]} {len(ids)}"
@@ -130,7 +131,7 @@ class ModelTeacher:
                 if done.stop != FENCE_END or statuses.total() >= MOST_SNIPPETS:
                     break
                 if not _block_just_closed(text):
-                    continue  # the fence that opened was no code
+                    continue  # the fence opened a block that is not Python
                 said = await _run(session, text, statuses)
                 text += said
                 ids += tokenizer.encode(said)
@@ -149,7 +150,7 @@ class ModelTeacher:
             index = found.most_common(1)[0][0] if found else None
         else:
             index = None
-        # Paragraphs are numbered from 1, steps from 0.
+        # The teacher numbers paragraphs from 1; steps are numbered from 0.
         named = -1 if index == -1 else index - 1 if index is not None and 1 <= index <= len(steps) else None
         return Review(read_critiques(text, len(steps)), named, text, dict(statuses), generated)
 
@@ -160,10 +161,10 @@ class ModelTeacher:
 
 
 class GeneratorTeacher:
-    """Writes the rationales of word problems made by rule, from the truth about them; the code is run for real.
+    """Writes rationales for generated word problems by rule, from the known truth. Its code really runs.
 
     Args:
-        box: runs the code.
+        box: the sandbox that runs the code.
     """
 
     name = GENERATOR
@@ -175,12 +176,14 @@ class GeneratorTeacher:
         """Reviews a solution; see `Teacher`. The same solution always gets the same review.
 
         Raises:
-            TeacherError: the problem is none of those made by rule.
+            TeacherError: the problem is not a generated one.
         """
         del seed
         made = find_problem(identity, problem)
         if made is None:
-            raise TeacherError(f"the teacher {GENERATOR!r} knows word problems made by rule, not {identity!r}")
+            raise TeacherError(
+                f"the teacher {GENERATOR!r} reviews only the word problems of `--generate`, not {identity!r}"
+            )
         wrong = first_error(made, steps)
         reviewed = steps if wrong < 0 else steps[: wrong + 1]
         critiques: list[StepCritique | None] = []
@@ -210,7 +213,7 @@ class GeneratorTeacher:
 
 
 def read_critiques(text: str, steps: int) -> tuple[StepCritique | None, ...]:
-    """The critiques of a review, one a paragraph: None where a paragraph was not reviewed in the form asked for."""
+    """Parses a review: one critique per paragraph, None where a paragraph was not reviewed in the layout asked for."""
     found: dict[int, StepCritique] = {}
     headings = list(_HEADING.finditer(text))
     for place, heading in enumerate(headings):
@@ -219,18 +222,18 @@ def read_critiques(text: str, steps: int) -> tuple[StepCritique | None, ...]:
         number = int(heading[1])
         if parts is None or number in found:
             continue
-        # The layout of training has a lead-in of its own before the first block.
+        # The training layout has its own lead-in before the first block.
         start = parts[2].find("```python")
         found[number] = StepCritique(parts[1], parts[2][start:] if start >= 0 else parts[2])
     return tuple(found.get(number) for number in range(1, steps + 1))
 
 
 def to_turn(paragraph: int, critique: StepCritique, *, correct: bool) -> str:
-    """A critique as an assistant turn in the layout that GenPRM trains on.
+    """Renders a critique as an assistant turn in the layout that GenPRM is trained on.
 
     Args:
-        paragraph: 1-based.
-        critique: with code.
+        paragraph: number of the paragraph, 1-based.
+        critique: a critique with code.
         correct: whether the step is right.
     """
     code = critique.verification.removeprefix("```python\n")
@@ -243,7 +246,7 @@ def to_turn(paragraph: int, critique: StepCritique, *, correct: bool) -> str:
 
 
 async def _run(session: Session, text: str, statuses: Counter[str]) -> str:
-    """Runs the last block of a text: what is written behind it."""
+    """Runs the last block of a text and returns the output block to append."""
     block = last_block(text)
     assert block is not None
     result = await session.run(block.source)
@@ -252,7 +255,7 @@ async def _run(session: Session, text: str, statuses: Counter[str]) -> str:
 
 
 def _block_just_closed(text: str) -> bool:
-    """Whether the text ends with the closing fence of a Python block, rather than of something else."""
+    """Whether the text ends with the closing fence of a Python block."""
     opened = text.rfind("```python")
     return opened >= 0 and text.count("```", opened) == 2
 

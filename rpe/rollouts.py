@@ -1,9 +1,9 @@
-r"""Solutions by a policy, and the Monte Carlo value of every prefix of theirs by a completer.
+r"""Samples solutions with a policy, and values their prefixes with rollouts of a completer.
 
-GenPRM, arXiv 2504.00891, section 3.1 and the released code: solutions are forced into steps by beginning them with
-`Step 1:`, as many right as wrong ones are picked, and the value of a prefix is the share of continuations that reach
-the reference answer. What differs: the prefix ends in `Step 2:` without a space behind it, since tokenizers have the
-space at the beginning of the next word; sampling stops after `most` solutions, which the released code sets to 2,048.
+GenPRM, arXiv 2504.00891, section 3.1 and the released code: solutions begin with a forced `Step 1:`, equal numbers of
+right and wrong ones are picked, and the value of a prefix is the share of continuations that reach the reference
+answer. Differences from the released code: the prefix ends in `Step 2:` without a trailing space, because tokenizers
+put the space at the start of the next word; and sampling stops after `most` solutions (2,048 there).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from genprm.engines.tokenizer import Tokenizer
 
 MOST_ATTEMPTS = 4
-"""Times the number of rollouts asked for, after which a prefix whose outcomes nobody knows is given up."""
+"""A prefix is given up after this many times the requested rollouts had an unknown outcome."""
 
 
 class RolloutError(RuntimeError):
-    """A prefix cannot be valued: too many of its rollouts have an answer that cannot be compared."""
+    """A prefix cannot be valued: the answers of too many rollouts cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,20 @@ class Settings:
     """How problems are labelled."""
 
     solutions: int = 4
-    """To be labelled a problem, half of them right."""
+    """Solutions to label per problem, half of them right."""
     first: int = 32
-    """Solutions sampled at first; the same number of rollouts values the problem alone."""
+    """Solutions in the first round; a separate completer also rolls out this often from the problem alone."""
     more: int = 16
-    """Sampled at a time while right or wrong ones are missing."""
+    """Solutions per further round, while right or wrong ones are missing."""
     most: int = 128
-    """Sampled at most."""
+    """Most solutions sampled per problem."""
     temperature: float = 0.7
     max_tokens: int = 2048
-    """Of a solution, and of a continuation."""
+    """Token limit of a solution and of a continuation."""
     budget: Literal["adaptive", "dynamic"] | int = "adaptive"
-    """`dynamic` is equation 9 of the paper, a number is that many rollouts a step."""
+    """`dynamic` is equation 9 of the paper; a number is a fixed number of rollouts per step."""
     confidence: float = CONFIDENCE
-    """From which an adaptive label is decided."""
+    """Posterior probability from which an adaptive label is decided."""
     search: bool = True
     """Whether an adaptive budget looks for the first wrong step, rather than at every step."""
     method: Method = Method.RATIO
@@ -70,14 +70,14 @@ class Settings:
 
 
 class Labeller:
-    """Labels problems. Several can be in work at once.
+    """Labels problems. Several problems can be labelled concurrently.
 
     Args:
-        policy: writes solutions.
-        completer: continues them; the policy where it is None.
+        policy: the model that writes solutions.
+        completer: the model that continues them; None means the policy.
         checker: compares answers.
-        journal: where finished rollouts are kept.
-        settings: how.
+        journal: keeps finished rollouts.
+        settings: how problems are labelled.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Labeller:
         """Samples solutions of a problem, values their prefixes and labels their steps.
 
         Args:
-            key: of the row.
+            key: key of the row.
             problem: the question.
             answer: the reference answer.
-            identity: the problem's own name.
+            identity: the problem's own id.
 
         Raises:
-            EngineError: an engine could not answer.
+            EngineError: an engine failed.
             AnswerError: answers cannot be compared at all.
             RolloutError: a prefix cannot be valued.
         """
@@ -117,7 +117,7 @@ class Labeller:
         start, fixed, labelled = None, 0, []
         if dropped is None:
             if self.completer is self.policy:
-                # Its solutions are rollouts from the problem alone.
+                # The sampled solutions are rollouts from the problem alone.
                 work.values[()] = ValueRow(successes=samples.right, rollouts=samples.right + samples.wrong)
             else:
                 await work.roll_out({(): self.settings.first})
@@ -153,14 +153,14 @@ class _Solution:
 
 
 class _Work:
-    """One problem in work."""
+    """The labelling of one problem."""
 
     def __init__(self, labeller: Labeller, key: str, problem: str, answer: str) -> None:
         self.of = labeller
         self.settings = labeller.settings
         self.key, self.problem, self.answer = key, problem, answer
         self.values: dict[tuple[str, ...], ValueRow] = {}
-        """By prefix, so that solutions which begin alike share their rollouts."""
+        """By prefix, so that solutions with a common beginning share rollouts."""
         self.rollouts = self.generated = 0
 
     async def sample(self) -> tuple[Samples, list[_Solution]]:
@@ -199,7 +199,7 @@ class _Work:
         return samples, picked
 
     async def all_prefixes(self, solutions: Sequence[_Solution], count: int) -> list[SolutionRow]:
-        """Values every prefix with the same number of rollouts, and labels by the values."""
+        """Values every prefix with the same number of rollouts, and labels the steps from the values."""
         prefixes = {s.steps[:length]: count for s in solutions for length in range(1, len(s.steps))}
         await self.roll_out(prefixes)
         rows: list[SolutionRow] = []
@@ -228,7 +228,7 @@ class _Work:
         return rows
 
     async def adaptive(self, solutions: Sequence[_Solution], fixed: int) -> list[SolutionRow]:
-        """Rolls out where labels are open, a batch at a time for all solutions together."""
+        """Rolls out where labels are open, one batch per solution at a time."""
         while True:
             plans = [
                 plan(
@@ -276,12 +276,12 @@ class _Work:
         return rows
 
     async def roll_out(self, prefixes: dict[tuple[str, ...], int]) -> None:
-        """Adds so many rollouts to each of some prefixes.
+        """Adds rollouts to prefixes: the given number for each.
 
-        Rollouts whose outcome nobody knows do not count, and are made up for by others.
+        Rollouts with an unknown outcome are replaced.
 
         Raises:
-            RolloutError: of too many of them nobody knows the outcome.
+            RolloutError: too many rollouts of a prefix have an unknown outcome.
         """
         async with asyncio.TaskGroup() as group:
             for prefix, count in prefixes.items():
@@ -295,7 +295,7 @@ class _Work:
         number = known + unknown
         while known < goal:
             if unknown - value.unknown > MOST_ATTEMPTS * count:
-                raise RolloutError(f"the outcomes of {unknown} rollouts after step {len(prefix)} cannot be known")
+                raise RolloutError(f"the outcomes of {unknown} rollouts after step {len(prefix)} cannot be compared")
             made = await asyncio.gather(*(self._rollout(prefix, number + k) for k in range(goal - known)))
             number += len(made)
             known += sum(rollout.outcome.known for rollout in made)
@@ -305,7 +305,7 @@ class _Work:
         self.values[prefix] = ValueRow(successes=successes, rollouts=known, unknown=unknown)
 
     async def _rollout(self, prefix: tuple[str, ...], number: int, *, whole: bool = False) -> Rollout:
-        """One continuation, from the journal where it is there."""
+        """One continuation: from the journal if it is there, else from the engine."""
         engine = self.of.policy if whole else self.of.completer
         what = hashlib.blake2b("\0".join(prefix).encode(), digest_size=8).hexdigest()
         name = f"{'solution' if whole else what}-{number}"
@@ -346,12 +346,15 @@ class _Work:
 
 
 def rollout_prompt(tokenizer: Tokenizer, problem: str, prefix: Sequence[str]) -> list[int]:
-    """Token ids after which a model goes on with a solution.
+    """Builds the prompt from which a model continues a solution.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         problem: the question.
-        prefix: the steps that are there; the next one is begun.
+        prefix: the steps so far; the prompt ends with the heading of the next one.
+
+    Returns:
+        Token ids.
     """
     messages = [
         {"role": "system", "content": prompts.render("policy/system")},

@@ -1,4 +1,4 @@
-"""What `genprm label` writes, one JSON object a problem, and `genprm synthesize`, one a solution."""
+"""Rows of `genprm label` (one JSON object per problem) and `genprm synthesize` (one per solution)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class ValueRow(_Model):
 
     successes: int
     rollouts: int
-    """Those whose outcome is known."""
+    """Number of rollouts with a known outcome."""
     unknown: int = 0
-    """Time-outs and errors of the comparison, which count neither way."""
+    """Time-outs and errors of the answer comparison. They are excluded from `rollouts`."""
     exact: bool = False
-    """After the last step: 1 or 0 by the solution's own answer."""
+    """True after the last step, whose value is 1 or 0 by the solution's own answer."""
 
 
 class StepLabelRow(_Model):
-    """The label of a step, and what it rests on."""
+    """The label of a step, and how it was decided."""
 
     label: bool | None
-    """None where nobody knows, or after the first wrong step."""
+    """None when undecided, or after the first wrong step."""
     state: State
     progress: float | None = None
-    """Value after the step over value before it (or their difference, or the value, by the method)."""
+    """Value after the step divided by the value before it; for other methods their difference, or the value after."""
     standard_error: float | None = None
     probability: float | None = None
-    """That the step is right, where the budget is adaptive."""
+    """Posterior probability that the step is right; adaptive budgets only."""
     rollouts: int = 0
 
 
@@ -46,27 +46,27 @@ class SolutionRow(_Model):
     steps: list[str]
     outcome: Outcome
     copies: int
-    """How often it was sampled."""
+    """Number of times this text was sampled."""
     values: list[ValueRow]
-    """(steps,) after each step. Prefixes that several solutions share were rolled out once."""
+    """(steps,) value after each step. Prefixes that several solutions share are rolled out once."""
     labels: list[StepLabelRow]
     first_error: int | None
-    """0-based, -1 for none, None when a label before it is unknown."""
+    """First wrong step, 0-based; -1 for none, None when an undecided label comes first."""
 
 
 class Samples(_Model):
-    """What came of sampling solutions."""
+    """Counts of the sampled solutions of a problem."""
 
     right: int = 0
     wrong: int = 0
     unknown: int = 0
-    """The comparison with the reference answer timed out or failed: counted neither way."""
+    """The comparison with the reference answer timed out or failed. Excluded from Pass@1."""
     invalid: int = 0
-    """Cut off, or of a single step: not used, but counted in Pass@1."""
+    """Cut off at the token limit, or only one step. Not labelled, but counted in Pass@1."""
 
     @property
     def pass_at_1(self) -> float:
-        """The share of right ones among those whose outcome is known."""
+        """Share of right solutions among those with a known outcome, in [0, 1]."""
         return self.right / known if (known := self.right + self.wrong) else 0.0
 
 
@@ -78,17 +78,17 @@ class LabelRow(_Model):
     problem: str
     answer: str
     dropped: str | None = None
-    """Why there are no solutions: `always solved`, `never solved`, `reference answer: ...`."""
+    """Why there are no labelled solutions: `always solved`, `never solved`, `reference answer: ...`."""
     samples: Samples
     start: ValueRow | None = None
     """The value before the first step."""
     budget: int = 0
-    """Rollouts a step by equation 9 (or as asked for)."""
+    """Rollouts per step by equation 9, or the fixed number asked for."""
     solutions: list[SolutionRow] = []
     rollouts: int = 0
-    """Continuations that were sampled, over all solutions."""
+    """Sampled continuations, over all solutions."""
     generated: int = 0
-    """Tokens, of solutions and continuations."""
+    """Generated tokens, of solutions and continuations."""
 
 
 class Drop(StrEnum):
@@ -97,13 +97,13 @@ class Drop(StrEnum):
     UNDECIDED = "undecided"
     """The rollouts did not decide where its first wrong step is."""
     DISAGREES = "disagrees"
-    """The teacher names another first wrong step."""
+    """The teacher names a different first wrong step."""
     NO_VERDICT = "no_verdict"
-    """The teacher named none."""
+    """The teacher gave no valid conclusion."""
     LAYOUT = "layout"
-    """The teacher did not review every paragraph up to the first wrong one in the form it was asked for."""
+    """A paragraph up to the first wrong one was not reviewed in the layout asked for."""
     CODE = "code"
-    """The review of a paragraph has no code that was run."""
+    """The review of a paragraph has no code that ran."""
 
 
 class Message(_Model):
@@ -123,11 +123,11 @@ class SynthesisRow(_Model):
     label: int | None
     """First wrong step by rollouts."""
     first_error: int | None
-    """First wrong step by the teacher; None where it named none."""
+    """First wrong step by the teacher; None without a valid conclusion."""
     kept: bool
     dropped: Drop | None = None
     teacher: str
     messages: list[Message] = []
     snippets: dict[str, int] = {}
-    """How many ended with which status."""
+    """Number of snippets by status."""
     generated: int = 0

@@ -26,6 +26,11 @@ class Status(StrEnum):
     INVALID_CODE = "invalid_code"
     """Is not Python, or is longer than the sandbox takes; nothing ran."""
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the session keeps what the snippet did; after any other ending it goes on from the state before."""
+        return self in (Status.OK, Status.EXCEPTION)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

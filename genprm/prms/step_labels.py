@@ -46,8 +46,8 @@ class LabelKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StepLabel:
-    """The label of one step in one chain."""
+class WrittenLabel:
+    """The label that one chain wrote for one step."""
 
     kind: LabelKind
     at: int | None = None
@@ -72,7 +72,7 @@ class _Box:
     end: int
 
 
-def align_labels(text: str, steps: int) -> list[StepLabel]:
+def align_labels(text: str, steps: int) -> list[WrittenLabel]:
     """Binds the labels in a chain to the steps of the solution.
 
     Args:
@@ -91,16 +91,16 @@ def align_labels(text: str, steps: int) -> list[StepLabel]:
         for box in boxes:
             if box.step is not None and 1 <= box.step <= steps:
                 by_step.setdefault(box.step, []).append(box)
-    labels: list[StepLabel] = []
+    labels: list[WrittenLabel] = []
     wrong = False
     for number in range(1, steps + 1):
         found = by_step.get(number)
         if found is None:
-            labels.append(StepLabel(LabelKind.IMPLIED if wrong else LabelKind.MISSING))
+            labels.append(WrittenLabel(LabelKind.IMPLIED if wrong else LabelKind.MISSING))
             continue
         last = found[-1]
         passages = "\n".join(text[box.start : box.end].strip() for box in found)
-        labels.append(StepLabel(LabelKind.CORRECT if last.correct else LabelKind.INCORRECT, last.at, passages))
+        labels.append(WrittenLabel(LabelKind.CORRECT if last.correct else LabelKind.INCORRECT, last.at, passages))
         wrong = wrong or not last.correct
     return labels
 

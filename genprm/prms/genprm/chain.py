@@ -23,7 +23,7 @@ from genprm.prms.genprm.protocol import (
     Mode,
     find_verdict,
 )
-from genprm.sandbox import Session, Status
+from genprm.sandbox import Session
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ class ChainRun:
             for earlier in self._ran:
                 await self._session.run(earlier)
         result = await self._session.run(block.source)
-        if result.status in (Status.OK, Status.EXIT, Status.EXCEPTION):
-            # Any other snippet has left no trace in the session.
+        if result.status.keeps_state:
             self._ran.append(block.source)
         turn.code.append(CodeRun(block.source, result.status.value, result.stdout, result.error, result.duration_s))
         shown = prompts.render("genprm/code_output", output=code_output(result, self._prm.profile.output_chars))

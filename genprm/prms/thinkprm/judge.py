@@ -35,7 +35,7 @@ from genprm.engines.stops import cut_at_stop
 from genprm.prms.base import PRMError
 from genprm.prms.calls import call_seed, chain_name, characters_of, check_steps, check_votes
 from genprm.prms.genprm.protocol import SamplingDefaults
-from genprm.prms.step_labels import LabelKind, StepLabel, align_labels, unlabelled
+from genprm.prms.step_labels import LabelKind, WrittenLabel, align_labels, unlabelled
 from genprm.types import (
     DEFAULT_THRESHOLD,
     Chain,
@@ -337,7 +337,7 @@ class ThinkPRMJudge:
         done = await self.engine.generate(ids, Sampling(1), chain=name)
         return done.token_ids[0] if done.token_ids else None
 
-    async def _labelled(self, prompt: list[int], thought: _Thought, label: StepLabel, name: str) -> Chain:
+    async def _labelled(self, prompt: list[int], thought: _Thought, label: WrittenLabel, name: str) -> Chain:
         """What a chain says about one step, as a chain of its own: its tokens are counted with the whole one."""
         if label.kind is LabelKind.MISSING:
             return Chain("", (), None, None, None, ChainFinish.NO_VERDICT)
