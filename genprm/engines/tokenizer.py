@@ -26,13 +26,32 @@ _OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
 _GUARDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
+class Trusted(str):
+    """Text that may hold control tokens: it is ours, or a chat template's."""
+
+
+class Untrusted(str):
+    """Text of problems, steps and models: the text of a control token in it is only the characters it is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place between two parts of a text."""
+
+    name: str
+
+
+Part = Trusted | Untrusted | Mark
+
+
 @dataclass(frozen=True, slots=True)
 class MarkedIds:
     """Token ids of a text that was put together from parts."""
 
     ids: list[int]
-    ends: list[int]
-    """For each part, how many ids reach to its end: the last of them holds the part's last character."""
+    ends: dict[str, list[int]]
+    """By the name of the marks, in order: how many ids reach up to there. The last of them holds the last character
+    before the mark."""
 
 
 class Tokenizer:
@@ -142,7 +161,7 @@ class Tokenizer:
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, suffix: str = ""
     ) -> list[int]:
-        """Token ids of a conversation whose messages nobody trusts: control tokens come from the template only.
+        """Token ids of a conversation with untrusted messages: control tokens come from the template only.
 
         For messages without the text of a control token these are the ids of the rendered chat as one text.
 
@@ -157,24 +176,34 @@ class Tokenizer:
             self.render_chat(safe, add_generation_prompt) + self._guard(suffix, guarded), guarded
         )
 
-    def encode_parts(self, *parts: tuple[str, bool]) -> list[int]:
-        """Token ids of text put together from trusted and untrusted parts, tokenised as one text.
+    def encode_parts(self, *parts: Trusted | Untrusted) -> list[int]:
+        """Token ids of text put together from parts, tokenised as one text."""
+        guarded: list[str] = []
+        return self._encode_guarded("".join(self._part(part, guarded) for part in parts), guarded)
+
+    def encode_marked(self, *parts: Part, joined: bool = True) -> MarkedIds:
+        """Token ids of text put together from parts, and where the marks between them stand.
 
         Args:
-            parts: each a text, and whether it may hold control tokens.
+            parts: texts and marks, in order.
+            joined: whether the texts are tokenised as one; else each by itself.
         """
-        guarded: list[str] = []
-        text = "".join(part if trusted else self._guard(part, guarded) for part, trusted in parts)
-        return self._encode_guarded(text, guarded)
-
-    def encode_marked(self, *parts: tuple[str, bool]) -> MarkedIds:
-        """`encode_parts`, together with where each part ends."""
-        guarded: list[str] = []
-        text, limits = "", list[int]()
-        for part, trusted in parts:
-            text += part if trusted else self._guard(part, guarded)
-            limits.append(len(text))
         ids: list[int] = []
+        ends: dict[str, list[int]] = {}
+        if not joined:
+            for part in parts:
+                if isinstance(part, Mark):
+                    ends.setdefault(part.name, []).append(len(ids))
+                else:
+                    ids += self.encode_parts(part)
+            return MarkedIds(ids, ends)
+        guarded: list[str] = []
+        text, limits = "", list[tuple[str, int]]()
+        for part in parts:
+            if isinstance(part, Mark):
+                limits.append((part.name, len(text)))
+            else:
+                text += self._part(part, guarded)
         starts: list[int] = []  # of each token, where its text begins
         position = 0
         for index, piece in enumerate(_GUARDED.split(text)):
@@ -187,12 +216,17 @@ class Tokenizer:
                 ids += encoded.ids
                 starts += [position + start for start, _ in encoded.offsets]
                 position += len(piece)
-        return MarkedIds(ids, [bisect_left(starts, limit) for limit in limits])
+        for name, limit in limits:
+            ends.setdefault(name, []).append(bisect_left(starts, limit))
+        return MarkedIds(ids, ends)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of vocabulary and rules: equal for tokenizers that give every text the same ids."""
         return hashlib.blake2b(self._special.to_str().encode(), digest_size=16).hexdigest()
+
+    def _part(self, part: Trusted | Untrusted, guarded: list[str]) -> str:
+        return part if isinstance(part, Trusted) else self._guard(part, guarded)
 
     def _guard(self, text: str, guarded: list[str]) -> str:
         """The text with every control token in it moved to `guarded`, and a placeholder in its place."""

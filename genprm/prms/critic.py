@@ -36,7 +36,7 @@ _INDEX = re.compile(
 )
 
 
-def default_sampling(votes: int) -> SamplingDefaults:
+def critic_sampling(votes: int) -> SamplingDefaults:
     """How so many chains are sampled: one is greedy, several differ."""
     return GREEDY if votes == 1 else VOTING
 
@@ -92,7 +92,7 @@ class Critic:
         threshold: float = DEFAULT_THRESHOLD,
         owned: AsyncExitStack | None = None,
     ) -> None:
-        self.sampling = sampling or default_sampling(votes)
+        self.sampling = sampling or critic_sampling(votes)
         check_votes(votes, self.sampling.temperature)
         self.engine = engine
         self.votes = votes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def transformers_engine(engine: Engine) -> TransformersEngine | None:
     """The engine, if it is a transformers engine."""
-    return cast("TransformersEngine", engine) if _is(engine, "transformers", "TransformersEngine") else None
+    return cast("TransformersEngine", engine) if _is(engine, "transformers.engine", "TransformersEngine") else None
 
 
 def vllm_engine(engine: Engine) -> VllmEngine | None:

@@ -22,7 +22,6 @@ from genprm.prms.implicit.load import load_implicit
 from genprm.prms.profiles import (
     AnyProfile,
     DiscriminativeModel,
-    Family,
     GenPRMModel,
     ImplicitModel,
     change_profile,
@@ -43,7 +42,7 @@ ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 async def load_prm(
     name_or_path: str = BUILT_IN,
     *,
-    family: Family | None = None,
+    family: str | None = None,
     engine: EngineKind | Engine = "auto",
     sandbox: BackendName | Sandbox | None = "auto",
     mode: Mode | str = Mode.EXECUTE,

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from genprm.prms import critic
 from genprm.prms.base import PRMError
-from genprm.prms.critic import CriticProfile
-from genprm.prms.discriminative import formats
-from genprm.prms.discriminative.formats import DiscriminativeProfile
+from genprm.prms.critic import CriticProfile, critic_sampling
+from genprm.prms.discriminative.formats import FORMATS, DiscriminativeProfile, detect_format
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.prms.hub import find_file, read_config
-from genprm.prms.implicit import logratio
-from genprm.prms.implicit.logratio import ImplicitProfile
-from genprm.prms.thinkprm import judge as thinking
-from genprm.prms.thinkprm.judge import ThinkProfile
+from genprm.prms.implicit.logratio import ImplicitProfile, detect_implicit
+from genprm.prms.thinkprm.judge import ThinkProfile, think_sampling
 
 PROFILE_FILE = "genprm.json"
 """Beside a model's weights: its family, and what it was trained to expect."""
 
-DiscriminativeFamily = Literal[
-    "qwen-prm", "math-shepherd", "rlhflow", "skywork-prm", "versaprm", "token-classification"
-]
-Family = Literal["genprm", "thinkprm", "critic", "implicit"] | DiscriminativeFamily
 AnyProfile = Profile | ThinkProfile | CriticProfile | ImplicitProfile | DiscriminativeProfile
 
 
@@ -58,7 +51,7 @@ class ThinkPRMModel(_Model):
 
     def sampled(self, votes: int) -> SamplingDefaults:
         """How so many chains are sampled."""
-        return self.sampling or thinking.default_sampling(votes)
+        return self.sampling or think_sampling(votes)
 
 
 class CriticModel(_Model):
@@ -70,7 +63,7 @@ class CriticModel(_Model):
 
     def sampled(self, votes: int) -> SamplingDefaults:
         """How so many chains are sampled."""
-        return self.sampling or critic.default_sampling(votes)
+        return self.sampling or critic_sampling(votes)
 
 
 class ImplicitModel(_Model):
@@ -80,53 +73,62 @@ class ImplicitModel(_Model):
     profile: ImplicitProfile = ImplicitProfile()
 
 
+def _discriminative(family: str) -> str:
+    if family not in FORMATS:
+        raise ValueError(f"must be one of {', '.join(FAMILIES)}")
+    return family
+
+
 class DiscriminativeModel(_Model):
     """How a discriminative PRM wants a solution written. Nothing is sampled."""
 
-    family: DiscriminativeFamily
+    family: Annotated[str, AfterValidator(_discriminative)]
     profile: DiscriminativeProfile = DiscriminativeProfile()
 
 
-ModelProfile = Annotated[
-    GenPRMModel | ThinkPRMModel | CriticModel | ImplicitModel | DiscriminativeModel, Field(discriminator="family")
-]
-"""`genprm.json`. Released models have none; then the family's defaults count."""
-FAMILIES: tuple[Family, ...] = ("genprm", "thinkprm", "critic", "implicit", *get_args(DiscriminativeFamily))
-_PROFILE: TypeAdapter[ModelProfile] = TypeAdapter(ModelProfile)
+ModelProfile = GenPRMModel | ThinkPRMModel | CriticModel | ImplicitModel | DiscriminativeModel
+"""`genprm.json`. Released models have none: the defaults of their family apply."""
+_MODELS: dict[str, type[ModelProfile]] = {
+    "genprm": GenPRMModel,
+    "thinkprm": ThinkPRMModel,
+    "critic": CriticModel,
+    "implicit": ImplicitModel,
+}
+FAMILIES: tuple[str, ...] = (*_MODELS, *FORMATS)
 
 
-def read_profile(path: str, revision: str | None = None, family: Family | None = None) -> ModelProfile:
+def read_profile(path: str, revision: str | None = None, family: str | None = None) -> ModelProfile:
     """What is known about a model: its `genprm.json`, else what its configuration and its name say.
 
     Args:
         path: a folder, or a model id.
         revision: the model's revision on the Hub.
-        family: the family to take it as. A file that says another is left aside.
+        family: the family to take it as. A file that names another family is ignored.
 
     Raises:
-        PRMError: the file is malformed, or nothing tells the family.
+        PRMError: the file is malformed, or nothing names the family.
     """
     if family is not None and family not in FAMILIES:
         raise PRMError(f"the family must be one of {', '.join(FAMILIES)}, not {family!r}")
     if not Path(path).is_dir() and (Path(path).exists() or path.startswith((".", "/"))):
-        raise PRMError(f"there is no model in {path!r}: a folder with config.json and weights is wanted")
+        raise PRMError(f"there is no model in {path!r}: pass a folder with config.json and weights")
     if (found := find_file(path, PROFILE_FILE, revision)) is not None:
         try:
-            known = _PROFILE.validate_json(found.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise PRMError(f"{found} is no model profile: {error}") from None
+            known = _profile(json.loads(found.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise PRMError(f"{found} is not a model profile: {error}") from None
         if family in (None, known.family):
             return known
     if family is not None:
         named = _by_name(path)
-        return named if named is not None and named.family == family else _PROFILE.validate_python({"family": family})
-    # A folder's own name counts before those of the folders above it; its architecture before those too.
+        return named if named is not None and named.family == family else _profile({"family": family})
+    # A folder's own name decides before the names of the folders above it, and so does its architecture.
     if (named := _by_name(Path(path).name)) is not None:
         return named
     config = read_config(path, revision)
     for name in (Path(path).name, path):
-        if (kind := formats.detect(config, name)) is not None:
-            return DiscriminativeModel(family=kind.value)
+        if (format := detect_format(config, name)) is not None:
+            return DiscriminativeModel(family=format.family)
     if (named := _by_name(path)) is not None:
         return named
     raise PRMError(
@@ -147,10 +149,16 @@ def change_profile(known: ModelProfile, fields: Mapping[str, object]) -> AnyProf
             (near,) = difflib.get_close_matches(name, own, n=1, cutoff=0.0)
             raise PRMError(f"a profile of the family {known.family!r} has no {name!r}. The nearest one is {near!r}.")
     try:
-        return _PROFILE.validate_python({"family": known.family, "profile": {**own, **fields}}).profile
+        return _profile({"family": known.family, "profile": {**own, **fields}}).profile
     except ValidationError as error:
         first = error.errors()[0]
         raise PRMError(f"the profile's {first['loc'][-1]!r} cannot be {first['input']!r}: {first['msg']}") from None
+
+
+def _profile(value: object) -> ModelProfile:
+    """A profile from parsed JSON. Raises ValueError, which pydantic's ValidationError is one of."""
+    family = cast("dict[str, object]", value).get("family") if isinstance(value, dict) else None
+    return _MODELS.get(str(family), DiscriminativeModel).model_validate(value)
 
 
 def _by_name(name: str) -> ModelProfile | None:
@@ -159,5 +167,5 @@ def _by_name(name: str) -> ModelProfile | None:
         return ThinkPRMModel()
     if "genprm" in name.lower():
         return GenPRMModel()
-    implicit = logratio.detect(name)
+    implicit = detect_implicit(name)
     return None if implicit is None else ImplicitModel(profile=implicit)

@@ -42,7 +42,7 @@ def facts_of(prm: PRM) -> dict[str, JsonValue]:
     if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic)):
         facts["sampling"] = asdict(prm.sampling)
     if isinstance(prm, DiscriminativePRM):
-        facts["family"] = prm.family.value
+        facts["family"] = prm.family
     if isinstance(prm, GenPRM) and prm.sandbox is not None:
         facts |= {"sandbox": prm.sandbox.backend, "sandbox_note": prm.sandbox.note}
     return facts

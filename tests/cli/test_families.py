@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from genprm.cli import options
 from genprm.cli.main import app
 from genprm.prms import load_prm
-from genprm.prms.discriminative.formats import Family
+from genprm.prms.discriminative.formats import FORMATS
 from genprm.prms.implicit import load as load_implicit
 from genprm.prms.profiles import FAMILIES
 from tests.prms import tiny_models
@@ -52,7 +52,7 @@ def test_every_family_has_its_option():
     assert get_args(options.FamilyName) == FAMILIES
 
 
-@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("family", FORMATS)
 def test_released_models_are_known(family, tmp_path):
     """By their names or their architectures: nothing else says what they are."""
     model = tiny_models.save_family(tmp_path, family)
@@ -72,7 +72,7 @@ def test_released_models_are_known(family, tmp_path):
 
 
 def test_a_profile_and_a_calibration(tmp_path):
-    model = str(tiny_models.save_family(tmp_path, Family.TOKEN_CLASSIFICATION))
+    model = str(tiny_models.save_family(tmp_path, "token-classification"))
     (tmp_path / "calibration.json").write_text('{"method": "temperature", "temperature": 2.0}')
     (tmp_path / "blank.yaml").write_text(r'separator: "\n\n"')
     for out, more in (("a", ()), ("b", ("--calibration", "calibration.json")), ("c", ("--profile", "blank.yaml"))):

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from genprm.engines import load_engine
-from genprm.prms.discriminative.formats import Family, adapter_for
+from genprm.prms.discriminative.formats import FORMATS
 from genprm.prms.discriminative.judge import DiscriminativePRM
 from genprm.prms.implicit.judge import ImplicitPRM, LogprobModel
 from genprm.prms.implicit.logratio import ChatSpans
@@ -50,11 +50,10 @@ async def test_an_engine_against_another_with_the_same_weights(engine, tiny_mode
 
 
 async def test_next_token_scores(engine, exact):
-    prm = DiscriminativePRM(engine, Family.RLHFLOW)
-    adapter = adapter_for(Family.RLHFLOW, engine.tokenizer)
-    good, bad = adapter.choices
+    prm = DiscriminativePRM(engine, FORMATS["rlhflow"])
+    good, bad = prm.writer.choices
     for steps in SOLUTIONS[:3]:
-        layout = adapter.layout(PROBLEM, steps)
+        layout = prm.writer.layout(PROBLEM, steps)
         table = exact(layout.ids)[layout.positions]
         expected = [1 / (1 + math.exp(float(row[bad] - row[good]))) for row in table]
         assert (await prm.judge(PROBLEM, steps)).scores == pytest.approx(expected, abs=1e-4)

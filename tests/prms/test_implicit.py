@@ -33,7 +33,7 @@ from genprm.prms.implicit.judge import (
 )
 from genprm.prms.implicit.load import load_implicit
 from genprm.prms.implicit.logprobs import weights_name
-from genprm.prms.implicit.logratio import ChatSpans, Spans, detect, rewards
+from genprm.prms.implicit.logratio import ChatSpans, Spans, detect_implicit, rewards
 from genprm.types import Judgement, sigmoid
 from tests.prms import tiny_models
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
@@ -380,7 +380,7 @@ async def test_load_opens_and_closes(pair: Pair, tmp_path: Path) -> None:
 
 def test_released_models_know_their_reference() -> None:
     names = ("PRIME-RL/EurusPRM-Stage1", "Windy0822/ImplicitPRM_DPO", "Qwen/Qwen3-4B")
-    assert [(known := detect(name)) and known.reference for name in names] == [
+    assert [(known := detect_implicit(name)) and known.reference for name in names] == [
         "Qwen/Qwen2.5-Math-7B-Instruct",
         "meta-llama/Llama-3.1-8B-Instruct",
         None,

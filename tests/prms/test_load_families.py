@@ -76,5 +76,5 @@ def test_names_tell_the_family(tmp_path):
     "profile", [{"family": "else"}, {}, {"family": "thinkprm", "profile": {"round": 1}}, {"family": "critic", "x": 1}]
 )
 def test_files_that_are_no_profile(folder, profile):
-    with pytest.raises(PRMError, match="no model profile"):
+    with pytest.raises(PRMError, match="not a model profile"):
         read_profile(folder(**profile))

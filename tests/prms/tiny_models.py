@@ -10,7 +10,6 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from genprm.prms.discriminative.formats import Family
 from genprm.prms.forward import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
 
 PROBLEM = "Natalia sold 48 clips in April, and then half as many in May. How many in total?"
@@ -136,18 +135,18 @@ def save_model(folder: Path, kind: str, vocab_size: int, *, seed: int = 0, **con
     return folder
 
 
-FAMILY_PARTS: dict[Family, tuple[str, str, str]] = {
-    Family.QWEN_PRM: ("Qwen2.5-Math-PRM-7B", "qwen", "qwen2-prm"),
-    Family.TOKEN_CLASSIFICATION: ("trl-prm", "qwen", "qwen2-tokens"),
-    Family.SKYWORK: ("Skywork-o1-Open-PRM-Qwen-2.5-7B", "qwen-bos", "qwen2-value"),
-    Family.MATH_SHEPHERD: ("math-shepherd-mistral-7b-prm", "mistral", "mistral"),
-    Family.RLHFLOW: ("Llama3.1-8B-PRM-Deepseek-Data", "llama", "llama"),
-    Family.VERSAPRM: ("VersaPRM", "llama", "llama"),
+FAMILY_PARTS: dict[str, tuple[str, str, str]] = {
+    "qwen-prm": ("Qwen2.5-Math-PRM-7B", "qwen", "qwen2-prm"),
+    "token-classification": ("trl-prm", "qwen", "qwen2-tokens"),
+    "skywork-prm": ("Skywork-o1-Open-PRM-Qwen-2.5-7B", "qwen-bos", "qwen2-value"),
+    "math-shepherd": ("math-shepherd-mistral-7b-prm", "mistral", "mistral"),
+    "rlhflow": ("Llama3.1-8B-PRM-Deepseek-Data", "llama", "llama"),
+    "versaprm": ("VersaPRM", "llama", "llama"),
 }
 """The name of a released model, the tokenizer and the architecture of each family."""
 
 
-def save_family(parent: Path, family: Family, *, seed: int = 0) -> Path:
+def save_family(parent: Path, family: str, *, seed: int = 0) -> Path:
     """A model of a family, in a folder with the name of a released one."""
     name, tokenizer, kind = FAMILY_PARTS[family]
     folder = parent / name

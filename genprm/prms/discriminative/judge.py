@@ -21,15 +21,21 @@ from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRMError
 from genprm.prms.batching import Batcher
 from genprm.prms.calls import chain_name, check_steps
-from genprm.prms.discriminative.formats import Adapter, DiscriminativeProfile, Family, Head, Layout, adapter_for, detect
+from genprm.prms.discriminative.formats import (
+    FORMATS,
+    DiscriminativeProfile,
+    Format,
+    Head,
+    Layout,
+    SolutionWriter,
+    detect_format,
+)
 from genprm.prms.discriminative.pooling import pooling_scorer
 from genprm.prms.hub import read_config
 from genprm.prms.implicit.logprobs import BATCH_TOKENS
 from genprm.prms.kinds import transformers_engine
 from genprm.prms.scored import scored_step
 from genprm.types import DEFAULT_THRESHOLD, Judgement, Tokens
-
-__all__ = ["DiscriminativePRM", "DiscriminativeProfile", "Family", "adapter_for", "detect", "load_discriminative"]
 
 CAPACITY = 64
 """Solutions in flight from which on batches are full."""
@@ -43,7 +49,7 @@ class DiscriminativePRM:
 
     Args:
         engine: the model, loaded as its family needs: see `load_discriminative`.
-        family: the format it was trained with.
+        format: the one it was trained with.
         profile: the variant of the format.
         threshold: the score from which a step is right.
         name: for reports; by default the engine's model name.
@@ -57,7 +63,7 @@ class DiscriminativePRM:
     def __init__(
         self,
         engine: Engine,
-        family: Family,
+        format: Format,
         *,
         profile: DiscriminativeProfile = DiscriminativeProfile(),
         threshold: float = DEFAULT_THRESHOLD,
@@ -65,25 +71,24 @@ class DiscriminativePRM:
         owned: bool = False,
     ) -> None:
         self.engine = engine
-        self.family = family
+        self.format = format
+        self.family = format.family
         self.profile = profile
-        self.adapter = adapter_for(family, engine.tokenizer, separator=profile.separator)
+        self.writer = SolutionWriter(format, engine.tokenizer, profile)
         self.threshold = threshold
         self.name = name or engine.model_name
         self.capacity = CAPACITY
         self._owned = owned
-        self._score = _scorer(engine, self.adapter)
+        self._score = _scorer(engine, self.writer)
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges every step of a solution; see `genprm.prms.base.PRM`. Nothing is sampled: `seed` has no effect."""
         check_steps(steps)
-        layout = self.adapter.layout(problem, steps)
+        layout = self.writer.layout(problem, steps)
         if len(layout.ids) > self.engine.max_model_len:
             raise ContextOverflowError(
                 f"a solution of {len(layout.ids)} tokens does not fit the context of {self.engine.max_model_len} tokens"
             )
-        if len(layout.positions) != len(steps):
-            raise PRMError(f"{len(layout.positions)} positions were found for {len(steps)} steps")
         log_odds = await self._score(layout)
         if len(log_odds) != len(steps):
             raise PRMError(f"{self.name!r} gave {len(log_odds)} scores for {len(steps)} steps")
@@ -99,7 +104,7 @@ class DiscriminativePRM:
 async def load_discriminative(
     name_or_path: str,
     *,
-    family: Family | str | None = None,
+    family: str | None = None,
     engine: EngineKind | Engine = "auto",
     base_urls: Sequence[str] = (),
     profile: DiscriminativeProfile = DiscriminativeProfile(),
@@ -130,23 +135,21 @@ async def load_discriminative(
         PRMError: the family is not known, or the engine cannot run it.
         EngineError: the engine or the model does not load.
     """
-    try:
-        known = (
-            Family(family)
-            if family is not None
-            else detect(await asyncio.to_thread(read_config, name_or_path, revision), name_or_path)
-        )
-    except ValueError:
-        raise PRMError(f"there is no family {family!r}: use one of {', '.join(Family)}") from None
-    if known is None:
+    if family is not None and family not in FORMATS:
+        raise PRMError(f"there is no family {family!r}: use one of {', '.join(FORMATS)}")
+    if family is not None:
+        format = FORMATS[family]
+    else:
+        format = detect_format(await asyncio.to_thread(read_config, name_or_path, revision), name_or_path)
+    if format is None:
         raise PRMError(
             f"cannot tell the family of {name_or_path!r} from its configuration or its name: pass one of "
-            f"{', '.join(Family)} as the family"
+            f"{', '.join(FORMATS)} as the family"
         )
     owned = isinstance(engine, str)
     if isinstance(engine, str):
         kind = choose_engine(engine, base_urls)
-        if engine == "auto" and kind == "vllm" and known is Family.SKYWORK:
+        if engine == "auto" and kind == "vllm" and format.head is Head.VALUE:
             kind = "transformers"
         engine = await load_engine(
             kind,
@@ -156,52 +159,45 @@ async def load_discriminative(
             tokenizer=tokenizer or (name_or_path if base_urls else None),
             seed=seed,
             dtype=dtype,
-            **(_engine_options(kind, known) | engine_options),
+            **(_engine_options(kind, format) | engine_options),
         )
     try:
-        return DiscriminativePRM(engine, known, profile=profile, threshold=threshold, name=name_or_path, owned=owned)
+        return DiscriminativePRM(engine, format, profile=profile, threshold=threshold, name=name_or_path, owned=owned)
     except BaseException:
         if owned:
             await engine.close()
         raise
 
 
-def _engine_options(kind: EngineKind, family: Family) -> dict[str, Any]:
+def _engine_options(kind: EngineKind, format: Format) -> dict[str, Any]:
     """How an engine must load the model of a family."""
     if kind == "transformers":
-        if family is Family.QWEN_PRM:
-            from genprm.prms.forward import Qwen2ForProcessRewardModel
+        from genprm.prms import forward
 
-            return {"auto_class": Qwen2ForProcessRewardModel}
-        if family is Family.SKYWORK:
-            from genprm.prms.forward import Qwen2ForPrmModel
-
-            return {"auto_class": Qwen2ForPrmModel}
-        if family is Family.TOKEN_CLASSIFICATION:
-            return {"auto_class": "AutoModelForTokenClassification"}
+        return {"auto_class": getattr(forward, format.model_class, format.model_class)}
     if kind == "vllm":
-        if family in (Family.QWEN_PRM, Family.TOKEN_CLASSIFICATION):
+        if format.head is Head.VALUE:
+            raise PRMError(f"vLLM does not serve the value head of {format.family!r}: use the transformers engine")
+        if format.head is Head.TWO_CLASSES:
             # Pooling gives nothing for the positions that a prefix cache holds.
             return {"runner": "pooling", "enable_prefix_caching": False}
-        if family is Family.SKYWORK:
-            raise PRMError("vLLM does not serve the value head of Skywork-o1-Open-PRM: use the transformers engine")
     return {}
 
 
-def _scorer(engine: Engine, adapter: Adapter) -> Scorer:
+def _scorer(engine: Engine, writer: SolutionWriter) -> Scorer:
     """The best way to get scores out of an engine."""
+    head = writer.format.head
     if (local := transformers_engine(engine)) is not None:
         from genprm.prms.forward import step_log_odds
 
         async def work(rows: list[Layout]) -> list[list[float]]:
-            function = partial(step_log_odds, head=adapter.head, choices=adapter.choices, rows=rows)
-            return await local.run_model(function)
+            return await local.run_model(partial(step_log_odds, head=head, choices=writer.choices, rows=rows))
 
         return Batcher[Layout, list[float]](work, lambda layout: len(layout.ids), BATCH_TOKENS).ask
-    if adapter.choices is not None:
-        return partial(_next_token_scores, engine, adapter.choices)
-    if adapter.head is Head.TWO_CLASSES:
-        return pooling_scorer(engine, adapter)
+    if writer.choices is not None:
+        return partial(_next_token_scores, engine, writer.choices)
+    if head is Head.TWO_CLASSES:
+        return pooling_scorer(engine, writer)
     raise PRMError(f"{type(engine).__name__} does not serve a value head: use the transformers engine")
 
 

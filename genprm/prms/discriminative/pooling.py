@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from genprm.engines.base import Engine
 from genprm.prms.base import PRMError
-from genprm.prms.discriminative.formats import Adapter, Layout
+from genprm.prms.discriminative.formats import Layout, SolutionWriter
 from genprm.prms.kinds import openai_engine, vllm_engine
 
 
-def pooling_scorer(engine: Engine, adapter: Adapter) -> Callable[[Layout], Awaitable[list[float]]]:
+def pooling_scorer(engine: Engine, writer: SolutionWriter) -> Callable[[Layout], Awaitable[list[float]]]:
     """Reads a two-class head through an engine that pools.
 
     Raises:
@@ -20,7 +20,7 @@ def pooling_scorer(engine: Engine, adapter: Adapter) -> Callable[[Layout], Await
     if (local := vllm_engine(engine)) is not None:
 
         async def pooled(layout: Layout) -> list[float]:
-            return two_class_log_odds(await local.pool(layout.ids, step_tag=adapter.tag), layout)
+            return two_class_log_odds(await local.pool(layout.ids, step_tag=writer.tag), layout)
 
     elif (remote := openai_engine(engine)) is not None:
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from genprm import prompts
 from genprm.engines.base import Completion, Finish, Sampling
 from genprm.engines.stops import cut_at_stop
-from genprm.engines.tokenizer import Tokenizer
+from genprm.engines.tokenizer import Tokenizer, Trusted, Untrusted
 from genprm.prms.calls import call_seed, chain_name
 from genprm.prms.code_blocks import code_output, last_block
 from genprm.prms.genprm.adaptive import needs_code
@@ -100,24 +100,24 @@ class ChainRun:
         """Judges the next step."""
         prm, frame, tokenizer = self._prm, self._prm.frame, self._prm.engine.tokenizer
         self._tokens = Tokens()
-        user = prm.opening(self._problem, step) if index == 0 else [(frame.before_user, True), (step, False)]
+        user = prm.opening(self._problem, step) if index == 0 else [Trusted(frame.before_user), Untrusted(step)]
         direct = prm.mode is Mode.DIRECT
         opening = prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
         opening_ids = tokenizer.encode(opening)
-        turn_start = self._history + self._encode(index, [*user, (frame.before_assistant, True)])
+        turn_start = self._history + self._encode(index, [*user, Trusted(frame.before_assistant)])
         if prm.profile.assistant_marker:
             prompt, turn = turn_start, _Turn("")
             turn.append(opening, opening_ids)
         else:
             # The opening follows the user's text with nothing between: the two are tokenised as one text.
-            prompt, turn = self._history + self._encode(index, [*user, (opening, True)]), _Turn(opening, opening)
+            prompt, turn = self._history + self._encode(index, [*user, Trusted(opening)]), _Turn(opening, opening)
         finish = await self._write(index, step, prompt, turn)
         score, log_odds, verdict = await self._score(prompt, turn)
         self._history = turn_start + turn.ids if not turn.lead else turn_start + opening_ids + turn.ids
         finish = finish if verdict is not None else ChainFinish.NO_VERDICT
         return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens)
 
-    def _encode(self, index: int, parts: Sequence[tuple[str, bool]]) -> list[int]:
+    def _encode(self, index: int, parts: Sequence[Trusted | Untrusted]) -> list[int]:
         ids = self._prm.engine.tokenizer.encode_parts(*parts)
         return self._prm.with_bos(ids) if index == 0 else ids
 

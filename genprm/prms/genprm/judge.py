@@ -19,6 +19,7 @@ from typing import TypeVar
 from genprm import prompts
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
+from genprm.engines.tokenizer import Trusted, Untrusted
 from genprm.prms.base import PRMError
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
@@ -154,13 +155,13 @@ class GenPRM:
         if self.owned is not None:
             await self.owned.aclose()
 
-    def opening(self, problem: str, step: str) -> list[tuple[str, bool]]:
-        """Everything up to the end of the first user turn, as parts of trusted and untrusted text."""
+    def opening(self, problem: str, step: str) -> list[Trusted | Untrusted]:
+        """Everything up to the end of the first user turn."""
         system = prompts.render("genprm/system_direct" if self.mode is Mode.DIRECT else "genprm/system")
         template = "genprm/first_turn" if self.profile.question == "bare" else "genprm/first_turn_question"
         first = prompts.render(template, problem=problem, step=step)
         frame = self.frame
-        return [(frame.before_system + system + frame.before_first_user, True), (first, False)]
+        return [Trusted(frame.before_system + system + frame.before_first_user), Untrusted(first)]
 
     def with_bos(self, ids: list[int]) -> list[int]:
         """The ids with as many begin-of-sequence tokens in front as the profile says."""

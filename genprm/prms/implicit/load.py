@@ -14,7 +14,7 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.base import PRMError
 from genprm.prms.implicit.judge import ImplicitPRM
 from genprm.prms.implicit.logprobs import LogprobCache, LogprobModel, default_cache, weights_name
-from genprm.prms.implicit.logratio import NO_REFERENCE, ImplicitProfile, detect
+from genprm.prms.implicit.logratio import NO_REFERENCE, ImplicitProfile, detect_implicit
 from genprm.types import DEFAULT_THRESHOLD
 
 
@@ -62,7 +62,7 @@ async def load_implicit(
         PRMError: the reference is not known, or an argument does not fit.
         EngineError: an engine or a model does not load.
     """
-    profile = profile or detect(name_or_path) or ImplicitProfile()
+    profile = profile or detect_implicit(name_or_path) or ImplicitProfile()
     if reference is None:
         reference = profile.reference
     if reference is None:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from genprm.engines.tokenizer import Tokenizer
+from genprm.engines.tokenizer import Mark, Tokenizer, Trusted, Untrusted
 from genprm.prms.base import PRMError
 from genprm.prms.chat import chat_pieces
 from genprm.prms.step_labels import unlabelled
 
+_START, _STEP_END = Mark("start"), Mark("step end")
 NO_REFERENCE = "none"
-"""The reference of who wants none."""
+"""Reference name meaning no reference model."""
 DEFAULT_BETA = 0.001
 """The scale with which the released models are used. Rankings do not depend on it; thresholds other than 0.5 do."""
 
@@ -101,7 +102,7 @@ class ImplicitRewards:
                 return values[-1]
 
 
-def detect(name: str) -> ImplicitProfile | None:
+def detect_implicit(name: str) -> ImplicitProfile | None:
     """What is known about an implicit PRM by its name; None when it is no released one.
 
     Args:
@@ -146,26 +147,27 @@ class ChatSpans:
         problem = problem.strip() if clean else problem
         plain = unlabelled(steps) if clean else steps
         texts = [f"Step {number}: {step}" for number, step in enumerate(plain, start=1)]
-        head = [(self._before_user, True), (problem, False), (self._before_assistant, True)]
-        parts = [(text, trusted) for step in texts[:-1] for text, trusted in ((step, False), ("\n\n", True))]
-        marked = self._tokenizer.encode_marked(*head, *parts, (texts[-1], False), (self._closing, True))
+        head = [Trusted(self._before_user), Untrusted(problem), Trusted(self._before_assistant)]
+        body = [part for text in texts for part in (Trusted("\n\n"), _STEP_END, Untrusted(text))]
+        # A step ends behind the blank line after it, the last one behind the end of the turn.
+        marked = self._tokenizer.encode_marked(*head, _START, *body[2:], Trusted(self._closing), _STEP_END)
         if clean:
-            return Spans(marked.ids, marked.ends[2], [*marked.ends[4:-2:2], len(marked.ids)])
+            return Spans(marked.ids, marked.ends[_START.name][0], marked.ends[_STEP_END.name])
         lengths = [self._prefix_length(head, texts, count) for count in range(len(steps) + 1)]
         return Spans(marked.ids, max(1, lengths[0] - 1), [min(length, len(marked.ids)) for length in lengths[1:]])
 
-    def _prefix_length(self, head: Sequence[tuple[str, bool]], texts: Sequence[str], count: int) -> int:
+    def _prefix_length(self, head: Sequence[Trusted | Untrusted], texts: Sequence[str], count: int) -> int:
         """Tokens of the chat with the first steps only, closed and stripped, a blank line after it between steps."""
         closing = self._closing
         if closing == "<|eot_id|>" and count < len(texts):
             # Taken off for Llama 3, whose steps therefore end where they should.
             closing = ""
         text, between = "\n\n".join(texts[:count]), "\n\n" if 0 < count < len(texts) else ""
-        parts = [*head, (text, False), (closing, True)]
-        while parts and not parts[-1][0].rstrip():
+        parts = [*head, Untrusted(text), Trusted(closing)]
+        while parts and not parts[-1].rstrip():
             parts.pop()
-        parts[-1] = (parts[-1][0].rstrip(), parts[-1][1])
-        return len(self._tokenizer.encode_marked(*parts, (between, True)).ids)
+        parts[-1] = type(parts[-1])(parts[-1].rstrip())
+        return len(self._tokenizer.encode_parts(*parts, Trusted(between)))
 
 
 def rewards(spans: Spans, logratios: Sequence[float], beta: float) -> ImplicitRewards:

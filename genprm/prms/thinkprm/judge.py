@@ -62,7 +62,7 @@ PARALLEL = SamplingDefaults(0.6, 1.0, 0)
 """Of several chains (arXiv 2504.16828, section 4)."""
 
 
-def default_sampling(votes: int) -> SamplingDefaults:
+def think_sampling(votes: int) -> SamplingDefaults:
     """How so many chains are sampled: one is greedy, several differ."""
     return GREEDY if votes == 1 else PARALLEL
 
@@ -158,7 +158,7 @@ class ThinkPRMJudge:
         threshold: float = DEFAULT_THRESHOLD,
         owned: AsyncExitStack | None = None,
     ) -> None:
-        self.sampling = sampling or default_sampling(votes)
+        self.sampling = sampling or think_sampling(votes)
         check_votes(votes, self.sampling.temperature)
         self.engine = engine
         self.votes = votes
