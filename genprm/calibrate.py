@@ -29,6 +29,7 @@ from genprm.types import Judgement, StepJudgement, Verdict, logit, sigmoid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from pydantic import JsonValue
 
 Floats = NDArray[np.float64]
 Method = Literal["temperature", "isotonic"]
@@ -146,6 +147,11 @@ class CalibratedPRM:
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
         return self._calibration.apply_to(await self._prm.judge(problem, steps, seed=seed))
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """Those of the judge behind it."""
+        return self._prm.facts
 
     async def close(self) -> None:
         """Closes the judge behind it."""

@@ -190,8 +190,11 @@ class ClusterPRM:
         self._workers = workers
         self.name: str = workers.facts["model"]
         self.capacity: int = workers.facts["capacity"] * len(workers.actors)
-        self.facts: dict[str, Any] = workers.facts | {"capacity": self.capacity}
-        """How the workers judge; see `genprm.runs.provenance.facts_of`."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the workers judge; see `genprm.prms.base.PRM`."""
+        return self._workers.facts | {"capacity": self.capacity}
 
     @property
     def workers(self) -> list[Any]:
@@ -292,19 +295,17 @@ async def load_cluster_engine(
 
 async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
     from genprm.prms import load_prm
-    from genprm.runs.provenance import facts_of
 
     prm = await load_prm(model, **options)
-    return prm, facts_of(prm)
+    return prm, prm.facts
 
 
 async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
     from genprm.engines import load_engine
 
     engine = await load_engine(model=model, **options)
-    names = ("tokenizer", "model_name", "max_model_len", "capacity", "cache_tokens")
-    facts = {name: getattr(engine, name) for name in names}
-    return engine, facts | {"kind": type(engine).__module__.rpartition(".")[2]}
+    names = ("kind", "tokenizer", "model_name", "max_model_len", "capacity", "cache_tokens")
+    return engine, {name: getattr(engine, name) for name in names}
 
 
 async def _start(

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pydantic import JsonValue
+
 from genprm.data.inputs import InputRow
 from genprm.engines.errors import EngineError
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, Tokens, combine_chains, logit
@@ -21,6 +23,10 @@ class ArithmeticJudge:
     judged: list[str] = field(default_factory=list)
     threshold: float = 0.5
     error: Exception = field(default_factory=lambda: EngineError("the server is gone"))
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        return {"model": self.name, "capacity": self.capacity}
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         self.in_flight += 1

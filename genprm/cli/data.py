@@ -96,13 +96,6 @@ def workers_of(*engines: Engine) -> int:
     return max(len(engine.workers) if isinstance(engine, ClusterEngine) else 1 for engine in engines)
 
 
-def kind_of(engine: Engine) -> str:
-    """The engine as `--engine` names it, wherever it runs."""
-    from genprm.cluster import ClusterEngine
-
-    return engine.kind if isinstance(engine, ClusterEngine) else type(engine).__module__.rpartition(".")[2]
-
-
 def texts(value: JsonValue) -> list[str]:
     """A list of texts from a run's configuration."""
     return [str(item) for item in value] if isinstance(value, list) else []

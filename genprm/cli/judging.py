@@ -90,7 +90,7 @@ async def opened(
     from genprm.data.inputs import InputRow
     from genprm.prms.implicit.judge import ImplicitPRM
     from genprm.prms.load import BUILT_IN, BUILT_IN_PATH, load_prm
-    from genprm.runs.provenance import facts_of, weights_of
+    from genprm.runs.provenance import weights_of
 
     _hush()
     calibration = None if judging.calibration is None else Calibration.load(judging.calibration)
@@ -124,7 +124,7 @@ async def opened(
             await prm.prepare((row.problem, row.steps) for row in left)
             await prm.model.open()
         where = BUILT_IN_PATH if judging.model == BUILT_IN else judging.model
-        facts = prm.facts if isinstance(prm, ClusterPRM) else facts_of(prm)
+        facts = prm.facts
         # What a server has loaded is its own affair; a folder may be moved, so its content counts and not its name.
         facts["weights"] = None if judging.base_url else weights_of(where, judging.revision)
         note = facts.pop("sandbox_note", None)

@@ -14,7 +14,7 @@ import typer
 from genprm.cli import options
 from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
 from genprm.cli.data import FREE as DATA_FREE
-from genprm.cli.data import Models, PushToHub, finish, kind_of, texts, workers_of
+from genprm.cli.data import Models, PushToHub, finish, texts, workers_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -177,7 +177,7 @@ async def _label(
                 policy, completer = engines[0], engines[1] if other is not None else None
                 facts: dict[str, JsonValue] = {
                     "weights": None if given["policy_url"] else weights_of(BUILT_IN.get(name, name)),
-                    "engine": kind_of(policy),
+                    "engine": policy.kind,
                 }
                 run.note(facts, fixed=("weights", "engine"))
                 labeller = Labeller(

@@ -221,7 +221,7 @@ async def policy_of(recipe: PolicyRecipe | None, seed: int, run: RunFolder) -> A
         facts: dict[str, JsonValue] = {
             "policy": engine.model_name,
             "policy_weights": None if recipe.base_url else weights_of(engine.model_name, recipe.revision),
-            "policy_engine": type(engine).__module__.rpartition(".")[2],
+            "policy_engine": engine.kind,
         }
         run.note(facts, fixed=tuple(facts))
         yield Policy(engine, recipe.settings())

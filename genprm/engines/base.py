@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from genprm.engines.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 PATIENCE_S = 300.0
 """For how long a request to servers that fail is sent again: a large model needs minutes to be loaded anew."""
@@ -74,6 +76,8 @@ class Engine(Protocol):
     token to generate) does not fit, and `EngineError` when the engine cannot answer; other calls are not affected.
     """
 
+    kind: str
+    """What `--engine` calls it: `transformers`, `vllm` or `openai`; of a cluster, what its workers run."""
     tokenizer: Tokenizer
     model_name: str
     max_model_len: int
@@ -110,4 +114,37 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Frees the model or connection. Calls in flight fail with `EngineError`. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class RunsModel(Protocol):
+    """An engine that lets a caller use its PyTorch model directly."""
+
+    async def run_model(self, function: Callable[[Any], T]) -> T:
+        """Runs a function with the model (a `torch.nn.Module`), in inference mode, while nothing else uses it.
+
+        What the function raises is raised here.
+        """
+        ...
+
+
+@runtime_checkable
+class PoolingEngine(Protocol):
+    """An engine that can serve a model with a classification head."""
+
+    async def pool(self, ids: Sequence[int], *, step_tag: int | None = None) -> list[list[float]]:
+        """What the head gives for the tokens of a prompt, without an activation.
+
+        Args:
+            ids: the prompt.
+            step_tag: the token that ends a step. An engine that can pool steps then gives only those positions; a
+                server pools as it was started, whatever is asked for.
+
+        Returns:
+            A row of numbers a token, or a row a step.
+
+        Raises:
+            EngineError: the loaded model does not pool, or the engine cannot answer.
+        """
         ...

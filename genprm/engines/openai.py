@@ -61,6 +61,8 @@ class OpenAIEngine:
         seed: seed of requests without one.
     """
 
+    kind = "openai"
+
     def __init__(
         self,
         clients: Sequence[openai.AsyncOpenAI],
@@ -243,15 +245,8 @@ class OpenAIEngine:
             raise EngineError("the server does not score prompts: use a vLLM server, or the vllm engine")
         return [score for score in echoed if score is not None]
 
-    async def pool(self, ids: Sequence[int]) -> list[list[float]]:
-        """What a vLLM server with a pooling model gives for the tokens of a prompt, without an activation.
-
-        Returns:
-            A row of numbers a token, or one for each step tag where the server pools steps.
-
-        Raises:
-            EngineError: the server has no pooling model, or it does not answer.
-        """
+    async def pool(self, ids: Sequence[int], *, step_tag: int | None = None) -> list[list[float]]:
+        """Scores tokens with a vLLM server's classification head: see `genprm.engines.base.PoolingEngine`."""
         if not ids:
             raise EngineError("the prompt is empty: it needs at least one token")
         body = {"model": self.model_name, "input": list(ids), "task": "token_classify", "use_activation": False}

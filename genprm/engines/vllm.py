@@ -32,6 +32,8 @@ class VllmEngine:
         model_name: what the model is called in results.
     """
 
+    kind = "vllm"
+
     def __init__(self, llm: Any, tokenizer: Tokenizer, *, model_name: str) -> None:
         config = llm.vllm_config
         self.tokenizer = tokenizer
@@ -172,14 +174,7 @@ class VllmEngine:
         return [float(row[token].logprob) for token, row in zip(ids[1:], rows, strict=True)]
 
     async def pool(self, ids: Sequence[int], *, step_tag: int | None = None) -> list[list[float]]:
-        """What a pooling model gives for the tokens of a prompt, without an activation.
-
-        Args:
-            ids: the prompt.
-            step_tag: with a model that pools steps, the token that ends them; then only those positions are given.
-
-        Returns:
-            A row of numbers a position.
+        """Scores tokens with a classification head: see `genprm.engines.base.PoolingEngine`.
 
         Raises:
             EngineError: the model was not loaded with `runner="pooling"`, or vLLM cannot answer.

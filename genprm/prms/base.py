@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from genprm.engines.admission import Admission
+from genprm.engines.base import Engine
 from genprm.types import Judgement
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 
 class PRMError(RuntimeError):
@@ -20,6 +25,15 @@ class PRM(Protocol):
     """The model's name or path, for reports."""
     capacity: int
     """Chains in flight from which on the engine is always full; more only wait."""
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """How it talks to its model, for the record of a run.
+
+        `model` and `capacity` always; where there are any, `profile`, `engine`, `sampling`, `family`, `sandbox` and
+        `sandbox_note`.
+        """
+        ...
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution.
@@ -70,3 +84,21 @@ class StepwisePRM(Protocol):
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
         """An empty judgement. Extended by all steps it is the judgement of the whole solution."""
         ...
+
+
+def model_facts(prm: PRM, profile: Any, engine: Engine | None, **more: JsonValue) -> dict[str, JsonValue]:
+    """The part of `PRM.facts` that every judge with a model has.
+
+    Args:
+        prm: the judge.
+        profile: its variant of the protocol, a dataclass.
+        engine: its model; None where that is not open.
+        **more: what else there is to say.
+    """
+    return {
+        "model": prm.name,
+        "capacity": prm.capacity,
+        "profile": asdict(profile),
+        "engine": None if engine is None else engine.kind,
+        **more,
+    }

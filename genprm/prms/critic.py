@@ -15,15 +15,19 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from genprm import prompts
 from genprm.engines.base import Engine, Sampling
 from genprm.engines.errors import ContextOverflowError
-from genprm.prms.base import PRMError
+from genprm.prms.base import PRMError, model_facts
 from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
 from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.types import DEFAULT_THRESHOLD, Chain, ChainFinish, Judgement, Tokens, Verdict, combine_chains
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 GREEDY = SamplingDefaults(0.0, 1.0, 0)
 VOTING = SamplingDefaults(1.0, 0.9, 0)
@@ -125,6 +129,11 @@ class Critic:
             # Of answers that are equally frequent the first counts, as in the released evaluation.
             named=Counter(named).most_common(1)[0][0] if named else None,
         )
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """See `genprm.prms.base.PRM`."""
+        return model_facts(self, self.profile, self.engine, sampling=asdict(self.sampling))
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""

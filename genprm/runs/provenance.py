@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import JsonValue
-
-    from genprm.prms.base import PRM
 
 _WHOLE = 1 << 30
 """Bytes of a file up to which all of it is hashed; of a larger one, only its name, size and time."""
@@ -26,26 +19,6 @@ def package_version(*names: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
-
-
-def facts_of(prm: PRM) -> dict[str, JsonValue]:
-    """How a judge talks to its model, as JSON: profile, sampling, engine, sandbox, family, where it has them."""
-    from genprm.prms.critic import Critic
-    from genprm.prms.discriminative.judge import DiscriminativePRM
-    from genprm.prms.genprm.judge import GenPRM
-    from genprm.prms.implicit.judge import ImplicitPRM
-    from genprm.prms.thinkprm.judge import ThinkPRMJudge
-
-    facts: dict[str, JsonValue] = {"model": prm.name, "capacity": prm.capacity}
-    if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic, ImplicitPRM, DiscriminativePRM)):
-        facts |= {"profile": asdict(prm.profile), "engine": type(prm.engine).__module__.rpartition(".")[2]}
-    if isinstance(prm, (GenPRM, ThinkPRMJudge, Critic)):
-        facts["sampling"] = asdict(prm.sampling)
-    if isinstance(prm, DiscriminativePRM):
-        facts["family"] = prm.family
-    if isinstance(prm, GenPRM) and prm.sandbox is not None:
-        facts |= {"sandbox": prm.sandbox.backend, "sandbox_note": prm.sandbox.note}
-    return facts
 
 
 def weights_of(model: str | Path, revision: str | None = None) -> str | None:

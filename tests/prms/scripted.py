@@ -56,6 +56,7 @@ class ScriptedEngine:
     choices: deque[tuple[float, ...]] = field(default_factory=deque)
     """Log-probabilities for the questions about choices, in order; the last one is repeated."""
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
+    kind: str = "scripted"
     model_name: str = "scripted"
     max_model_len: int = 1 << 20
     capacity: int = 4

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from pydantic import JsonValue
+
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import ContextOverflowError
 from genprm.engines.stops import completion
@@ -21,6 +23,7 @@ class RuleEngine:
 
     rule: Callable[[str, int], str]
     tokenizer: Tokenizer = field(default_factory=cache(byte_tokenizer))
+    kind: str = "rule"
     model_name: str = "rule"
     max_model_len: int = 1 << 20
     capacity: int = 8
@@ -69,6 +72,10 @@ class TruthJudge:
     name: str = "truth"
     capacity: int = 8
     judged: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        return {"model": self.name, "capacity": self.capacity}
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         self.judged.append(tuple(steps))

@@ -69,6 +69,8 @@ class TransformersEngine:
         seed: seed of requests without one.
     """
 
+    kind = "transformers"
+
     def __init__(
         self,
         model: transformers.PreTrainedModel,

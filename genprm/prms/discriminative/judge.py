@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genprm.engines import EngineKind, choose_engine, load_engine
-from genprm.engines.base import Engine
+from genprm.engines.base import Engine, RunsModel
 from genprm.engines.errors import ContextOverflowError
-from genprm.prms.base import PRMError
+from genprm.prms.base import PRMError, model_facts
 from genprm.prms.batching import Batcher
 from genprm.prms.calls import chain_name, check_steps
 from genprm.prms.discriminative.formats import (
@@ -33,9 +33,11 @@ from genprm.prms.discriminative.formats import (
 from genprm.prms.discriminative.pooling import pooling_scorer
 from genprm.prms.hub import read_config
 from genprm.prms.implicit.logprobs import BATCH_TOKENS
-from genprm.prms.kinds import transformers_engine
 from genprm.prms.scored import scored_step
 from genprm.types import DEFAULT_THRESHOLD, Judgement, Tokens
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 CAPACITY = 64
 """Solutions in flight from which on batches are full."""
@@ -94,6 +96,11 @@ class DiscriminativePRM:
             raise PRMError(f"{self.name!r} gave {len(log_odds)} scores for {len(steps)} steps")
         scored = tuple(scored_step(value, self.threshold) for value in log_odds)
         return Judgement(scored, self.threshold, Tokens(prompt=len(layout.ids)))
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """See `genprm.prms.base.PRM`."""
+        return model_facts(self, self.profile, self.engine, family=self.family)
 
     async def close(self) -> None:
         """Closes the engine if it was opened for this judge; see `genprm.prms.base.PRM`."""
@@ -187,11 +194,11 @@ def _engine_options(kind: EngineKind, format: Format) -> dict[str, Any]:
 def _scorer(engine: Engine, writer: SolutionWriter) -> Scorer:
     """The best way to get scores out of an engine."""
     head = writer.format.head
-    if (local := transformers_engine(engine)) is not None:
+    if isinstance(engine, RunsModel):
         from genprm.prms.forward import step_log_odds
 
         async def work(rows: list[Layout]) -> list[list[float]]:
-            return await local.run_model(partial(step_log_odds, head=head, choices=writer.choices, rows=rows))
+            return await engine.run_model(partial(step_log_odds, head=head, choices=writer.choices, rows=rows))
 
         return Batcher[Layout, list[float]](work, lambda layout: len(layout.ids), BATCH_TOKENS).ask
     if writer.choices is not None:

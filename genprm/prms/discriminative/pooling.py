@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from genprm.engines.base import Engine
+from genprm.engines.base import Engine, PoolingEngine
 from genprm.prms.base import PRMError
 from genprm.prms.discriminative.formats import Layout, SolutionWriter
-from genprm.prms.kinds import openai_engine, vllm_engine
 
 
 def pooling_scorer(engine: Engine, writer: SolutionWriter) -> Callable[[Layout], Awaitable[list[float]]]:
@@ -17,18 +16,12 @@ def pooling_scorer(engine: Engine, writer: SolutionWriter) -> Callable[[Layout],
     Raises:
         PRMError: the engine does not.
     """
-    if (local := vllm_engine(engine)) is not None:
+    if not isinstance(engine, PoolingEngine):
+        raise PRMError(f"the {engine.kind} engine does not serve a classification head: use transformers or vllm")
 
-        async def pooled(layout: Layout) -> list[float]:
-            return two_class_log_odds(await local.pool(layout.ids, step_tag=writer.tag), layout)
+    async def pooled(layout: Layout) -> list[float]:
+        return two_class_log_odds(await engine.pool(layout.ids, step_tag=writer.tag), layout)
 
-    elif (remote := openai_engine(engine)) is not None:
-
-        async def pooled(layout: Layout) -> list[float]:
-            return two_class_log_odds(await remote.pool(layout.ids), layout)
-
-    else:
-        raise PRMError(f"{type(engine).__name__} does not serve a classification head: use transformers or vllm")
     return pooled
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
 
 from genprm import prompts
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
 from genprm.engines.tokenizer import Trusted, Untrusted
-from genprm.prms.base import PRMError
+from genprm.prms.base import PRMError, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
 from genprm.prms.genprm.adaptive import CERTAINTY, WAVE, Until, settled
@@ -28,6 +29,9 @@ from genprm.prms.genprm.chain import ChainRun
 from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
 from genprm.sandbox import Sandbox
 from genprm.types import DEFAULT_THRESHOLD, Chain, Judgement, StepJudgement, Tokens, combine_chains
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 
 class GenPRM:
@@ -149,6 +153,14 @@ class GenPRM:
         # What a critique of this solution cost on average stands for those that were not written.
         saved = round(spent.generated / asked * (steps * self.votes - asked)) if asked else 0
         return Judgement((*judged, *[left] * (steps - len(judged))), self.threshold, spent, saved)
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """See `genprm.prms.base.PRM`."""
+        facts = model_facts(self, self.profile, self.engine, sampling=asdict(self.sampling))
+        if self.sandbox is not None:
+            facts |= {"sandbox": self.sandbox.backend, "sandbox_note": self.sandbox.note}
+        return facts
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""

@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from genprm.engines.base import Engine
 from genprm.engines.tokenizer import Tokenizer
-from genprm.prms.base import PRMError
+from genprm.prms.base import PRMError, model_facts
 from genprm.prms.calls import check_steps
 from genprm.prms.implicit.logprobs import LogprobCache, LogprobModel
 from genprm.prms.implicit.logratio import (
@@ -31,6 +32,9 @@ from genprm.prms.implicit.logratio import (
 )
 from genprm.prms.scored import scored_step
 from genprm.types import DEFAULT_THRESHOLD, Judgement, Tokens
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 __all__ = [
     "ImplicitMode",
@@ -183,6 +187,11 @@ class ImplicitPRM:
     def engine(self) -> Engine | None:
         """The engine with the PRM in it, while it is open."""
         return self.model.engine
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """See `genprm.prms.base.PRM`."""
+        return model_facts(self, self.profile, self.engine)
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""

@@ -13,12 +13,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from genprm.engines.base import Engine
+from genprm.engines.base import Engine, RunsModel
 from genprm.engines.errors import ContextOverflowError
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.base import PRMError
 from genprm.prms.batching import Batcher
-from genprm.prms.kinds import transformers_engine
 
 _MAGIC = b"genprm-logprobs-1\n"
 _DIGEST_BYTES = 16
@@ -216,13 +215,13 @@ def weights_name(model: str, revision: str | None = None) -> str:
 
 async def _asker(engine: Engine) -> Callable[[Sequence[int], int], Awaitable[list[float]]]:
     """How to ask an engine for log-probabilities."""
-    if (local := transformers_engine(engine)) is not None:
+    if isinstance(engine, RunsModel):
         from genprm.prms.forward import has_plain_head, token_logprobs
 
         async def work(rows: list[tuple[Sequence[int], int]]) -> list[list[float]]:
-            return await local.run_model(partial(token_logprobs, rows=rows))
+            return await engine.run_model(partial(token_logprobs, rows=rows))
 
-        if await local.run_model(has_plain_head):
+        if await engine.run_model(has_plain_head):
             batcher = Batcher[tuple[Sequence[int], int], list[float]](work, lambda row: len(row[0]), BATCH_TOKENS)
             return lambda ids, start: batcher.ask((ids, start))
 

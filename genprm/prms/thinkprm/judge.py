@@ -24,15 +24,15 @@ import asyncio
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from genprm import prompts
 from genprm.engines.admission import Admission, Place
 from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError
 from genprm.engines.stops import cut_at_stop
-from genprm.prms.base import PRMError
+from genprm.prms.base import PRMError, model_facts
 from genprm.prms.calls import call_seed, chain_name, characters_of, check_steps, check_votes
 from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.prms.step_labels import LabelKind, WrittenLabel, align_labels, unlabelled
@@ -47,6 +47,9 @@ from genprm.types import (
     combine_chains,
     sigmoid,
 )
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 QUESTION = "Is the solution correct?"
 THINK_END = "</think>"
@@ -210,6 +213,11 @@ class ThinkPRMJudge:
         return Judgement(
             tuple(self._step(chains) for chains in labelled), self.threshold, tokens, solution=prefixes[-1]
         )
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """See `genprm.prms.base.PRM`."""
+        return model_facts(self, self.profile, self.engine, sampling=asdict(self.sampling))
 
     async def close(self) -> None:
         """Closes what was opened for this judge; see `genprm.prms.base.PRM`."""

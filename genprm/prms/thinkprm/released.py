@@ -231,6 +231,7 @@ class _Limited:
     """An engine with less context than it has."""
 
     def __init__(self, engine: Engine, max_length: int) -> None:
+        self.kind = engine.kind
         self.tokenizer = engine.tokenizer
         self.model_name = engine.model_name
         self.max_model_len = min(engine.max_model_len, max_length)
