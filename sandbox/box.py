@@ -20,6 +20,9 @@ RUNS_BEFORE_RENEWAL = 20_000
 _IDLE_S = 120.0
 """A lane without sessions for so long is given back; the last one stays."""
 _HOUSEKEEPING_S = 15.0
+_GIVEN_UP_MOST = 3
+"""A session whose state the guest gives up so often for one snippet is ended as `killed`."""
+_HOLDS_TOO_MUCH = "the session holds too much between its snippets: its state was given up again and again"
 
 
 class Backend(Protocol):
@@ -49,6 +52,8 @@ class Session:
         self._key = key
         self._lane: Lane | None = None
         self._kept: list[tuple[str, Status]] = []
+        self._given_up = 0
+        """How often in a row the guest gave up this session's state, because it held too much."""
         self._turn = asyncio.Lock()
         self._closed = False
 
@@ -83,40 +88,54 @@ class Session:
 
     async def _attempt(self, code: str) -> Result:
         reasons: list[str] = []
-        while len(reasons) < 2:
+        self._given_up = 0
+        while len(reasons) < 2 and self._given_up < _GIVEN_UP_MOST:
             try:
                 lane = await self._box.lane_for(self._lane)
-                if lane is not self._lane:
-                    await self._move(lane)
+                if lane is not self._lane and (failure := await self._move(lane)) is not None:
+                    return failure
                 result = await lane.run(self._key, code, resumes=bool(self._kept))
             except LaneGone:
                 self._lane = None
                 continue
             except LaneBroken as broken:
                 self._lane = None
+                self._given_up = 0  # what happens now is not this session's doing
                 reasons.append(str(broken))
                 continue
             if result is not None:
                 return result
-            # The guest gave the state up for want of memory.
-            await lane.forget(self._key)
-            self._lane = None
-            reasons.append("the guest had no room for this session's state")
+            await self._give_up(lane)
+        if self._given_up:
+            return _killed(_HOLDS_TOO_MUCH)
         raise SandboxError(f"the sandbox broke twice: {'; then '.join(reasons)}")
 
-    async def _move(self, lane: Lane) -> None:
-        """Bring this session's state to a lane: run again what has shaped it."""
+    async def _give_up(self, lane: Lane) -> None:
+        """The guest gave up the state of this session, which held more than any other."""
+        await lane.forget(self._key)
+        self._lane = None
+        self._given_up += 1
+
+    async def _move(self, lane: Lane) -> Result | None:
+        """Bring this session's state to a lane: run again what has shaped it.
+
+        Returns:
+            None, or the result of a session that cannot be brought back through its own doing: code that holds too
+            much and does something else each time must not get out of being judged.
+        """
         for index, (code, status) in enumerate(self._kept):
             result = await lane.run(self._key, code, resumes=index > 0)
             if result is None:
-                raise LaneBroken("the guest had no room for this session's state")
+                await self._give_up(lane)
+                return _killed(_HOLDS_TOO_MUCH)
             if result.status is not status:
                 await lane.forget(self._key)
-                raise SandboxError(
-                    f"a session's state was lost with its guest and could not be made again: snippet {index} ended "
-                    f"with {result.status.value!r}, not {status.value!r} as before"
-                )
+                what = f"snippet {index} ended with {result.status.value!r}, not {status.value!r} as before"
+                if self._given_up:
+                    return _killed(f"the session's state was given up and could not be made again: {what}")
+                raise SandboxError(f"a session's state was lost with its guest and could not be made again: {what}")
         self._lane = lane
+        return None
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,8 +146,12 @@ class Session:
         await self.close()
 
 
+def _killed(reason: str) -> Result:
+    return Result(Status.KILLED, "", reason, 0.0, 0)
+
+
 class Sandbox:
-    """Runs Python that nobody trusts. `open_sandbox` makes these; use it with `async with`, or `start` and `close`."""
+    """Runs untrusted Python. `open_sandbox` makes these; use it with `async with`, or `start` and `close`."""
 
     def __init__(self, choose: Callable[[], Awaitable[Backend]], limits: Limits, lanes: int) -> None:
         self.limits = limits

@@ -112,8 +112,8 @@ class Lane:
             error = message.get("error")
             return Result(
                 status=Status(frames.text(message, "status")),
-                stdout=frames.text(message, "stdout"),
-                error=None if error is None else frames.text(message, "error"),
+                stdout=frames.encodable(frames.text(message, "stdout")),
+                error=None if error is None else frames.encodable(frames.text(message, "error")),
                 duration_s=frames.number(message, "duration_s"),
                 truncated=frames.integer(message, "truncated"),
             )

@@ -15,6 +15,8 @@ MAX_REQUEST = 8 << 20
 """A snippet of `MAX_CODE` bytes, every one of them escaped, fits."""
 MAX_CODE = 1 << 20
 """Longest snippet in bytes of UTF-8. No model writes a mebibyte of checking code."""
+MAX_ERROR = 4096
+"""Longest error message in characters, of which JSON makes at most twelve bytes each."""
 
 
 class FrameError(ValueError):
@@ -22,8 +24,21 @@ class FrameError(ValueError):
 
 
 def reply_limit(output_kb: int) -> int:
-    """Longest reply frame: every byte of the output escaped as six, and room for the rest."""
-    return 6 * (output_kb << 10) + (1 << 16)
+    """Longest reply frame: every byte of the output escaped as six, every character of the error as twelve."""
+    return 6 * (output_kb << 10) + 12 * MAX_ERROR + (1 << 14)
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates written as escapes, so that every encoder downstream takes it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clip(text: str, most: int = MAX_ERROR) -> str:
+    """The text if it is short enough, else its beginning and how much was left out, at most `most` characters."""
+    if len(text) <= most:
+        return text
+    kept = most - 40
+    return f"{text[:kept]}... ({len(text) - kept} more characters)"
 
 
 def encode(message: Mapping[str, object]) -> bytes:
