@@ -15,6 +15,7 @@ from genprm.engines.requests import InFlight, check_choices, check_ids, fit_samp
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.vllm_worker import EndsWithDriver
+from genprm.engines.weights import check_checkpoint
 
 CPU_BLOCK_SIZE = 32
 """The smallest that vLLM's CPU attention takes: only whole blocks of a prefix are found again."""
@@ -78,7 +79,7 @@ class VllmEngine:
             **options: any other field of `vllm.AsyncEngineArgs`.
 
         Raises:
-            EngineError: vLLM is not installed or does not start.
+            EngineError: vLLM is not installed or does not start, or the checkpoint lacks some of the model's weights.
         """
         # vLLM logs pages at every start; its warnings are enough unless somebody asks for more.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -119,6 +120,7 @@ class VllmEngine:
             "worker_extension_cls": f"{EndsWithDriver.__module__}.{EndsWithDriver.__qualname__}",
         }
         text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or model, None if tokenizer else revision)
+        await asyncio.to_thread(check_checkpoint, model, revision)
         try:
             # AsyncLLM ties itself to the running event loop, so it is made here and not in a thread.
             with _cores_left(current_platform.is_cpu()):

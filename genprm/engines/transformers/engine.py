@@ -26,6 +26,7 @@ from genprm.engines.errors import EngineError
 from genprm.engines.requests import check_choices, check_ids, fit_sampling
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers.decoder import Decoder, Generation, deliver
+from genprm.engines.weights import check_report
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class TransformersEngine:
             **options: `max_num_seqs`, `max_model_len`, `prefill_tokens`, `seed`: see the class.
 
         Raises:
-            EngineError: the model or tokenizer does not load.
+            EngineError: the model or tokenizer does not load, or the checkpoint lacks some of the model's weights.
         """
 
         def load() -> TransformersEngine:
@@ -160,13 +161,16 @@ class TransformersEngine:
             text = Tokenizer.from_pretrained(tokenizer or model, None if tokenizer else revision)
             try:
                 loader: Any = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
-                network = loader.from_pretrained(
+                network, report = loader.from_pretrained(
                     model,
                     revision=revision,
                     dtype=wanted,
                     attn_implementation=attn_implementation,
                     trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # refused below, by name
                 )
+                check_report(model, type(network).__name__, report)
                 return cls(network.to(where), text, model_name=model, **options)
             except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
                 raise EngineError(f"the model {model!r} does not load: {error}") from error

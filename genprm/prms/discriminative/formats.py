@@ -101,14 +101,19 @@ def detect_format(config: Mapping[str, object], name: str) -> Format | None:
         config: the parsed `config.json`; may be empty, where there is only a name.
         name: the model's id or path.
     """
-    declared = config.get("architectures")
-    for architecture in cast("list[object]", declared) if isinstance(declared, list) else []:
-        for format in FORMATS.values():
-            if format.architecture and re.fullmatch(format.architecture, str(architecture)):
-                labels = config.get("id2label")
-                other = format.head is Head.TWO_CLASSES and isinstance(labels, dict) and len(labels) != 2
-                return None if other else format
+    for format in FORMATS.values():
+        if names_format(config, format):
+            labels = config.get("id2label")
+            other = format.head is Head.TWO_CLASSES and isinstance(labels, dict) and len(labels) != 2
+            return None if other else format
     return next((format for format in FORMATS.values() if re.search(format.models, name.lower())), None)
+
+
+def names_format(config: Mapping[str, object], format: Format) -> bool:
+    """Whether a `config.json` names the format's own architecture."""
+    declared = config.get("architectures")
+    names = cast("list[object]", declared) if isinstance(declared, list) else []
+    return format.architecture is not None and any(re.fullmatch(format.architecture, str(name)) for name in names)
 
 
 class SolutionWriter:

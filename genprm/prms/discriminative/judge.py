@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from genprm.engines import EngineKind, choose_engine, load_engine
 from genprm.engines.base import Engine, RunsModel
 from genprm.engines.errors import ContextOverflowError
+from genprm.engines.weights import check_checkpoint
 from genprm.prms.base import PRMError, model_facts
 from genprm.prms.batching import Batcher
 from genprm.prms.calls import chain_name, check_steps
@@ -29,6 +30,7 @@ from genprm.prms.discriminative.formats import (
     Layout,
     SolutionWriter,
     detect_format,
+    names_format,
 )
 from genprm.prms.discriminative.pooling import pooling_scorer
 from genprm.prms.hub import read_config
@@ -144,10 +146,8 @@ async def load_discriminative(
     """
     if family is not None and family not in FORMATS:
         raise PRMError(f"there is no family {family!r}: use one of {', '.join(FORMATS)}")
-    if family is not None:
-        format = FORMATS[family]
-    else:
-        format = detect_format(await asyncio.to_thread(read_config, name_or_path, revision), name_or_path)
+    config = await asyncio.to_thread(read_config, name_or_path, revision)
+    format = detect_format(config, name_or_path) if family is None else FORMATS[family]
     if format is None:
         raise PRMError(
             f"cannot tell the family of {name_or_path!r} from its configuration or its name: pass one of "
@@ -158,6 +158,14 @@ async def load_discriminative(
         kind = choose_engine(engine, base_urls)
         if engine == "auto" and kind == "vllm" and format.head is Head.VALUE:
             kind = "transformers"
+        if kind == "vllm" and format.head is Head.TWO_CLASSES and not names_format(config, format):
+            # vLLM takes the class from the configuration, and pools hidden states where that one has no head.
+            raise PRMError(
+                f"the configuration of {name_or_path!r} names {config.get('architectures')!r}, which has no "
+                f"{format.head} head: a model of the family {format.family!r} cannot be served from it"
+            )
+        if kind == "vllm":
+            await asyncio.to_thread(check_checkpoint, name_or_path, revision, _class(format))
         engine = await load_engine(
             kind,
             name_or_path,
@@ -179,9 +187,7 @@ async def load_discriminative(
 def _engine_options(kind: EngineKind, format: Format) -> dict[str, Any]:
     """How an engine must load the model of a family."""
     if kind == "transformers":
-        from genprm.prms import forward
-
-        return {"auto_class": getattr(forward, format.model_class, format.model_class)}
+        return {"auto_class": _class(format) or format.model_class}
     if kind == "vllm":
         if format.head is Head.VALUE:
             raise PRMError(f"vLLM does not serve the value head of {format.family!r}: use the transformers engine")
@@ -189,6 +195,13 @@ def _engine_options(kind: EngineKind, format: Format) -> dict[str, Any]:
             # Pooling gives nothing for the positions that a prefix cache holds.
             return {"runner": "pooling", "enable_prefix_caching": False}
     return {}
+
+
+def _class(format: Format) -> Any:
+    """The class of the family's models, where it is one of ours."""
+    from genprm.prms import forward
+
+    return getattr(forward, format.model_class, None)
 
 
 def _scorer(engine: Engine, writer: SolutionWriter) -> Scorer:
