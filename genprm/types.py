@@ -104,11 +104,11 @@ class Judgement:
     steps: tuple[StepJudgement, ...]
     threshold: float = DEFAULT_THRESHOLD
     tokens: Tokens = Tokens()
-    saved: int = 0
+    tokens_saved: int = 0
     """Estimate of the generated tokens that stopping early did not spend."""
     solution: StepJudgement | None = None
     """The judgement of the solution as a whole, from judges that give one."""
-    named: int | None = None
+    first_error_vote: int | None = None
     """The first wrong step (or -1) that most chains name, from judges that name it outright; then it is
     `first_error`, whatever the scores."""
 
@@ -128,8 +128,8 @@ class Judgement:
 
         See `find_first_error`.
         """
-        if self.named is not None:
-            return self.named
+        if self.first_error_vote is not None:
+            return self.first_error_vote
         whole = None if self.solution is None else self.solution.score
         return find_first_error(self.scores, self.threshold, whole)
 

@@ -47,7 +47,7 @@ class Item:
 
     def judged_right(self, threshold: float | None = None) -> bool | None:
         """Whether the solution was judged right as a whole."""
-        if self.row is not None and self.row.solution is not None and self.row.named is None:
+        if self.row is not None and self.row.solution is not None and self.row.first_error_vote is None:
             score = self.row.solution.score
             return None if score is None else score >= (self.row.threshold if threshold is None else threshold)
         predicted = self.predicted(threshold)
@@ -56,7 +56,7 @@ class Item:
 
 def at_threshold(row: VerifyRow, threshold: float) -> VerifyRow:
     """A row as another threshold judges it. A first error that was named outright stays."""
-    if row.named is not None:
+    if row.first_error_vote is not None:
         return row
     whole = None if row.solution is None else row.solution.score
     found = find_first_error(row.scores, threshold, whole)
@@ -238,7 +238,7 @@ def _votes(row: VerifyRow) -> int:
 def _vote(row: VerifyRow, chosen: slice) -> int | None:
     """The prediction of some of a row's chains."""
     by_step = [[chain.score for chain in step.chains[chosen]] for step in row.steps]
-    if row.named is not None:
+    if row.first_error_vote is not None:
         first = [find_first_error(scores, row.threshold) for scores in zip(*by_step, strict=True)]
         named = [index for index in first if index is not None]
         return max(named, key=named.count) if named else None

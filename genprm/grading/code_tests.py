@@ -76,12 +76,12 @@ async def check_code(judgement: Judgement, steps: Sequence[str], tests: str, box
     steps_now[place] = replace(step if passed else _failed(step, text), chains=(*step.chains, chain))
     if passed:
         return replace(judgement, steps=tuple(steps_now))
-    named = judgement.named
+    named = judgement.first_error_vote
     return replace(
         judgement,
         steps=tuple(steps_now),
         solution=None if judgement.solution is None else _failed(judgement.solution, text),
-        named=None if named is None else place if named == -1 else min(named, place),
+        first_error_vote=None if named is None else place if named == -1 else min(named, place),
     )
 
 

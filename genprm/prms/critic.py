@@ -3,9 +3,9 @@ r"""The critic: any chat model as step judge, asked for the index of the first w
 The protocol is ProcessBench's for language models as critics (Zheng et al., arXiv 2412.06559): the steps stand in
 numbered tags, the answer is the last `\boxed{...}`, and of several answers the most frequent counts.
 
-`Judgement.named` is that answer. A step's score is the share of chains that find no error up to and including it, so
-that scores rank and calibrate; with several chains, the first step below the threshold need not be the one that most
-chains name.
+`Judgement.first_error_vote` is that answer. A step's score is the share of chains that find no error up to and
+including it, so that scores rank and calibrate; with several chains, the first step below the threshold need not be
+the one that most chains name.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Critic:
             sum((chain.tokens for chain, _ in answers), Tokens()),
             solution=combine_chains([chain for chain, _ in answers], self.threshold),
             # Of answers that are equally frequent the first counts, as in the released evaluation.
-            named=Counter(named).most_common(1)[0][0] if named else None,
+            first_error_vote=Counter(named).most_common(1)[0][0] if named else None,
         )
 
     @property

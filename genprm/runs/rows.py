@@ -84,7 +84,7 @@ class VerifyRow(_Model):
     steps: list[StepRow]
     solution: StepRow | None = None
     """The judgement of the solution as a whole, from judges that give one."""
-    named: int | None = None
+    first_error_vote: int | None = None
     """The first wrong step that most chains name, from judges that name it outright."""
     tokens: TokensRow
     seconds: float
@@ -121,8 +121,10 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         problem=row.problem if full else None,
         steps=[step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
         solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
-        named=judgement.named,
-        tokens=TokensRow(prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.saved),
+        first_error_vote=judgement.first_error_vote,
+        tokens=TokensRow(
+            prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.tokens_saved
+        ),
         seconds=round(seconds, 3),
     )
 

@@ -111,7 +111,7 @@ def critique_of(steps: Sequence[str], judgement: Judgement, style: Style = Style
     Steps without a score are skipped: they are not a reason to rewrite the solution.
     """
     below = [index for index, score in enumerate(judgement.scores) if score is not None and score < judgement.threshold]
-    wrong = judgement.named if judgement.named is not None else below[0] if below else -1
+    wrong = judgement.first_error_vote if judgement.first_error_vote is not None else below[0] if below else -1
     if wrong < 0:
         return Critique(judgement, None, "", None)
     chains = judgement.steps[wrong].chains

@@ -104,7 +104,7 @@ def test_f1_against_votes_where_chains_name_the_first_error():
         ]
         whole = step(*(float(name == -1) for name in named), generated=7)
         most = max(named, key=named.count)
-        return judged(row, *steps, solution=whole, named=most)
+        return judged(row, *steps, solution=whole, first_error_vote=most)
 
     rows = [solution(0, 0, 3), solution(1, -1, 3)]
     items = items_of(rows, {rows[0].key: critic(rows[0], 1, 0, 0, 2), rows[1].key: critic(rows[1], -1, -1, -1, -1)})

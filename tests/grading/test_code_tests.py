@@ -68,8 +68,8 @@ async def test_solutions_without_code_and_critics(tests_in_a_box):
     async with tests_in_a_box as box:
         before = judgement(0.9)
         assert await box.check(before, ["```sql\nSELECT 1\n```"], TESTS) is before
-        assert (await box.check(judgement(0.9, 0.9, named=-1), ["a", BAD], TESTS)).first_error == 1
-        assert (await box.check(judgement(0.9, 0.9, named=0), ["a", BAD], TESTS)).first_error == 0
+        assert (await box.check(judgement(0.9, 0.9, first_error_vote=-1), ["a", BAD], TESTS)).first_error == 1
+        assert (await box.check(judgement(0.9, 0.9, first_error_vote=0), ["a", BAD], TESTS)).first_error == 0
 
 
 def test_blocks():

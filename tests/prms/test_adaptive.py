@@ -92,7 +92,7 @@ async def test_nothing_is_judged_after_the_first_error() -> None:
     assert len(engine.prompts) == 4
     assert [step.reason for step in judgement.steps[2:]] == ["not judged: it comes after the first wrong step"] * 2
     # Two steps cost what is expected of the other two.
-    assert judgement.saved == judgement.tokens.generated
+    assert judgement.tokens_saved == judgement.tokens.generated
 
 
 async def test_the_mean_of_the_votes_decides_on_the_first_error() -> None:
@@ -118,7 +118,7 @@ async def test_votes_stop_when_the_verdict_is_settled() -> None:
     engine = Always.of(choices=[(0.0, -60.0)])
     judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
     assert [len(step.chains) for step in judgement.steps] == [2, 2]
-    assert judgement.saved == 3 * judgement.tokens.generated
+    assert judgement.tokens_saved == 3 * judgement.tokens.generated
     engine = Always.of(choices=[(-0.001, -7.0)])
     judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
     # Scores just below 1 need three more right votes of six instead of two, which is not yet sure enough.

@@ -60,7 +60,7 @@ async def test_the_most_frequent_index_counts():
     # The median of these is 1; most name 0.
     engine, judgement = await judge("\\boxed{0}", "\\boxed{2}", "\\boxed{0}", "?", "\\boxed{1}", "\\boxed{-1}")
     assert judgement.first_error == 0
-    assert judgement.named == 0
+    assert judgement.first_error_vote == 0
     assert judgement.scores == [pytest.approx(3 / 5), pytest.approx(2 / 5), pytest.approx(1 / 5)]
     assert judgement.solution.score == pytest.approx(1 / 5)
     sampling = [call.sampling for call in engine.calls]

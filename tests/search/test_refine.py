@@ -56,7 +56,7 @@ def test_the_vote_against_the_step_speaks():
 
 
 def test_a_judge_that_names_the_step_is_believed():
-    named = Judgement(judgement(0.9, 0.9).steps, named=1)
+    named = Judgement(judgement(0.9, 0.9).steps, first_error_vote=1)
     assert critique_of(["a", "b"], named).step == 1
     whole = Judgement(judgement(0.9).steps, solution=combine_chains([chain(0.1)]))
     found = critique_of(["a"], whole)
