@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from genprm.engines.base import PATIENCE_S, Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
+from genprm.engines.hub import check_model
 
 __all__ = [
     "BUILT_IN",
@@ -79,6 +80,7 @@ async def load_engine(
         raise EngineError(f"the {kind!r} engine runs in this process and takes no base URL: {list(base_urls)!r}")
     if model is None:
         raise EngineError(f"the {kind!r} engine needs a model: a folder or a model id")
+    check_model(model, revision)
     if kind == "vllm":
         if not importlib.util.find_spec("vllm"):
             raise EngineError("the vllm engine is not installed: pip install 'genprm[vllm]'")
@@ -86,6 +88,7 @@ async def load_engine(
 
         return await VllmEngine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     if kind == "transformers":
+        need_torch(model)
         from genprm.engines.transformers.engine import TransformersEngine
 
         return await TransformersEngine.load(
@@ -103,7 +106,24 @@ def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind
     return "vllm" if _has_cuda() and importlib.util.find_spec("vllm") else "transformers"
 
 
+def need_torch(model: str) -> None:
+    """Makes sure that a model can run in this process.
+
+    Raises:
+        EngineError: PyTorch or transformers is not installed.
+    """
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"{model!r} would run in this process, but {' and '.join(missing)} is not installed: "
+            "pip install 'genprm[torch]' (on a GPU: pip install 'genprm[vllm]'), or name a server with --base-url "
+            "(base_urls=[...] in Python)"
+        )
+
+
 def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
     import torch
 
     return torch.cuda.is_available()

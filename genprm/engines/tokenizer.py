@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from genprm.engines.errors import EngineError
+from genprm.engines.hub import check_model
+from genprm.engines.tokenizer_files import TokenizerFiles, end_ids
 
 # What a solution looks like: spaces in a row, newlines, LaTeX, digits, a letter beyond ASCII.
 _PROBE = "Step 1: 3 + 4 = 7,  so\n\n\t$\\boxed{Yes}$ is right (caf\u00e9).\n```python\n    print(7)\n```\n"
@@ -58,7 +62,7 @@ class Tokenizer:
     """A Hugging Face fast tokenizer that never adds a token by itself and never lets text forge a control token.
 
     Args:
-        hf: a `transformers.PreTrainedTokenizerFast`.
+        hf: a `TokenizerFiles` or a `transformers.PreTrainedTokenizerFast`.
         eos_ids: ids that end a turn besides the tokenizer's own end-of-sequence token.
         name: what error messages call this tokenizer.
 
@@ -103,26 +107,12 @@ class Tokenizer:
         Raises:
             EngineError: there is no tokenizer there, or it loses text.
         """
-        import transformers
-
-        where: dict[str, Any] = {"revision": revision} if revision else {}
-        try:
-            # The class that a model declares may rebuild the tokenizer by rules of its own (LlamaTokenizer, which the
-            # R1 distillations declare, then drops spaces). This one takes tokenizer.json as it is.
-            hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(path_or_id, **where)
-        except (OSError, ValueError, TypeError) as error:
-            try:
-                hf = transformers.AutoTokenizer.from_pretrained(path_or_id, **where)
-            except Exception:
-                raise EngineError(f"no tokenizer could be loaded from {path_or_id!r}: {error}") from error
-            if not hf.is_fast:
-                raise EngineError(f"{path_or_id!r} has no fast tokenizer (tokenizer.json)") from error
-        try:
-            ends = transformers.GenerationConfig.from_pretrained(path_or_id, **where).eos_token_id
-        except OSError:
-            ends = None
-        eos_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        return cls(hf, eos_ids, name=path_or_id)
+        if not Path(path_or_id).is_dir():
+            check_model(path_or_id, revision)
+        # Read as it is: the class that a model declares may rebuild its tokenizer by rules of its own (LlamaTokenizer,
+        # which the R1 distillations declare, then drops spaces).
+        hf: Any = TokenizerFiles.load(path_or_id, revision) or _converted(path_or_id, revision)
+        return cls(hf, end_ids(path_or_id, revision), name=path_or_id)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of a text; nothing is put before or after it.
@@ -242,3 +232,23 @@ class Tokenizer:
         for index, piece in enumerate(_GUARDED.split(text)):
             ids += self.encode(guarded[int(piece)]) if index % 2 else self.encode(piece, special=True)
         return ids
+
+
+def _converted(path_or_id: str, revision: str | None) -> Any:
+    """A tokenizer without a `tokenizer.json`, where transformers can make one of the files that are there."""
+    missing = f"there is no tokenizer.json in {path_or_id!r}"
+    if importlib.util.find_spec("transformers") is None:
+        raise EngineError(
+            f"{missing}, and transformers, which may convert what is there, is not installed: "
+            "pip install 'genprm[torch]', or name the folder of the tokenizer (tokenizer=...)"
+        )
+    import transformers
+
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        hf: Any = transformers.AutoTokenizer.from_pretrained(path_or_id, **where)
+    except Exception as error:
+        raise EngineError(f"{missing}, and transformers cannot make one of its files: {error}") from error
+    if not hf.is_fast:
+        raise EngineError(f"{missing}, and transformers cannot convert its tokenizer")
+    return hf

@@ -3,35 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+from genprm.engines.hub import find_file
 from genprm.prms.base import PRMError
-
-
-def find_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model; None where it has none, or where none can be had.
-
-    Args:
-        model: a folder, or a model id.
-        name: the file's.
-        revision: the model's revision on the Hub.
-    """
-    if Path(model).is_dir():
-        file = Path(model) / name
-        return file if file.is_file() else None
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(
-            model,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:
-        return None
-    return None if found is None else Path(found)
 
 
 def read_config(model: str, revision: str | None = None) -> dict[str, object]:

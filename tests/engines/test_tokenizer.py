@@ -94,7 +94,7 @@ def test_ends_of_a_turn_come_from_the_generation_config_too(tiny_model: Path, tm
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no tokenizer could be loaded from '/nowhere/at-all'"):
+    with pytest.raises(EngineError, match="there is no folder '/nowhere/at-all'"):
         Tokenizer.from_pretrained("/nowhere/at-all")
     save_tiny_tokenizer(tmp_path)
     hf = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
