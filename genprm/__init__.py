@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from genprm.lazy import names
 from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdict
 
 if TYPE_CHECKING:
@@ -38,22 +39,18 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+"""The one place of the version; the package's metadata is made from it."""
 
-_LAZY = {
-    "PRM": "genprm.prms",
-    "PRMError": "genprm.prms",
-    "load_prm": "genprm.prms",
-    "judge": "genprm.api",
-    "judge_sync": "genprm.api",
-    "Critique": "genprm.search.refine",
-    "critique": "genprm.search.refine",
-}
-
-
-def __getattr__(name: str) -> object:
-    # Importing genprm is quick: what needs more than the standard library is imported when it is asked for.
-    if name in _LAZY:
-        import importlib
-
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing genprm is quick: what needs more than the standard library is imported when it is asked for.
+__getattr__ = names(
+    __name__,
+    {
+        "PRM": "genprm.prms",
+        "PRMError": "genprm.prms",
+        "load_prm": "genprm.prms",
+        "judge": "genprm.api",
+        "judge_sync": "genprm.api",
+        "Critique": "genprm.search.refine",
+        "critique": "genprm.search.refine",
+    },
+)

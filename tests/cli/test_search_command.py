@@ -18,7 +18,8 @@ from genprm.cli.main import app
 from genprm.engines.errors import EngineError
 from genprm.search.policy import Policy
 from tests.benchmarks.shared import shared_data
-from tests.search.shared import RuleEngine, TruthJudge
+from tests.fakes import RuleEngine
+from tests.search.shared import TruthJudge
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = [{"id": f"p{number}", "problem": f"problem {number}", "answer": str(number % 2)} for number in range(6)]

@@ -11,7 +11,7 @@ from genprm.prms.genprm.adaptive import Until, computes, needs_code, settled
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Mode
 from genprm.sandbox import Sandbox
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 
 scores = st.lists(st.floats(0, 1), max_size=8)
 

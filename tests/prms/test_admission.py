@@ -14,7 +14,7 @@ from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Mode
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
 from genprm.search.scoring import Scorer, TokenCount
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 
 PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
 

@@ -9,7 +9,7 @@ from genprm.prms.base import PRMError
 from genprm.prms.critic import Critic, CriticProfile, find_index
 from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.types import ChainFinish
-from tests.prms.scripted import ASSISTANT, BOS, USER, ScriptedEngine
+from tests.fakes import ASSISTANT, BOS, USER, ScriptedEngine
 
 STEPS = ["2 + 2 = 4", "4 + 1 = 6", "So {x} 6"]
 PROMPT = (

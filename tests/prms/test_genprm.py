@@ -13,7 +13,7 @@ from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults, find_verdict
 from genprm.sandbox import Result, Sandbox, Status
 from genprm.types import ChainFinish, Verdict
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 
 pytestmark = pytest.mark.bubblewrap
 

@@ -11,7 +11,7 @@ from genprm.prms.critic import Critic
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.profiles import read_profile
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 
 
 def engine():

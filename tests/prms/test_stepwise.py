@@ -5,7 +5,7 @@ import pytest
 from genprm.prms.base import StepwisePRM
 from genprm.prms.genprm.judge import GenPRM
 from genprm.sandbox import Sandbox
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 from tests.prms.test_genprm import ANALYSIS, CODE, NO, YES
 
 pytestmark = pytest.mark.bubblewrap

@@ -13,7 +13,7 @@ from genprm.prms.genprm.judge import SamplingDefaults
 from genprm.prms.thinkprm.judge import SUFFIX, TRIGGERS, ThinkPRMJudge, ThinkProfile
 from genprm.prms.thinkprm.released import ThinkPRM
 from genprm.types import ChainFinish, Verdict, sigmoid
-from tests.prms.scripted import ASSISTANT, BOS, USER, ScriptedEngine, byte_tokenizer
+from tests.fakes import ASSISTANT, BOS, USER, ScriptedEngine, byte_tokenizer
 
 THINKING = TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '" + USER + "' + m['content'] }}{% endfor %}"

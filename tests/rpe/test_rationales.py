@@ -13,7 +13,7 @@ from genprm.rpe.rationales import (
 )
 from genprm.rpe.rows import Drop
 from genprm.sandbox import Sandbox
-from tests.prms.scripted import ScriptedEngine
+from tests.fakes import ScriptedEngine
 
 STEPS = ["Step 1: She has 2*3 = 6 cards.", "Step 2: With Ben that makes 6+1 = 8 cards. The answer is \\boxed{8}."]
 FIRST = "Two times three is six.\n</analyze>\n<verify>\nI check it.\n```python\nprint(2*3 == 6)\n```\n"

@@ -10,8 +10,8 @@ from genprm.data.problems import ProblemRow
 from genprm.search.policy import Policy, PolicySettings
 from genprm.search.refine import KeepTurn, RefineSettings, Style, analysis_of, critique, critique_of, refine
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, combine_chains, logit
-from tests.prms.scripted import ASSISTANT, EOS, USER
-from tests.search.shared import RuleEngine, TextGrader, TruthJudge
+from tests.fakes import ASSISTANT, EOS, USER, RuleEngine
+from tests.search.shared import TextGrader, TruthJudge
 
 LEAD = "There might be some problem in this paragraph of your reasoning, please rethink and refine your answer:\n>"
 ANALYSIS = "<analyze>\nLet's analyze the Paragraph 2 step by step: It says 24+48 = 73: that is 72.\n</analyze>\n"

@@ -16,7 +16,8 @@ from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.search.scoring import Scorer, TokenCount
 from genprm.search.voting import Aggregate
 from genprm.types import Judgement
-from tests.search.shared import RuleEngine, TextGrader, TruthJudge
+from tests.fakes import RuleEngine
+from tests.search.shared import TextGrader, TruthJudge
 
 LENGTH = 3
 

@@ -1,18 +1,21 @@
-"""An engine that replies from a script and keeps every prompt: for tests that compare what is sent byte for byte."""
+"""Engines whose replies are known beforehand: by a script that compares what is sent byte for byte, and by a rule."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
-from transformers import PreTrainedTokenizerFast
 
 from genprm.engines.base import Completion, Finish, Sampling
+from genprm.engines.errors import ContextOverflowError
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
+from genprm.engines.tokenizer_files import TokenizerFiles
 
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
 TEMPLATE = (
@@ -33,9 +36,7 @@ def byte_tokenizer(words: Sequence[str] = ("Yes", "No", " Yes", " No")) -> Token
     raw.add_special_tokens([BOS, EOS])
     # As in the released tokenizers, the role markers are added tokens that are not flagged special.
     raw.add_tokens([AddedToken(USER, normalized=False), AddedToken(ASSISTANT, normalized=False)])
-    hf = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=BOS, eos_token=EOS)
-    hf.chat_template = TEMPLATE
-    return Tokenizer(hf, name="bytes")
+    return Tokenizer(TokenizerFiles(raw, {"bos_token": BOS, "eos_token": EOS}, TEMPLATE), name="bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,53 @@ class ScriptedEngine:
     ) -> list[float]:
         self.calls.append(Call(self.tokenizer.decode(prompt_ids), None))
         return list(self.choices.popleft() if len(self.choices) > 1 else self.choices[0])
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class RuleEngine:
+    """Goes on as `rule` says of what was written so far and of the seed; `<eos>` ends the turn."""
+
+    rule: Callable[[str, int], str]
+    tokenizer: Tokenizer = field(default_factory=cache(byte_tokenizer))
+    kind: str = "rule"
+    model_name: str = "rule"
+    max_model_len: int = 1 << 20
+    capacity: int = 8
+    cache_tokens: int | None = None
+    prompts: list[str] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
+    sampled: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        prompt = self.tokenizer.decode(prompt_ids)
+        self.prompts.append(prompt)
+        self.samplings.append(sampling)
+        reply = self.rule(prompt.rpartition(ASSISTANT)[2], sampling.seed or 0)
+        if reply == "<overflow>":
+            raise ContextOverflowError("too long")
+        ended = reply.endswith("<eos>")
+        ids = self.tokenizer.encode(reply.removesuffix("<eos>"))
+        cut = len(ids) > sampling.max_tokens
+        if ended and not cut:
+            ids.append(self.tokenizer.eos_id or 0)
+        done = completion(self.tokenizer, ids[: sampling.max_tokens], sampling.stop, ended=ended and not cut)
+        self.sampled += done.sampled_tokens
+        return done
+
+    async def choice_logprobs(self, *args: object, **kwargs: object) -> list[float]:
+        raise NotImplementedError
 
     async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
         raise NotImplementedError

@@ -1,0 +1,5 @@
+"""`python -m genprm`: the commands."""
+
+from genprm.cli.main import main
+
+main()
