@@ -50,8 +50,8 @@ def check_model(model: str, revision: str | None = None) -> None:
         revision: the model's revision on the Hub.
 
     Raises:
-        EngineError: there is no such folder, model or revision, the model is gated, or the Hub cannot be reached and the
-            model is not in the cache. The message says what to do.
+        EngineError: there is no such folder, model or revision, the model is gated, or the Hub cannot be reached and
+            the model is not in the cache. The message says what to do.
     """
     if (folder := Path(model)).is_dir():
         if not (folder / _PROBED).is_file():
