@@ -120,9 +120,9 @@ class TokenizerFiles:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
+        functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": _now}
+        environment.globals.update(functions)
         environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         return environment
 
 
@@ -145,6 +145,10 @@ class _Generation(Extension):
 def _tojson(value: object, indent: int | None = None, **options: Any) -> str:
     # Unlike jinja2's own filter, templates of models do not escape for HTML.
     return json.dumps(value, ensure_ascii=options.pop("ensure_ascii", False), indent=indent, **options)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -172,8 +176,9 @@ def _add_missing(backend: tokenizers.Tokenizer, config: Mapping[str, Any], speci
     """Adds the tokens that only `tokenizer_config.json` knows."""
     fields = ("lstrip", "normalized", "rstrip", "single_word", "special")
     known = backend.get_added_tokens_decoder()
-    for index, token in sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0])):
-        if int(index) not in known:
+    added = {int(index): token for index, token in (config.get("added_tokens_decoder") or {}).items()}
+    for index, token in sorted(added.items()):
+        if index not in known:
             made = tokenizers.AddedToken(
                 token["content"], **{name: bool(token[name]) for name in fields if name in token}
             )
