@@ -21,7 +21,7 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 STOREYS = (
     ("__main__", "cli"),
     ("serve", "report"),
-    ("api", "benchmarks", "client", "rewards", "rpe", "search", "train"),
+    ("api", "benchmarks", "client", "guards", "rewards", "rpe", "search", "step_tokens", "train"),
     ("calibrate", "cluster", "runs"),
     ("prms",),
     ("data", "engines", "grading"),
@@ -52,7 +52,7 @@ WORDS = {
     "config": "options of a judge",
     "types": "values",
 }
-_LEFT_OUT = {"__main__", "lazy", "errors", "text", "concurrency", "types"}
+_LEFT_OUT = {"__main__", "lazy", "errors", "text", "concurrency", "types", "guards", "step_tokens"}
 """Not drawn: everything uses them, or next to nothing does."""
 
 
