@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel
 
 from genprm.benchmarks.best_of_n import BestOfNMetrics
+from genprm.benchmarks.evaluation import at_threshold
 from genprm.benchmarks.prmbench import PRMBenchMetrics, prm_score
 from genprm.benchmarks.processbench import SUBSETS, f1_score, subset_of
 from genprm.benchmarks.statistics import (
@@ -18,7 +22,8 @@ from genprm.benchmarks.statistics import (
     mcnemar,
     mean_difference,
 )
-from genprm.runs.rows import VerifyRow
+from genprm.runs.folder import FAILURES, METRICS, read_rows_of
+from genprm.runs.rows import FailureRow, VerifyRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Comparison:
 
     name: str
     rows: int
-    """Rows that both runs have."""
+    """Rows that both runs tried."""
     first: float | None
     second: float | None
     difference: Difference | None
@@ -36,23 +41,68 @@ class Comparison:
     """On the rows' being right or wrong; None for scores that are not counted in rows."""
 
 
-def compare_first_errors(first: Sequence[VerifyRow], second: Sequence[VerifyRow]) -> list[Comparison]:
-    """Compares F1 a subset, and their mean.
+@dataclass(frozen=True, slots=True)
+class FirstErrorRun:
+    """What a run says about first errors."""
 
-    Args:
-        first: the labelled rows of one run.
-        second: of another; rows that only one run has are left out.
+    rows: Mapping[str, VerifyRow]
+    """Key -> row, of the rows that were judged."""
+    failed: Mapping[str, FailureRow] = field(default_factory=dict[str, FailureRow])
+    """Key -> failure, of the rows that could not be judged. They count as misses, as in the run's own table."""
+    threshold: float | None = None
+    """The threshold of the run's own table, where that was tuned; None leaves each row its own."""
+
+    def tried(self) -> Mapping[str, VerifyRow | FailureRow]:
+        """Everything that the run judged or failed to judge, by key."""
+        return {**self.failed, **self.rows}
+
+    def predicted(self, key: str) -> int | None:
+        """The first error in a row, by the run's threshold; None for none and for a failed row."""
+        row = self.rows.get(key)
+        if row is None or self.threshold is None:
+            return None if row is None else row.first_error
+        return at_threshold(row, self.threshold).first_error
+
+
+class _Threshold(BaseModel):
+    threshold: float | None = None
+
+
+class _Table(BaseModel):
+    processbench: _Threshold | None = None
+
+
+def read_first_errors(path: Path) -> FirstErrorRun:
+    """Reads a run of `verify` or `bench processbench`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    rows = {row.key: row for row in read_rows_of(path, VerifyRow)}
+    failed = {row.key: row for row in read_rows_of(path, FailureRow, FAILURES) if row.key is not None}
+    try:
+        table = _Table.model_validate_json((path / METRICS).read_bytes()).processbench
+    except FileNotFoundError:
+        table = None
+    return FirstErrorRun(rows, failed, table and table.threshold)
+
+
+def compare_first_errors(first: FirstErrorRun, second: FirstErrorRun) -> list[Comparison]:
+    """Compares F1 a subset, and their mean, over the labelled rows that both runs tried.
+
+    A row that failed in one of them is a miss of that run.
 
     Raises:
         ValueError: the runs have no labelled row in common.
     """
-    others = {row.key: row for row in second}
-    pairs = [(row, others[row.key]) for row in first if row.label is not None and row.key in others]
-    if not pairs:
+    groups: dict[str, list[_Pair]] = {}
+    others = second.tried()
+    for key, row in first.tried().items():
+        if row.label is not None and key in others:
+            pair = _Pair(row.label, first.predicted(key), second.predicted(key))
+            groups.setdefault(subset_of(row.id), []).append(pair)
+    if not groups:
         raise ValueError("the two runs have no labelled row in common")
-    groups: dict[str, list[tuple[VerifyRow, VerifyRow]]] = {}
-    for pair in pairs:
-        groups.setdefault(subset_of(pair[0].id), []).append(pair)
     known = [name for name in SUBSETS if name in groups]
     names = [*known, *sorted(groups.keys() - set(known))]
     parts = [_first_errors(name, [groups[name]]) for name in names]
@@ -115,27 +165,29 @@ def compare_best_of_n(first: BestOfNMetrics, second: BestOfNMetrics) -> list[Com
     return out
 
 
-def _first_errors(name: str, groups: Sequence[Sequence[tuple[VerifyRow, VerifyRow]]]) -> Comparison:
-    hits = [[_hit(a, b) for a, b in group] for group in groups]
-    scores = [[_f1(group, run) for run in (0, 1)] for group in groups]
-    means = [
-        None if any(row[run] is None for row in scores) else sum(row[run] or 0.0 for row in scores) / len(scores)
-        for run in (0, 1)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One row's label, and the predictions of the two runs."""
+
+    label: int
+    first: int | None
+    second: int | None
+
+
+def _first_errors(name: str, groups: Sequence[Sequence[_Pair]]) -> Comparison:
+    hits = [[PairedHit(p.label != -1, p.first == p.label, p.second == p.label) for p in group] for group in groups]
+    first = [f1_score([pair.first for pair in group], [pair.label for pair in group]).f1 for group in groups]
+    second = [f1_score([pair.second for pair in group], [pair.label for pair in group]).f1 for group in groups]
     return Comparison(
         name,
         sum(map(len, groups)),
-        means[0],
-        means[1],
+        _mean(first),
+        _mean(second),
         f1_difference(hits),
         mcnemar([(hit.first, hit.second) for group in hits for hit in group]),
     )
 
 
-def _hit(a: VerifyRow, b: VerifyRow) -> PairedHit:
-    return PairedHit(a.label != -1, a.first_error == a.label, b.first_error == a.label)
-
-
-def _f1(group: Sequence[tuple[VerifyRow, VerifyRow]], run: int) -> float | None:
-    labels = [pair[0].label for pair in group]
-    return f1_score([pair[run].first_error for pair in group], [label for label in labels if label is not None]).f1
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

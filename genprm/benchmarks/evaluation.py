@@ -141,10 +141,17 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
     if tune_on is not None:
         if tune_on not in groups:
             raise ValueError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(groups)}")
-        judged = [item for item in groups[tune_on] if item.row is not None]
-        tuned = tune_threshold([item.row.scores for item in judged if item.row], [item.label for item in judged])
+        rows = [item.row for item in groups[tune_on]]
+        tuned = tune_threshold(
+            [row and row.scores for row in rows],
+            [item.label for item in groups[tune_on]],
+            solutions=[row.solution.score if row and row.solution else None for row in rows],
+            named=[row and row.first_error_vote for row in rows],
+        )
         if tuned is None:
-            raise ValueError(f"the subset {tune_on!r} has no judged rows both with and without an error to tune on")
+            raise ValueError(
+                f"the subset {tune_on!r} does not have both rows with and rows without an error to tune on"
+            )
         threshold = tuned.threshold
     subsets = [_subset(name, group, threshold, resamples) for name, group in groups.items()]
     hits = [_hits(group, threshold) for group in groups.values()]
@@ -158,12 +165,17 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
         macro_binary_f1=_mean([subset.binary_f1 for subset in subsets]),
         threshold=threshold,
         tuned_on=tune_on,
-        curve=vote_curve(items),
+        curve=vote_curve(items, threshold),
     )
 
 
-def vote_curve(items: Sequence[Item]) -> list[CurvePoint]:
-    """F1 at 1, 2, 4 ... of the run's votes. Empty where rows keep no chains, or one each."""
+def vote_curve(items: Sequence[Item], threshold: float | None = None) -> list[CurvePoint]:
+    """F1 at 1, 2, 4 ... of the run's votes. Empty where rows keep no chains, or one each.
+
+    Args:
+        items: labelled solutions with their rows.
+        threshold: None leaves the run's own.
+    """
     judged = [item for item in items if item.row is not None]
     counts = {_votes(item.row) for item in judged if item.row}
     if len(counts) != 1 or (votes := counts.pop()) < 2:
@@ -174,7 +186,7 @@ def vote_curve(items: Sequence[Item]) -> list[CurvePoint]:
         tokens: list[float] = []
         for start in range(0, votes - size + 1, size):
             chosen = slice(start, start + size)
-            predictions = [None if item.row is None else _vote(item.row, chosen) for item in items]
+            predictions = [None if item.row is None else _vote(item.row, chosen, threshold) for item in items]
             score = _macro_f1(items, predictions)
             if score is None:
                 return []
@@ -235,16 +247,17 @@ def _votes(row: VerifyRow) -> int:
     return min((len(step.chains) for step in row.steps), default=0)
 
 
-def _vote(row: VerifyRow, chosen: slice) -> int | None:
+def _vote(row: VerifyRow, chosen: slice, threshold: float | None) -> int | None:
     """The prediction of some of a row's chains."""
+    threshold = row.threshold if threshold is None or row.first_error_vote is not None else threshold
     by_step = [[chain.score for chain in step.chains[chosen]] for step in row.steps]
     if row.first_error_vote is not None:
-        first = [find_first_error(scores, row.threshold) for scores in zip(*by_step, strict=True)]
+        first = [find_first_error(scores, threshold) for scores in zip(*by_step, strict=True)]
         named = [index for index in first if index is not None]
         return max(named, key=named.count) if named else None
     scores = [_known_mean(scores) for scores in by_step]
     whole = None if row.solution is None else _known_mean([chain.score for chain in row.solution.chains[chosen]])
-    return find_first_error(scores, row.threshold, whole)
+    return find_first_error(scores, threshold, whole)
 
 
 def _tokens(row: VerifyRow, chosen: slice) -> int:

@@ -103,15 +103,24 @@ class TunedThreshold:
     """On those rows: in sample, so too good for them."""
 
 
-def tune_threshold(scores: Sequence[Sequence[float | None]], labels: Sequence[int]) -> TunedThreshold | None:
+def tune_threshold(
+    scores: Sequence[Sequence[float | None] | None],
+    labels: Sequence[int],
+    *,
+    solutions: Sequence[float | None] | None = None,
+    named: Sequence[int | None] | None = None,
+) -> TunedThreshold | None:
     """Finds the threshold with the highest F1, exactly: every one that makes a difference is looked at.
 
     A row is a hit for the thresholds in an interval: above the score of its wrong step, up to the lowest score before
     it. So one pass over the sorted ends of the intervals sees every F1 there is.
 
     Args:
-        scores: [row][step]; None where there is no score.
+        scores: [row][step]; None where there is no score, and for a row that could not be judged: a miss at every
+            threshold.
         labels: the first wrong steps, -1 for none.
+        solutions: the scores of the solutions as a whole, from judges that give one; see `find_first_error`.
+        named: the first errors that were named outright, whatever the threshold; None in rows without one.
 
     Returns:
         The middle of the best interval; of several, the one nearest to 0.5. None without rows of both kinds.
@@ -120,20 +129,17 @@ def tune_threshold(scores: Sequence[Sequence[float | None]], labels: Sequence[in
     correct = len(labels) - errors
     if not errors or not correct:
         return None
+    wholes = solutions or [None] * len(labels)
     opens: list[tuple[float, bool]] = []
     closes: list[tuple[float, bool]] = []
-    for row, label in zip(scores, labels, strict=True):
-        needed = row if label == -1 else row[: label + 1]
-        if any(score is None for score in needed):
-            continue
-        known = [score for score in needed if score is not None]
-        low = -math.inf if label == -1 else known.pop()
-        high = min(known, default=math.inf)
-        if low < high:
-            opens.append((low, label != -1))
-            closes.append((high, label != -1))
+    for row, label, whole, name in zip(scores, labels, wholes, named or [None] * len(labels), strict=True):
+        hit = None if row is None else _hit_interval(row, label, whole, name)
+        if hit is not None:
+            opens.append((hit[0], label != -1))
+            closes.append((hit[1], label != -1))
+    found = {score for row in scores if row is not None for score in row if score is not None}
+    found |= {whole for whole in wholes if whole is not None}
     # Thresholds t with a < t <= b, between two neighbouring scores a and b, all give the same predictions.
-    found = {score for row in scores for score in row if score is not None}
     edges = [-math.inf, *sorted(found), math.inf]
     opens.sort(reverse=True)
     closes.sort(reverse=True)
@@ -151,6 +157,25 @@ def tune_threshold(scores: Sequence[Sequence[float | None]], labels: Sequence[in
         best = candidate if best is None else max(best, candidate)
     assert best is not None
     return TunedThreshold(best[2], best[0])
+
+
+def _hit_interval(
+    scores: Sequence[float | None], label: int, solution: float | None, named: int | None
+) -> tuple[float, float] | None:
+    """The thresholds t, low < t <= high, at which `find_first_error` gives the label; None where none does."""
+    if named is not None:
+        return (-math.inf, math.inf) if named == label else None
+    known = [score for score in scores if score is not None]
+    if label == -1:
+        if solution is None:
+            return (-math.inf, min(known, default=math.inf)) if len(known) == len(scores) else None
+        # Where no step is judged wrong, the solution as a whole decides, also about steps without a score.
+        return -math.inf, min([*known, solution])
+    *before, own = scores[: label + 1]
+    if own is None or None in before:
+        return None
+    high = min((score for score in before if score is not None), default=math.inf)
+    return (own, high) if own < high else None
 
 
 def _between(a: float, b: float) -> float:

@@ -7,13 +7,18 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from genprm.benchmarks.best_of_n import BestOfNMetrics
-from genprm.benchmarks.comparison import Comparison, compare_best_of_n, compare_first_errors, compare_prmbench
+from genprm.benchmarks.comparison import (
+    Comparison,
+    compare_best_of_n,
+    compare_first_errors,
+    compare_prmbench,
+    read_first_errors,
+)
 from genprm.benchmarks.evaluation import ProcessBenchMetrics
 from genprm.benchmarks.metrics import Metrics
 from genprm.benchmarks.prmbench import PRMBenchMetrics
 from genprm.cli.boundary import UsageError
-from genprm.runs.folder import METRICS, RunError, read_info, read_rows_of
-from genprm.runs.rows import VerifyRow
+from genprm.runs.folder import METRICS, RunError, read_info
 
 _FIRST_ERRORS = ("verify", "bench processbench")
 _CHOICES = ("search", "bench best-of-n")
@@ -38,8 +43,7 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
     commands = [read_info(path).command for path in (first, second)]
     try:
         if all(command in _FIRST_ERRORS for command in commands):
-            rows = [list(read_rows_of(path, VerifyRow)) for path in (first, second)]
-            return compare_first_errors(*rows)
+            return compare_first_errors(read_first_errors(first), read_first_errors(second))
         if commands[0] != commands[1] and not all(command in _CHOICES for command in commands):
             raise UsageError(f"a run of {commands[0]!r} cannot be compared with one of {commands[1]!r}")
         a, b = (_metrics(path) for path in (first, second))

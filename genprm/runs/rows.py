@@ -102,6 +102,8 @@ class FailureRow(_Model):
     kind: str
     """`input` for a malformed row, else the type of the error."""
     reason: str
+    label: int | None = None
+    """The input's label: a comparison of runs counts the row as a miss."""
 
 
 def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL) -> VerifyRow:
@@ -158,7 +160,9 @@ def failure_row(row: Located | BadRow, error: Exception | None = None) -> Failur
     if isinstance(row, BadRow):
         return FailureRow(key=None, file=row.file, line=row.line, kind="input", reason=row.reason)
     kind = type(error).__name__
-    return FailureRow(key=row.key, id=row.id, file=row.file, line=row.line, kind=kind, reason=str(error) or kind)
+    label = row.label if isinstance(row, InputRow) else None
+    reason = str(error) or kind
+    return FailureRow(key=row.key, id=row.id, file=row.file, line=row.line, kind=kind, reason=reason, label=label)
 
 
 def step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:

@@ -1,10 +1,17 @@
+import json
+from dataclasses import replace
+
 import pytest
 
 from genprm.benchmarks import best_of_n
-from genprm.benchmarks.comparison import compare_best_of_n, compare_first_errors
+from genprm.benchmarks.comparison import FirstErrorRun, compare_best_of_n, compare_first_errors, read_first_errors
 from genprm.benchmarks.evaluation import evaluate, items_of, vote_curve
+from genprm.benchmarks.metrics import Metrics, Tally
+from genprm.benchmarks.processbench import tune_threshold
 from genprm.data.inputs import InputRow
-from genprm.runs.rows import verify_row
+from genprm.runs.folder import METRICS, open_run, write_atomically
+from genprm.runs.keep import Keep
+from genprm.runs.rows import failure_row, step_row, verify_row
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Tokens, combine_chains
 
 
@@ -27,6 +34,10 @@ def judged(row, *steps, **options):
 def run(*pairs):
     rows = {row.key: judged(row, *steps) for row, *steps in pairs if steps}
     return items_of([row for row, *_ in pairs], rows)
+
+
+def first_errors(rows, **options):
+    return FirstErrorRun({row.key: row for row in rows}, **options)
 
 
 def test_a_table_by_hand():
@@ -115,22 +126,92 @@ def test_f1_against_votes_where_chains_name_the_first_error():
 
 def test_two_runs():
     inputs = [solution(number, 0 if number % 2 else -1) for number in range(40)]
-    right = [judged(row, step(0.1 if row.label == 0 else 0.9), step(0.9)) for row in inputs]
-    blind = [judged(row, step(0.9), step(0.9)) for row in inputs[:30]]
+    right = first_errors(judged(row, step(0.1 if row.label == 0 else 0.9), step(0.9)) for row in inputs)
+    blind = first_errors(judged(row, step(0.9), step(0.9)) for row in inputs[:30])
     (found,) = compare_first_errors(blind, right)
     assert (found.name, found.rows, found.first, found.second) == ("math", 30, 0.0, 1.0)
     assert found.difference.interval.low > 0.9
     assert (found.rows_test.first_only, found.rows_test.second_only) == (0, 15)
     assert found.rows_test.p < 0.001
     with pytest.raises(ValueError, match="no labelled row in common"):
-        compare_first_errors(blind, right[30:])
+        compare_first_errors(blind, first_errors(judged(row, step(0.9), step(0.9)) for row in inputs[30:]))
+
+
+def test_the_threshold_is_tuned_with_the_scores_of_whole_solutions():
+    """As of ThinkPRM: steps are 0 or 1 or missing, and the solution's own score decides about right ones."""
+    items = run(
+        (solution(0, 1), step(1.0), step(0.0)),
+        (solution(1, -1), step(1.0), step(None)),
+        (solution(2, -1), step(1.0), step(1.0)),
+        (solution(3, 0), step(1.0), step(1.0)),
+        (solution(4, 1), step(0.9), step(0.7)),
+    )
+    wholes = [0.1, 0.6, 0.62, 0.2, 0.3]
+    items = [
+        replace(item, row=item.row.model_copy(update={"solution": step_row(None, step(whole), Keep.FULL)}))
+        for item, whole in zip(items, wholes, strict=True)
+    ]
+    table = evaluate(items, tune_on="math")
+    # Steps alone would ask for a threshold above 0.7, at which both right solutions are lost. The error of row 3 is
+    # found at no threshold, that of row 4 only above 0.7.
+    assert table.threshold == 0.5
+    assert table.subsets[0].correct_accuracy == 1.0
+    assert table.subsets[0].error_accuracy == pytest.approx(1 / 3)
+
+
+def test_rows_that_failed_count_when_the_threshold_is_tuned():
+    items = run(
+        (solution(0, 0, 1), step(0.7)),
+        (solution(1, -1, 1), step(0.8)),
+        (solution(2, -1, 1), step(0.6)),
+        *((solution(number, 0, 1),) for number in range(3, 9)),
+    )
+    table = evaluate(items, tune_on="math")
+    scored = [tune_threshold([[0.7], [0.8], [0.6], *[None] * 6], [0, -1, -1, *[0] * 6])]
+    assert table.subsets[0].f1 == pytest.approx(scored[0].f1)
+    assert table.threshold == scored[0].threshold
+
+
+def test_f1_against_votes_is_at_the_tuned_threshold():
+    items = run(
+        (solution(0, 0, 1), step(0.7, 0.7)),
+        (solution(1, -1, 1), step(0.9, 0.9)),
+    )
+    table = evaluate(items, tune_on="math")
+    assert (table.threshold, table.macro_f1) == (pytest.approx(0.8), 1.0)
+    assert [point.f1 for point in table.curve] == [1.0, 1.0]
+
+
+def test_two_runs_are_compared_as_their_own_tables_have_them(tmp_path):
+    """Each by the threshold that its table was tuned to, and with the rows that it failed at."""
+    inputs = [solution(number, 0 if number % 2 else -1, 1) for number in range(20)]
+    # A finds everything at 0.8, nothing at 0.5. B finds all but a few at 0.5, and failed at six rows.
+    a = [judged(row, step(0.7 if row.label == 0 else 0.9)) for row in inputs]
+    b = [judged(row, step(0.2 if row.label == 0 else 0.9)) for row in inputs[6:]]
+    for name, rows, tune_on in (("a", a, "math"), ("b", b, None)):
+        by_key = {row.key: row for row in rows}
+        table = evaluate(items_of(inputs, by_key), tune_on=tune_on)
+        metrics = Metrics.model_validate(Tally().metrics(failed=0)).model_dump() | {"processbench": table.model_dump()}
+        with open_run(tmp_path / name, command="bench processbench", config={}) as folder:
+            for row in inputs:
+                if row.key in by_key:
+                    folder.add(by_key[row.key], row.key)
+                else:
+                    folder.add_failure(failure_row(row, RuntimeError("no")))
+            write_atomically(folder.path / METRICS, json.dumps(metrics))
+        (part,) = compare_first_errors(*[read_first_errors(tmp_path / name)] * 2)
+        assert part.first == pytest.approx(table.macro_f1)
+        assert part.rows == 20
+    (part,) = compare_first_errors(read_first_errors(tmp_path / "a"), read_first_errors(tmp_path / "b"))
+    assert (part.rows, part.first, part.second) == (20, 1.0, pytest.approx(0.7))
+    assert part.rows_test.first_only == 6
 
 
 def test_two_runs_over_several_subsets_have_a_mean():
     rows = [
         solution(number, label, subset=subset) for subset in ("math", "gsm8k") for number, label in enumerate((0, -1))
     ]
-    run_a = [judged(row, step(0.9), step(0.9)) for row in rows]
+    run_a = first_errors(judged(row, step(0.9), step(0.9)) for row in rows)
     parts = compare_first_errors(run_a, run_a)
     assert [part.name for part in parts] == ["gsm8k", "math", "mean"]
     assert parts[2].difference.p == 1.0

@@ -129,6 +129,39 @@ def test_the_tuned_threshold_is_the_best_there_is(rows):
     assert f1_at(tuned.threshold, scores, labels) == pytest.approx(tuned.f1)
 
 
+whole_rows = st.lists(
+    st.tuples(
+        st.none() | st.lists(st.none() | st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]), min_size=1, max_size=4),
+        st.integers(-1, 3),
+        st.none() | st.sampled_from([0.1, 0.5, 0.6, 0.9]),
+        st.none() | st.none() | st.integers(-1, 3),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@given(whole_rows)
+def test_it_is_the_best_with_scores_of_whole_solutions_named_steps_and_failed_rows(rows):
+    rows = [(scores, min(label, len(scores or [0]) - 1), whole, named) for scores, label, whole, named in rows]
+    labels = [label for _, label, _, _ in rows]
+
+    def f1(threshold):
+        predictions = [
+            None if scores is None else named if named is not None else find_first_error(scores, threshold, whole)
+            for scores, _, whole, named in rows
+        ]
+        return f1_score(predictions, labels).f1
+
+    scores, _, solutions, named = zip(*rows, strict=True)
+    tuned = tune_threshold(scores, labels, solutions=solutions, named=named)
+    if tuned is None:
+        assert len({label == -1 for label in labels}) < 2
+        return
+    assert tuned.f1 == pytest.approx(max(f1(number / 20) for number in range(-1, 23)))
+    assert f1(tuned.threshold) == pytest.approx(tuned.f1)
+
+
 def test_of_equal_thresholds_the_one_nearest_to_a_half_is_taken():
     assert tune_threshold([[0.9, 0.1], [0.8]], [1, -1]).threshold == 0.5
     assert tune_threshold([[0.9, 0.6], [0.8]], [1, -1]).threshold == pytest.approx(0.7)
