@@ -1,4 +1,4 @@
-"""From the rows of a run to ProcessBench's table: a score a subset, its interval, and the floor it stands on."""
+"""From the rows of a run to ProcessBench's table: a score a subset, its interval, and the floors it must rise above."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from genprm.benchmarks.processbench import (
     SUBSETS,
     F1Score,
     binary_f1,
+    blind_floor,
     f1_score,
     subset_of,
     tune_threshold,
@@ -87,6 +88,8 @@ class SubsetMetrics(BaseModel):
     high: float | None
     floor: float | None
     """Expected F1 of a uniform choice among -1 and every step."""
+    blind: float | None = None
+    """F1 of the best rule that sees only how many steps a solution has: see `blind_floor`."""
     undecided: int
     """Rows without a prediction, counted as wrong. Among them:"""
     failed: int
@@ -115,6 +118,7 @@ class ProcessBenchMetrics(BaseModel):
     macro_low: float | None
     macro_high: float | None
     macro_floor: float | None
+    macro_blind: float | None = None
     macro_binary_f1: float | None
     threshold: float | None
     """None: the run's own."""
@@ -162,6 +166,7 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
         macro_low=interval.low if interval else None,
         macro_high=interval.high if interval else None,
         macro_floor=_mean([subset.floor for subset in subsets]),
+        macro_blind=_mean([subset.blind for subset in subsets]),
         macro_binary_f1=_mean([subset.binary_f1 for subset in subsets]),
         threshold=threshold,
         tuned_on=tune_on,
@@ -207,6 +212,7 @@ def _by_subset(items: Iterable[Item]) -> dict[str, list[Item]]:
 def _subset(name: str, items: Sequence[Item], threshold: float | None, resamples: int) -> SubsetMetrics:
     predictions = [item.predicted(threshold) for item in items]
     labels = [item.label for item in items]
+    lengths = [item.length for item in items]
     score = f1_score(predictions, labels)
     interval = f1_interval([_hits(items, threshold)], resamples=resamples)
     generated = [item.row.tokens.generated for item in items if item.row is not None]
@@ -220,7 +226,8 @@ def _subset(name: str, items: Sequence[Item], threshold: float | None, resamples
         f1=score.f1,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
-        floor=uniform_floor(labels, [item.length for item in items]).f1,
+        floor=uniform_floor(labels, lengths).f1,
+        blind=blind_floor(labels, lengths).f1,
         undecided=predictions.count(None),
         failed=sum(item.row is None for item in items),
         binary_f1=binary_f1([item.judged_right(threshold) for item in items], [label == -1 for label in labels]),

@@ -8,9 +8,10 @@ a solution is right at all. The two are never mixed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from genprm.types import DEFAULT_THRESHOLD
 
@@ -92,6 +93,34 @@ def uniform_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
         return F1Score(None, None, None, len(error), len(right))
     a, b = math.fsum(error) / len(error), math.fsum(right) / len(right)
     return F1Score(2 * a * b / (a + b), a, b, len(error), len(right))
+
+
+def blind_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
+    """What the lengths alone give away: the best rule of the kind "none up to m steps, else step k".
+
+    m and k are chosen on these very rows, so it is a little too good for them: a judge that stays below it has not
+    shown that it reads the solutions.
+
+    Args:
+        labels: the first wrong steps, -1 for none.
+        lengths: how many steps each solution has.
+    """
+    rows = Counter(zip(labels, lengths, strict=True))
+    errors = sum(count for (label, _), count in rows.items() if label != -1)
+    correct = len(labels) - errors
+    if not errors or not correct:
+        return F1Score(None, None, None, errors, correct)
+    best = F1Score(0.0, 0.0, 0.0, errors, correct)
+    for most, step in product(range(max(lengths) + 1), range(max(lengths))):
+        hits = {True: 0, False: 0}
+        for (label, length), count in rows.items():
+            guess = -1 if length <= most else min(step, length - 1)
+            hits[label != -1] += count * (guess == label)
+        a, b = hits[True] / errors, hits[False] / correct
+        f1 = 2 * a * b / (a + b) if a + b else 0.0
+        if f1 > (best.f1 or 0.0):
+            best = F1Score(f1, a, b, errors, correct)
+    return best
 
 
 @dataclass(frozen=True, slots=True)

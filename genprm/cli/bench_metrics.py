@@ -74,6 +74,9 @@ def plot_curve(path: Path, table: ProcessBenchMetrics) -> bool:
         axes.plot(values, scores, marker="o")
         if table.macro_floor is not None:
             axes.axhline(100 * table.macro_floor, color="0.6", linestyle="--", linewidth=1, label="uniform guess")
+        if table.macro_blind is not None:
+            axes.axhline(100 * table.macro_blind, color="0.6", linestyle=":", linewidth=1, label="blind to the steps")
+        if table.macro_floor is not None or table.macro_blind is not None:
             axes.legend(frameon=False)
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:,.0f}" for value in values])

@@ -15,7 +15,8 @@ from genprm.benchmarks.prmbench import PRMBenchMetrics
 
 def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
     """The official score, and apart from it the binary one."""
-    out = _table("subset", "rows", "err acc", "cor acc", "F1", "95 % interval", "guess", "open", "tokens")
+    out = _table("subset", "rows", "err acc", "cor acc", "F1", "95 % interval", "guess", "blind", "open", "tokens")
+    out.padding = (0, 1, 0, 0)  # eighty columns hold all of it
     for subset in table.subsets:
         out.add_row(
             subset.name + (" (tuned on)" if subset.name == table.tuned_on else ""),
@@ -25,21 +26,21 @@ def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
             f"[bold]{percent(subset.f1)}[/]",
             _interval(subset.low, subset.high),
             percent(subset.floor),
+            percent(subset.blind),
             f"[yellow]{subset.undecided:,}[/]" if subset.undecided else "0",
             f"{subset.tokens:,.0f}",
         )
     if len(table.subsets) > 1:
         out.add_section()
         interval = _interval(table.macro_low, table.macro_high)
-        out.add_row(
-            "mean", "", "", "", f"[bold]{percent(table.macro_f1)}[/]", interval, percent(table.macro_floor), "", ""
-        )
+        floors = percent(table.macro_floor), percent(table.macro_blind)
+        out.add_row("mean", "", "", "", f"[bold]{percent(table.macro_f1)}[/]", interval, *floors, "", "")
     console.print(out)
     if table.tuned_on is not None and table.threshold is not None:
         console.print(f"[dim]Threshold {table.threshold:.4g}, tuned on {table.tuned_on}.[/]")
     console.print(
-        "[dim]err acc, cor acc: first error found, no error confirmed; guess: expected F1 of guessing; open: no "
-        "prediction; tokens: generated a row.[/]"
+        "[dim]err acc, cor acc: first error found, no error confirmed. guess: expected F1 of guessing. blind: the best "
+        "rule that sees only the number of steps. open: no prediction. tokens: generated a row.[/]"
     )
     undecided = sum(subset.undecided for subset in table.subsets)
     if undecided:

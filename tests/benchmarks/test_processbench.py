@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genprm.benchmarks.processbench import binary_f1, f1_score, subset_of, tune_threshold, uniform_floor
+from genprm.benchmarks.processbench import binary_f1, blind_floor, f1_score, subset_of, tune_threshold, uniform_floor
 from genprm.types import find_first_error
 from tests.benchmarks.shared import shared_data
 
@@ -97,6 +97,32 @@ def test_the_floor_of_the_real_subsets(subset, floor):
     guesses = [f1_score([draw.randint(-1, n - 1) for n in lengths], labels).f1 for _ in range(30)]
     assert sum(guesses) / 30 == pytest.approx(uniform_floor(labels, lengths).f1, abs=0.01)
     assert f1_score([-1] * len(labels), labels).f1 == 0.0
+
+
+def test_the_blind_floor_by_hand():
+    # Up to two steps none is wrong, of longer ones step 1 is: three of four errors, both right ones.
+    labels, lengths = [1, 1, 1, 0, -1, -1], [3, 4, 5, 3, 1, 2]
+    floor = blind_floor(labels, lengths)
+    assert (floor.error_accuracy, floor.correct_accuracy) == (0.75, 1.0)
+    assert floor.f1 == pytest.approx(6 / 7)
+    assert blind_floor([-1], [2]).f1 is None
+    assert blind_floor([0, -1], [2, 2]).f1 == 0.0
+
+
+@given(st.lists(st.integers(1, 6).flatmap(lambda n: st.tuples(st.integers(-1, n - 1), st.just(n))), min_size=1))
+def test_the_blind_floor_is_the_best_rule(rows):
+    labels, lengths = [label for label, _ in rows], [length for _, length in rows]
+    rules = [[-1 if n <= m else min(k, n - 1) for n in lengths] for m in range(7) for k in range(6)]
+    scores = [f1_score(rule, labels).f1 for rule in rules]
+    assert blind_floor(labels, lengths).f1 == (None if scores[0] is None else pytest.approx(max(scores)))
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("subset", "floor"), [("math", 20.3), ("olympiadbench", 18.3)])
+def test_the_blind_floor_of_the_real_subsets(subset, floor):
+    rows = json.loads(shared_data(f"processbench/{subset}.json").read_text())
+    labels, lengths = [row["label"] for row in rows], [len(row["steps"]) for row in rows]
+    assert 100 * blind_floor(labels, lengths).f1 == pytest.approx(floor, abs=0.05)
 
 
 # ---- thresholds ----------------------------------------------------------------------------------------------------
