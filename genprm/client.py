@@ -1,0 +1,397 @@
+"""A client of `genprm serve` that needs the standard library alone: import it, or copy this one file.
+
+    client = Client("http://127.0.0.1:8311")
+    score = client.score(problem, solution, answer="72")     # or: await client.ascore(...)
+    score.reward                                             # a float, or None
+
+Made for training steps: calls do not raise unless told to. What could not be had before the deadline is None, and
+counted in `client.stats`. Requests are sent again, with growing pauses, while the deadline allows it; the service
+judges a solution that it is judging already only once, so sending it again costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_URL = "http://127.0.0.1:8311"
+AGAIN = frozenset({408, 429, 502, 503, 504})
+"""Answers after which a request is sent again."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_CONNECT_S = 10.0
+_CHUNK = 32
+"""Most solutions in one request of a batch."""
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+class ClientError(RuntimeError):
+    """The service refused a request, or could not be reached before the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the service says about one solution."""
+
+    scores: list[float | None]
+    """One a step, in [0, 1]; None without a verdict."""
+    spans: list[list[int]] | None
+    """First character and end of each step in the solution; None when steps were sent."""
+    first_error: int | None
+    """0-based index of the first wrong step, -1 for none, None when it is not known."""
+    solution: float | None
+    """The score of the solution as a whole, from judges that give one."""
+    correct: bool | None
+    """Whether the answer is right; None when it is not known."""
+    violation: str | None
+    """The rule of form that the solution breaks."""
+    reward: float | None
+    """The service's default reward: gated by the answer, minimum form."""
+    complete: bool
+    """Whether all steps were judged before the deadline."""
+    reason: str | None
+    """Why something is missing."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts since the client was made."""
+
+    calls: int = 0
+    """Requests that were asked for."""
+    retries: int = 0
+    failures: int = 0
+    """Calls that gave nothing."""
+    last_error: str | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, name: str) -> int:
+        """Adds one to a count, and gives it."""
+        with self._lock:
+            value: int = getattr(self, name) + 1
+            setattr(self, name, value)
+            return value
+
+
+class Client:
+    """Asks `genprm serve`. Safe in threads, in event loops, after a fork, and in pickles.
+
+    Args:
+        base_url: of the service, or of several that serve the same model; a retry goes to the next one.
+        api_key: sent as a bearer token. By default the environment variable `GENPRM_API_KEY`.
+        timeout_s: for one call, retries and waiting included. The service is told to answer with what it has in time.
+        connections: most requests at once; further ones wait.
+        raise_errors: raise `ClientError` where a call would give None.
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str] = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        connections: int = 64,
+        raise_errors: bool = False,
+    ) -> None:
+        if timeout_s <= 0 or connections < 1:
+            raise ValueError(f"timeout_s and connections must be above 0, not {timeout_s!r} and {connections!r}")
+        self.base_urls = [base_url] if isinstance(base_url, str) else list(base_url)
+        for url in self.base_urls:
+            if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+                raise ValueError(f"a base URL looks like {DEFAULT_URL!r}, not {url!r}")
+        if not self.base_urls:
+            raise ValueError("there is no base URL")
+        self.api_key = os.environ.get("GENPRM_API_KEY") if api_key is None else api_key
+        self.timeout_s = timeout_s
+        self.connections = connections
+        self.raise_errors = raise_errors
+        self.stats = Stats()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._turn = random.randrange(len(self.base_urls))
+
+    def __getstate__(self) -> Json:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_") and name != "stats"}
+
+    def __setstate__(self, state: Json) -> None:
+        self.__dict__.update(state)
+        self.stats = Stats()
+        self._reset()
+
+    # ---- one solution ------------------------------------------------------------------------------------------------
+
+    def score(self, problem: str, solution: str | Sequence[str], **options: Any) -> Score | None:
+        """Scores one solution.
+
+        Args:
+            problem: the question.
+            solution: a text, or its steps.
+            **options: `answer` (the reference, which the service compares), or `correct` (what you know already), `id`.
+
+        Returns:
+            None when it could not be had.
+        """
+        return _score(self.call("/v1/score", item(problem, solution, **options)))
+
+    async def ascore(self, problem: str, solution: str | Sequence[str], **options: Any) -> Score | None:
+        """`score` for an event loop. Cancelling it gives the judgement up."""
+        return _score(await self.acall("/v1/score", item(problem, solution, **options)))
+
+    def judge(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
+        """Judges one solution: a row with every chain's rationale, code and output, as `genprm verify` writes it."""
+        return self.call("/v1/judge", item(problem, solution, **options))
+
+    async def ajudge(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
+        """`judge` for an event loop."""
+        return await self.acall("/v1/judge", item(problem, solution, **options))
+
+    def critique(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
+        """What is wrong with a solution: `message` is the user's turn to append, None when nothing is."""
+        return self.call("/v1/critique", item(problem, solution, **options))
+
+    async def acritique(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
+        """`critique` for an event loop."""
+        return await self.acall("/v1/critique", item(problem, solution, **options))
+
+    # ---- many --------------------------------------------------------------------------------------------------------
+
+    def score_many(self, items: Sequence[Json]) -> list[Score | None]:
+        """Scores a batch, in as many requests as there are connections.
+
+        Args:
+            items: made by `item`.
+
+        Returns:
+            One a solution, in order; None for those that could not be had.
+        """
+        calls = [self._submit("/v1/score", {"items": chunk}) for chunk in self._chunks(items)]
+        return [one for call, n in zip(calls, self._sizes(items), strict=True) for one in _scores(call.result(), n)]
+
+    async def ascore_many(self, items: Sequence[Json]) -> list[Score | None]:
+        """`score_many` for an event loop."""
+        calls = [self.acall("/v1/score", {"items": chunk}) for chunk in self._chunks(items)]
+        rows = await asyncio.gather(*calls)
+        return [one for row, n in zip(rows, self._sizes(items), strict=True) for one in _scores(row, n)]
+
+    def _chunks(self, items: Sequence[Json]) -> list[list[Json]]:
+        size = max(1, min(_CHUNK, -(-len(items) // self.connections)))
+        return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+    def _sizes(self, items: Sequence[Json]) -> list[int]:
+        return [len(chunk) for chunk in self._chunks(items)]
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def call(self, path: str, body: Mapping[str, Any]) -> Json | None:
+        """Posts a JSON object and gives the JSON object that comes back.
+
+        Raises:
+            ClientError: it could not be had, and `raise_errors` is set.
+        """
+        return self._guarded(lambda: self._call(path, body, time.monotonic() + self.timeout_s, _Abort()))
+
+    async def acall(self, path: str, body: Mapping[str, Any]) -> Json | None:
+        """`call` for an event loop; cancelling it closes the connection, so that the service stops judging."""
+        abort = _Abort()
+        future = self._submit(path, body, abort)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            abort()
+            raise
+
+    def _submit(self, path: str, body: Mapping[str, Any], abort: _Abort | None = None) -> Future[Json | None]:
+        until = time.monotonic() + self.timeout_s
+        abort = abort or _Abort()
+        with self._here():
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.connections, thread_name_prefix="genprm-client")
+            return self._pool.submit(self._guarded, lambda: self._call(path, body, until, abort))
+
+    def _guarded(self, work: Callable[[], T]) -> T | None:
+        self.stats.count("calls")
+        try:
+            return work()
+        except ClientError as error:
+            self.stats.last_error = str(error)
+            failures = self.stats.count("failures")
+            if self.raise_errors:
+                raise
+            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a dead service must not fill the log
+                logger.warning("genprm: %d of %d calls failed; the last: %s", failures, self.stats.calls, error)
+            return None
+
+    def _call(self, path: str, body: Mapping[str, Any], until: float, abort: _Abort) -> Json:
+        pause = _FIRST_PAUSE_S
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise ClientError(f"no answer within {self.timeout_s:g} s: {self.stats.last_error or 'too many calls'}")
+            # The service gets a little less, so that its answer arrives before this side gives up.
+            given = body.get("timeout_s")
+            own = left - min(1.0, left / 10)
+            timeout = own if given is None else min(float(given), own)
+            wait = pause * random.uniform(0.5, 1.0)
+            try:
+                status, headers, data = self._send(path, json.dumps({**body, "timeout_s": timeout}), left, abort)
+                if status == 200:
+                    return cast("Json", json.loads(data))
+                problem = f"{path} answered {status}: {data[:500].decode(errors='replace')}"
+                if status not in AGAIN:
+                    raise ClientError(problem)
+                wait = max(wait, _number(headers.get("Retry-After")))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                problem = f"{path}: {type(error).__name__}: {error}"
+            if abort.asked:
+                raise ClientError("cancelled")
+            self.stats.last_error = problem
+            if time.monotonic() + wait >= until:
+                raise ClientError(f"no answer within {self.timeout_s:g} s; the last: {problem}")
+            self.stats.count("retries")
+            abort.wait(wait)
+            pause = min(_LONGEST_PAUSE_S, 2 * pause)
+
+    def _send(self, path: str, body: str, timeout: float, abort: _Abort) -> tuple[int, http.client.HTTPMessage, bytes]:
+        with self._here():
+            self._turn = (self._turn + 1) % len(self.base_urls)
+            url = self.base_urls[self._turn]
+            idle = self._idle.setdefault(url, [])
+            connection = idle.pop() if idle else None
+        reused = connection is not None
+        connection = connection or _open(url, min(timeout, _CONNECT_S))
+        try:
+            while True:
+                try:
+                    return self._exchange(url, connection, path, body, timeout, abort)
+                except (ConnectionError, http.client.HTTPException):
+                    # An idle connection that the service had closed in the meantime is no failure.
+                    if not reused or abort.asked:
+                        raise
+                    connection.close()
+                    reused, connection = False, _open(url, min(timeout, _CONNECT_S))
+        except BaseException:
+            connection.close()
+            raise
+
+    def _exchange(
+        self, url: str, connection: http.client.HTTPConnection, path: str, body: str, timeout: float, abort: _Abort
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        if cast("socket.socket | None", connection.sock) is None:
+            connection.connect()
+        wire = cast("socket.socket", connection.sock)
+        wire.settimeout(timeout)
+        abort.watch(wire)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        connection.request("POST", urlsplit(url).path.rstrip("/") + path, body.encode(), headers)
+        response = connection.getresponse()
+        data = response.read()
+        abort.watch(None)
+        if response.will_close:
+            connection.close()
+        else:
+            with self._here():
+                self._idle.setdefault(url, []).append(connection)
+        return response.status, response.headers, data
+
+    def _here(self) -> threading.Lock:
+        """The lock; in a forked child everything that belongs to the parent is left behind first."""
+        if self._pid != os.getpid():
+            self._reset()
+        return self._lock
+
+    def close(self) -> None:
+        """Closes idle connections, and waits for calls under way."""
+        with self._here():
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+        with self._here():
+            for connection in (one for idle in self._idle.values() for one in idle):
+                connection.close()
+            self._idle.clear()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Abort:
+    """Ends a call from another thread: wakes its pause, and shuts the socket that it waits on."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._socket: socket.socket | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self._event.is_set()
+
+    def watch(self, connection: socket.socket | None) -> None:
+        self._socket = connection
+        if self.asked and connection is not None:
+            raise ClientError("cancelled")
+
+    def wait(self, seconds: float) -> None:
+        self._event.wait(seconds)
+
+    def __call__(self) -> None:
+        self._event.set()
+        watched = self._socket
+        if watched is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                watched.shutdown(socket.SHUT_RDWR)
+
+
+def item(problem: str, solution: str | Sequence[str], **options: Any) -> Json:
+    """One solution as the service takes it: see `Client.score`. Options that are None are left out."""
+    what = {"solution": solution} if isinstance(solution, str) else {"steps": list(solution)}
+    return {"problem": problem, **what, **{name: value for name, value in options.items() if value is not None}}
+
+
+def _open(url: str, timeout: float) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def _score(row: Json | None) -> Score | None:
+    if row is None or "scores" not in row:
+        return None
+    return Score(**{name: row.get(name) for name in Score.__slots__})  # pyright: ignore[reportArgumentType]
+
+
+def _scores(answer: Json | None, count: int) -> list[Score | None]:
+    rows: list[Json] = [] if answer is None else answer.get("rows", [])
+    return [_score(row) for row in rows] if len(rows) == count else [None] * count
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
