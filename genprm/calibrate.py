@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from genprm.prms.base import PRM
+from genprm.prms.base import PRM, OnStep, judge_watched
 from genprm.runs.folder import write_atomically
 from genprm.runs.rows import VerifyRow
-from genprm.types import Judgement, StepJudgement, Verdict, logit, sigmoid
+from genprm.types import DEFAULT_THRESHOLD, Judgement, StepJudgement, Verdict, logit, sigmoid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,16 +123,18 @@ class Calibration(BaseModel):
 
     def apply_to(self, judgement: Judgement) -> Judgement:
         """A judgement with calibrated scores, and verdicts by them. Chains keep what they said."""
+        whole, threshold = judgement.solution, judgement.threshold
+        solution = None if whole is None else self.apply_to_step(whole, threshold)
+        steps = tuple(self.apply_to_step(step, threshold) for step in judgement.steps)
+        return replace(judgement, steps=steps, solution=solution)
 
-        def calibrated(step: StepJudgement) -> StepJudgement:
-            if step.score is None:
-                return step
-            score = self.apply(step.score, step.log_odds)
-            verdict = Verdict.YES if score >= judgement.threshold else Verdict.NO
-            return replace(step, score=score, log_odds=logit(score), verdict=verdict)
-
-        solution = None if judgement.solution is None else calibrated(judgement.solution)
-        return replace(judgement, steps=tuple(calibrated(step) for step in judgement.steps), solution=solution)
+    def apply_to_step(self, step: StepJudgement, threshold: float) -> StepJudgement:
+        """The judgement of one step with its calibrated score, and the verdict by that."""
+        if step.score is None:
+            return step
+        score = self.apply(step.score, step.log_odds)
+        verdict = Verdict.YES if score >= threshold else Verdict.NO
+        return replace(step, score=score, log_odds=logit(score), verdict=verdict)
 
 
 class CalibratedPRM:
@@ -141,12 +143,22 @@ class CalibratedPRM:
     def __init__(self, prm: PRM, calibration: Calibration) -> None:
         self.name = prm.name
         self.capacity = prm.capacity
+        self.threshold: float = getattr(prm, "threshold", DEFAULT_THRESHOLD)
         self._prm = prm
         self._calibration = calibration
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
         return self._calibration.apply_to(await self._prm.judge(problem, steps, seed=seed))
+
+    async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+        """Judges a solution, and tells of each calibrated step; see `genprm.prms.base.WatchablePRM`."""
+
+        def calibrated(index: int, step: StepJudgement) -> None:
+            on_step(index, self._calibration.apply_to_step(step, self.threshold))
+
+        judgement = await judge_watched(self._prm, problem, steps, calibrated, seed=seed)
+        return self._calibration.apply_to(judgement)
 
     @property
     def facts(self) -> dict[str, JsonValue]:

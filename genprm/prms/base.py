@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
-from genprm.types import Judgement
+from genprm.types import Judgement, StepJudgement
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -84,6 +84,35 @@ class StepwisePRM(Protocol):
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
         """An empty judgement. Extended by all steps it is the judgement of the whole solution."""
         ...
+
+
+OnStep = Callable[[int, StepJudgement], None]
+"""Called with the index of a step and its judgement as soon as all chains have judged it."""
+
+
+@runtime_checkable
+class WatchablePRM(Protocol):
+    """A PRM that tells of each step as soon as it is judged."""
+
+    threshold: float
+    """The score from which a step is right."""
+
+    async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+        """The same judgement as `PRM.judge`; `on_step` is called for each judged step, in order."""
+        ...
+
+
+async def judge_watched(prm: PRM, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+    """Judges a solution and tells of each step: as soon as it is judged, or at the end by judges that know no sooner.
+
+    Raises what `PRM.judge` raises.
+    """
+    if isinstance(prm, WatchablePRM):
+        return await prm.judge_watched(problem, steps, on_step, seed=seed)
+    judgement = await prm.judge(problem, steps, seed=seed)
+    for index, step in enumerate(judgement.steps):
+        on_step(index, step)
+    return judgement
 
 
 def model_facts(prm: PRM, profile: Any, engine: Engine | None, **more: JsonValue) -> dict[str, JsonValue]:

@@ -82,10 +82,6 @@ class ChainRun:
         """Tokens of the conversation so far."""
         return len(self._history)
 
-    async def run(self, steps: Sequence[str]) -> list[Chain]:
-        """Judges the steps in order."""
-        return [await self.step(index, step) for index, step in enumerate(steps)]
-
     def adopt(self, other: ChainRun) -> None:
         """Goes on from the other chain's conversation, after a step about which this one was not asked."""
         self._history = list(other._history)

@@ -21,7 +21,7 @@ from genprm import prompts
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
 from genprm.engines.tokenizer import Trusted, Untrusted
-from genprm.prms.base import PRMError, model_facts
+from genprm.prms.base import OnStep, PRMError, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
 from genprm.prms.genprm.adaptive import CERTAINTY, WAVE, Until, settled
@@ -101,27 +101,41 @@ class GenPRM:
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
+        return await self.judge_watched(problem, steps, lambda _index, _step: None, seed=seed)
+
+    async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+        """Judges every step, and tells of each; see `genprm.prms.base.WatchablePRM`."""
         check_steps(steps)
         try:
             async with self.admission.place(characters_of(problem, steps), self.votes) as place:
                 async with AsyncExitStack() as stack:
                     runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
-                    by_step = await self._judge_steps(runs, steps)
+                    by_step = await self._judge_steps(runs, steps, on_step)
                     place.tokens = sum(run.length for run in runs)
                 return self.judgement_of(by_step, len(steps))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str]) -> list[list[Chain]]:
+    async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str], on_step: OnStep) -> list[list[Chain]]:
         """The chains on each step, as far as the solution is judged."""
         if self.until is Until.END and self.confidence is None:
-            paths = await all_of(run.run(steps) for run in runs)
+            # Chains do not wait for each other: a step is judged when the slowest has judged it.
+            paths: list[list[Chain]] = [[] for _ in runs]
+
+            async def follow(run: ChainRun, path: list[Chain]) -> None:
+                for index, step in enumerate(steps):
+                    path.append(await run.step(index, step))
+                    if all(len(other) > index for other in paths):
+                        on_step(index, combine_chains([other[index] for other in paths], self.threshold))
+
+            await all_of(follow(run, path) for run, path in zip(runs, paths, strict=True))
             return [list(chains) for chains in zip(*paths, strict=True)]
         by_step: list[list[Chain]] = []
         for index, step in enumerate(steps):
             by_step.append(await self._vote(runs, index, step))
-            score = combine_chains(by_step[-1], self.threshold).score
-            if self.until is Until.FIRST_ERROR and score is not None and score < self.threshold:
+            judged = combine_chains(by_step[-1], self.threshold)
+            on_step(index, judged)
+            if self.until is Until.FIRST_ERROR and judged.score is not None and judged.score < self.threshold:
                 break
         return by_step
 
