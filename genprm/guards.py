@@ -54,7 +54,7 @@ class Guards:
     max_step_chars: int = 4_000
     max_chars: int = 32_000
     max_repeated: float = 0.25
-    """Share of steps, in [0, 1], that may repeat what was said."""
+    """Share of steps, in [0, 1], that may repeat what was said; one may in any case."""
     imitation: bool = True
     """Refuse the judge's tags, special tokens, verdicts and pleas."""
     hidden: bool = True
@@ -109,7 +109,7 @@ def find_violation(problem: str, steps: Sequence[str], guards: Guards = Guards()
     if guards.imitation and (found := _imitation(problem, steps)):
         return found
     repeated = _repeated(problem, steps)
-    if len(repeated) > guards.max_repeated * len(steps):
+    if len(repeated) > max(1, guards.max_repeated * len(steps)):
         return Violation(Rule.REPEATED, f"steps {', '.join(map(str, repeated))} only repeat what was said")
     return None
 

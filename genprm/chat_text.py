@@ -1,0 +1,75 @@
+"""From what trainers hand to a reward (chat messages, or text in a chat template) to a problem and a solution.
+
+Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+_TURNS = (
+    # (what opens a user's turn, what ends it)
+    (r"<\|im_start\|>user\n", r"<\|im_end\|>"),  # ChatML: Qwen, SmolLM
+    (r"<\|start_header_id\|>user<\|end_header_id\|>\n\n", r"<\|eot_id\|>"),  # Llama 3
+    (r"<start_of_turn>user\n", r"<end_of_turn>"),  # Gemma
+    (r"<[|｜]User[|｜]>", r"<[|｜](?:Assistant|end▁of▁sentence)[|｜]>"),  # DeepSeek
+    (r"\[INST\]", r"\[/INST\]"),  # Mistral
+)
+_USER = re.compile(
+    "|".join(f"(?:{opening}(?P<t{n}>.*?)(?:{end}|\\Z))" for n, (opening, end) in enumerate(_TURNS)), re.S
+)
+_END = re.compile(
+    r"(?:\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end_of_text\|>|<end_of_turn>|<eos>|</s>"
+    r"|<[|｜]end▁of▁sentence[|｜]>))+\s*\Z"
+)
+_THOUGHT = re.compile(r"\A.*</think>", re.S)
+
+
+def problem_of(prompt: object) -> str:
+    """The question in a prompt: the last user's turn of messages or of a chat template, or the text as it is.
+
+    Args:
+        prompt: a text, or messages with `role` and `content`.
+
+    Raises:
+        ValueError: it is neither, or no message is a user's.
+    """
+    if isinstance(prompt, str):
+        found = list(_USER.finditer(prompt))
+        if not found:
+            return prompt.strip()
+        return next(text for text in found[-1].groups() if text is not None).strip()
+    if isinstance(prompt, Sequence):
+        for message in reversed(cast("Sequence[object]", prompt)):
+            if isinstance(message, Mapping) and cast("Mapping[str, Any]", message).get("role") == "user":
+                return text_of(cast("Mapping[str, Any]", message).get("content")).strip()
+    raise ValueError(f"a prompt is a text or a list of messages with a user's turn, not {str(prompt)[:200]!r}")
+
+
+def solution_of(completion: object) -> str:
+    """The solution in a completion: an assistant's last message, or a text without the tokens that end it.
+
+    What a reasoning model thought before `</think>` is left out, unless nothing follows it.
+    """
+    if isinstance(completion, Sequence) and not isinstance(completion, str):
+        messages = [one for one in cast("Sequence[object]", completion) if isinstance(one, Mapping)]
+        last = cast("Mapping[str, Any]", messages[-1]) if messages else {}
+        completion = text_of(last.get("content"))
+    text = _END.sub("", str(completion))
+    answer = _THOUGHT.sub("", text)
+    return (answer if answer.strip() else text).strip()
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content, which may be a list of parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = (one for one in cast("Sequence[object]", content) if isinstance(one, Mapping))
+        texts = (cast("Mapping[str, Any]", part).get("text") for part in parts)
+        return "".join(text for text in texts if isinstance(text, str))
+    raise ValueError(f"a message's content is a text or a list of parts, not {str(content)[:200]!r}")

@@ -1,0 +1,222 @@
+"""Where solutions wait for the judge: a bounded queue, deadlines, and one judgement for requests that ask the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from genprm.prms.base import PRM, judge_watched
+from genprm.serve.errors import Refusal
+from genprm.serve.metrics import Metrics
+from genprm.types import DEFAULT_THRESHOLD, Judgement, StepJudgement, Tokens
+
+_LONGEST_RETRY_S = 60
+_MEMORY = 0.9
+"""How much of the average time of a judgement the next one keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be judged."""
+
+    problem: str
+    steps: tuple[str, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """A judgement, and whether it is all of it."""
+
+    judgement: Judgement
+    complete: bool
+
+
+class Flight:
+    """One solution on its way through the judge, for all who wait for it."""
+
+    def __init__(self, task: Task, threshold: float) -> None:
+        self.task = task
+        self.threshold = threshold
+        self.waiting = 0
+        """Requests that want it."""
+        self.steps: list[StepJudgement] = []
+        """What is judged so far."""
+        self.work: asyncio.Task[Judgement] | None = None
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note(self, index: int, step: StepJudgement) -> None:
+        """One more step is judged."""
+        del index
+        self.steps.append(step)
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
+        if not changed.done():
+            changed.set_result(None)
+
+    async def more(self, seen: int, until: float, stop: asyncio.Future[None]) -> bool:
+        """Waits for a step after the first `seen`; False when there will be none before the deadline."""
+        assert self.work is not None
+        while len(self.steps) <= seen:
+            if self.work.done():
+                return False
+            left = until - time.monotonic()
+            if left <= 0 or stop.done():
+                return False
+            await asyncio.wait({self.work, self._changed, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    async def result(self, until: float, stop: asyncio.Future[None], why: str) -> Verdicts:
+        """The judgement, or what there is of it at the deadline.
+
+        Args:
+            until: the deadline, by the monotonic clock.
+            stop: done when the service cannot wait any longer.
+            why: the reason that steps without a judgement are given, where it is the deadline's.
+
+        Raises what `PRM.judge` raises.
+        """
+        assert self.work is not None
+        left = max(0.0, until - time.monotonic())
+        if not self.work.done():
+            await asyncio.wait({self.work, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self.work.done():
+            return Verdicts(self.work.result(), complete=True)
+        why = "the service is about to end" if stop.done() else why
+        missing = StepJudgement(None, None, None, (), reason=f"not judged: {why}")
+        steps = (*self.steps, *[missing] * (len(self.task.steps) - len(self.steps)))
+        spent = sum((chain.tokens for step in self.steps for chain in step.chains), Tokens())
+        return Verdicts(Judgement(steps, self.threshold, spent), complete=False)
+
+
+class Desk:
+    """Hands solutions to a judge.
+
+    Args:
+        prm: the judge.
+        in_flight: solutions judged at once.
+        queue: solutions that may wait.
+        votes: chains a solution, for the count of chains in flight.
+        metrics: counts.
+    """
+
+    def __init__(self, prm: PRM, *, in_flight: int, queue: int, votes: int, metrics: Metrics) -> None:
+        self._prm = prm
+        self._in_flight = in_flight
+        self._queue = queue
+        self._votes = votes
+        self._metrics = metrics
+        self._threshold: float = getattr(prm, "threshold", DEFAULT_THRESHOLD)
+        self._flights: dict[Task, Flight] = {}
+        self._waiting: OrderedDict[Flight, asyncio.Future[None]] = OrderedDict()
+        self._running = 0
+        self._average_s = 1.0
+        self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when nobody may wait any longer."""
+        self.draining = False
+        """Whether new solutions are refused, because the service is about to end."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @asynccontextmanager
+    async def flights(self, tasks: Sequence[Task]) -> AsyncGenerator[list[Flight]]:
+        """The flights of some solutions, for as long as the block lasts: who leaves gives them up.
+
+        A solution that is being judged for another request already is not judged again.
+
+        Raises:
+            Refusal: there is no room for all of them, or the service is about to end.
+        """
+        found = self._board(tasks)
+        try:
+            yield found
+        finally:
+            for flight in found:
+                self._leave(flight)
+
+    def _board(self, tasks: Sequence[Task]) -> list[Flight]:
+        if self.draining:
+            raise Refusal(503, "stopping", "the service is about to end", 5)
+        new = len({task for task in tasks if task not in self._flights})
+        free = max(0, self._in_flight - self._running - len(self._waiting))
+        if new > self._queue + self._in_flight:
+            most = self._queue + self._in_flight
+            raise Refusal(413, "too_many", f"{new} solutions are more than the service ever holds ({most})")
+        if len(self._waiting) + new > self._queue + free:
+            self._metrics.refused.inc()
+            # The whole queue has to move before there is room for certain; half of it will do most of the time.
+            wait = len(self._waiting) * self._average_s / self._in_flight / 2
+            retry = min(_LONGEST_RETRY_S, max(1, round(wait)))
+            raise Refusal(429, "busy", f"{len(self._waiting)} solutions wait already, and {self._queue} may", retry)
+        found: list[Flight] = []
+        for task in tasks:
+            flight = self._flights.get(task)
+            if flight is None:
+                flight = self._flights[task] = Flight(task, self._threshold)
+                self._idle.clear()
+                turn = self._waiting[flight] = asyncio.get_running_loop().create_future()
+                flight.work = asyncio.create_task(self._judge(flight, turn))
+                # Not in the task itself, which may be cancelled before it has begun.
+                flight.work.add_done_callback(lambda work, flight=flight: self._end(flight, work))
+            else:
+                self._metrics.shared.inc()
+            flight.waiting += 1
+            found.append(flight)
+        self._next()
+        return found
+
+    def _leave(self, flight: Flight) -> None:
+        flight.waiting -= 1
+        if flight.waiting == 0 and flight.work is not None and not flight.work.done():
+            # Nobody wants it any more. Whoever asks from now on starts anew.
+            self._flights.pop(flight.task, None)
+            self._metrics.solutions.labels("abandoned").inc()
+            flight.work.cancel()
+
+    def _next(self) -> None:
+        while self._waiting and self._running < self._in_flight:
+            _, turn = self._waiting.popitem(last=False)
+            self._running += 1
+            turn.set_result(None)
+        self._metrics.queue.set(len(self._waiting))
+        self._metrics.in_flight.set(self._running)
+        self._metrics.chains.set(self._running * self._votes)
+
+    async def _judge(self, flight: Flight, turn: asyncio.Future[None]) -> Judgement:
+        task, metrics, entered = flight.task, self._metrics, time.monotonic()
+        await turn
+        started = time.monotonic()
+        metrics.wait_s.observe(started - entered)
+        judgement = await judge_watched(self._prm, task.problem, task.steps, flight.note, seed=task.seed)
+        took = time.monotonic() - started
+        metrics.judge_s.observe(took)
+        metrics.judged(judgement)
+        self._average_s = _MEMORY * self._average_s + (1 - _MEMORY) * took
+        return judgement
+
+    def _end(self, flight: Flight, work: asyncio.Task[Judgement]) -> None:
+        if self._waiting.pop(flight, None) is None:
+            self._running -= 1
+        if self._flights.get(flight.task) is flight:
+            del self._flights[flight.task]
+        # Asking for the error tells the event loop that it was seen, also when no request waits for it any more.
+        if not work.cancelled() and work.exception() is not None:
+            self._metrics.solutions.labels("failed").inc()
+        self._next()
+        if not self._flights:
+            self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new solutions, waits for those accepted, and after so many seconds answers with what there is."""
+        self.draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        if not self.stop.done():
+            self.stop.set_result(None)

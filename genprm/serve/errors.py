@@ -1,0 +1,47 @@
+"""Why a request is refused."""
+
+from __future__ import annotations
+
+from genprm.engines.errors import ContextOverflowError, EngineError
+from genprm.prms.base import PRMError
+from genprm.sandbox import SandboxError
+
+
+class Refusal(Exception):
+    """A request that gets an error instead of a judgement.
+
+    Args:
+        status: of HTTP.
+        kind: a word for programs.
+        message: a sentence for people, which names the limit or the value.
+        retry_after_s: when to try again.
+    """
+
+    def __init__(self, status: int, kind: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def body(self) -> dict[str, dict[str, str]]:
+        """What the client reads."""
+        return {"error": {"type": self.kind, "message": self.message}}
+
+
+def refusal_of(error: Exception) -> Refusal | None:
+    """What a failed judgement is to the client; None for a bug."""
+    match error:
+        case Refusal():
+            return error
+        case ContextOverflowError():
+            return Refusal(422, "too_long", str(error))
+        case PRMError():
+            return Refusal(422, "invalid", str(error))
+        case EngineError():
+            return Refusal(503, "engine", str(error), 5)
+        case SandboxError():
+            return Refusal(503, "sandbox", str(error), 5)
+        case _:
+            return None

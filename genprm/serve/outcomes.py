@@ -1,0 +1,85 @@
+"""From a judgement to a reward: is the answer right, is the form honest, what does that come to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from genprm.data.inputs import InputRow
+from genprm.data.steps import join_steps
+from genprm.grading.answers import AnswerChecker, AnswerError
+from genprm.grading.grades import Grade, Grader
+from genprm.grading.solutions import AnswerGrader
+from genprm.guards import find_violation
+from genprm.rewards import gated_reward, process_score
+from genprm.types import Judgement
+
+_PATIENCE_S = 20.0
+"""For comparing one answer: math-verify may have to be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known about a solution without its judgement."""
+
+    correct: bool | None
+    gated: bool
+    """Whether there is an answer to compare, so that the reward waits for it."""
+    violation: str | None
+    reason: str | None = None
+    """Why nobody knows whether the answer is right."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the reward is known before the steps are judged: then they need not be."""
+        return self.violation is not None or self.correct is False
+
+    def reward(self, judgement: Judgement | None, weight: float) -> float | None:
+        """The reward; None where something is missing."""
+        if self.settled:
+            return 0.0
+        if judgement is None:
+            return None
+        scores = judgement.scores
+        if judgement.solution is not None and any(score is None for score in scores):
+            scores = [judgement.solution.score]
+        return gated_reward(scores, correct=self.correct, weight=weight) if self.gated else process_score(scores)
+
+
+class Outcomes:
+    """Compares answers, in processes that can be killed. Closed by `close`."""
+
+    def __init__(self, grader: Grader | None = None) -> None:
+        self._checker: AnswerChecker | None = None
+        self._grader = grader
+
+    async def of(self, row: InputRow, correct: bool | None, limit_s: float = _PATIENCE_S) -> Outcome:
+        """What is known of a solution.
+
+        Args:
+            row: with the reference answer, where there is one.
+            correct: what the client knows already.
+            limit_s: for comparing the answer.
+        """
+        violation = find_violation(row.problem, row.steps)
+        detail = None if violation is None else f"{violation.rule}: {violation.detail}"
+        if correct is not None or row.answer is None:
+            return Outcome(correct, correct is not None, detail)
+        try:
+            async with asyncio.timeout(min(limit_s, _PATIENCE_S)):
+                grade = await self._grade(row.answer, join_steps(row.steps))
+        except (AnswerError, TimeoutError) as error:
+            return Outcome(None, True, detail, f"the answer could not be compared: {error or 'it took too long'}")
+        reason = None if grade.correct is not None else "the answer could not be compared"
+        return Outcome(grade.correct, True, detail, reason)
+
+    async def _grade(self, answer: str, solution: str) -> Grade:
+        if self._grader is None:
+            self._checker = AnswerChecker()
+            self._grader = AnswerGrader(self._checker)
+        return (await self._grader.grade(answer, [solution]))[0]
+
+    async def close(self) -> None:
+        """Ends the processes."""
+        if self._checker is not None:
+            await self._checker.close()

@@ -1,0 +1,133 @@
+"""Runs the service with uvicorn until a signal ends it, and finishes then what was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from genprm.prms.base import PRM
+from genprm.serve.app import App, create_app
+from genprm.serve.gate import JsonLines
+from genprm.serve.settings import ServeConfig, ServeError, keys_from_environment
+
+_GRACE_S = 5
+"""For answers to leave, once the last of them is known."""
+
+
+class Server(uvicorn.Server):
+    """Goes on answering while it drains: uvicorn itself would close the door at once."""
+
+    def __init__(self, app: App, config: ServeConfig, on_start: Callable[[], None] = lambda: None) -> None:
+        settings = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE_S,
+            ws="none",
+        )
+        super().__init__(settings)
+        self._app = app
+        self._drain_s = config.drain_s
+        self._on_start = on_start
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tells that the service answers."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain, the second ends at once."""
+        del sig, frame
+        # This is a signal handler: the event loop may be asleep.
+        asyncio.get_running_loop().call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if self._draining is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self._draining = asyncio.create_task(self.drain())
+
+    async def drain(self) -> None:
+        """Refuses what is new, finishes what was accepted, and ends."""
+        await self._app.service.desk.drain(self._drain_s)
+        self.should_exit = True
+
+
+async def serve(
+    prm: PRM,
+    config: ServeConfig,
+    *,
+    votes: int = 1,
+    log: Any = None,
+    keys: Sequence[str] | None = None,
+    on_start: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves a judge until SIGTERM or SIGINT; what was accepted by then is finished.
+
+    Args:
+        prm: the judge; it stays open.
+        config: where to listen, limits, how long to drain.
+        votes: chains a solution.
+        log: the open folder of a run to keep judgements in.
+        keys: as for `create_app`.
+        on_start: told the URL once the service answers.
+
+    Raises:
+        ServeError: the address cannot be listened on, or would be open to all.
+    """
+    keys = keys_from_environment() if keys is None else tuple(keys)
+    config.check_exposure(keys)
+    app = create_app(prm, config, keys=keys, votes=votes, log=log)
+    _log_as_json()
+    listening = listen(config.host, config.port)
+    port = listening.getsockname()[1]
+    url = f"http://{_host(config.host)}:{port}"
+    server = Server(app, config, lambda: on_start(url))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        listening.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ServeError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listening
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _log_as_json() -> None:
+    logger = logging.getLogger("genprm.serve")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,198 @@
+"""What clients send and get, as pydantic models: the OpenAPI schema is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from genprm.data.inputs import InputRow, Record, parse_row
+from genprm.runs.keep import Keep
+from genprm.runs.rows import StepRow, VerifyRow
+from genprm.search.refine import Style
+from genprm.serve.errors import Refusal
+from genprm.serve.settings import ServeConfig
+
+Text = Annotated[str, Field(min_length=1)]
+Timeout = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Item(_Sent):
+    """One solution to judge: its steps, or a text that is split into steps."""
+
+    problem: Text
+    steps: list[Text] | None = Field(default=None, min_length=1)
+    solution: Text | None = None
+    id: str | None = None
+    answer: str | None = Field(default=None, description="The reference answer, to compare the solution's with.")
+    correct: bool | None = Field(default=None, description="Whether the answer is right, where the client knows.")
+    seed: Seed = 0
+
+    def row(self, config: ServeConfig) -> InputRow:
+        """The solution as `genprm verify` reads it.
+
+        Raises:
+            Refusal: it is no solution, or larger than the limits.
+        """
+        if (self.steps is None) == (self.solution is None):
+            raise Refusal(422, "invalid", 'a solution needs either "steps" (a list of texts) or "solution" (a text)')
+        given = self.model_dump(include={"problem", "steps", "solution", "id", "answer"}, exclude_none=True)
+        row = parse_row(Record("request", 1, given))
+        if not isinstance(row, InputRow):
+            raise Refusal(422, "invalid", row.reason)
+        check_size(row.problem, row.steps, config)
+        return row
+
+
+def check_size(problem: str, steps: tuple[str, ...], config: ServeConfig) -> None:
+    """Makes sure that a solution is within the limits.
+
+    Raises:
+        Refusal: it is not.
+    """
+    if len(steps) > config.max_steps:
+        raise Refusal(422, "too_many_steps", f"{len(steps)} steps, and max_steps is {config.max_steps}")
+    if (size := len(problem) + sum(map(len, steps))) > config.max_chars:
+        raise Refusal(422, "too_long", f"{size} characters of problem and steps, and max_chars is {config.max_chars}")
+
+
+class Asked(_Sent):
+    """One solution (`problem` and `steps` or `solution`), or many (`items`)."""
+
+    problem: Text | None = None
+    steps: list[Text] | None = Field(default=None, min_length=1)
+    solution: Text | None = None
+    id: str | None = None
+    answer: str | None = Field(default=None, description="The reference answer, to compare the solution's with.")
+    correct: bool | None = Field(default=None, description="Whether the answer is right, where the client knows.")
+    seed: Seed = 0
+    items: list[Item] | None = Field(default=None, min_length=1, description="Solutions, instead of one.")
+    timeout_s: Timeout | None = Field(
+        default=None, description="When it has passed, what is judged so far comes back; the rest is null."
+    )
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> Self:
+        if (self.problem is None) == (self.items is None):
+            raise ValueError('a request needs either "problem" with "steps" or "solution", or "items"')
+        if self.items is not None and (self.steps or self.solution or self.id or self.answer):
+            raise ValueError('with "items", steps, solution, id and answer stand in them')
+        return self
+
+    @property
+    def solutions(self) -> list[Item]:
+        """What is to be judged."""
+        if self.items is not None:
+            return self.items
+        return [Item(**self.model_dump(include=set(Item.model_fields)))]
+
+
+class JudgeAsked(Asked):
+    """A request to judge."""
+
+    stream: bool = Field(default=False, description="Send each step as it is judged, as server-sent events.")
+    keep: Keep = Field(
+        default=Keep.FULL, description="full: every chain's text, code and output; scores: numbers only."
+    )
+
+
+class CritiqueAsked(Asked):
+    """A request for a critique."""
+
+    style: Style = Field(default=Style.ANALYSIS, description="What the message says about the wrong step.")
+
+
+class JudgedRow(VerifyRow):
+    """A row of `genprm verify`, and what only a service knows."""
+
+    complete: bool
+    """Whether all steps were judged before the deadline."""
+    correct: bool | None
+    """Whether the answer is right; None when it is not known."""
+    violation: str | None
+    """What is wrong with the form, for rewards."""
+    reward: float | None
+    """See `genprm.rewards.gated_reward`; without an answer to compare, the lowest step score."""
+
+
+class ScoreRow(BaseModel):
+    """Numbers only."""
+
+    id: str | None
+    scores: list[float | None]
+    spans: list[list[int]] | None
+    """First character and end of each step in `solution`; null when steps were sent."""
+    first_error: int | None
+    solution: float | None
+    """The score of the solution as a whole, from judges that give one."""
+    correct: bool | None
+    violation: str | None
+    reward: float | None
+    complete: bool
+    reason: str | None
+    """Why a score is missing."""
+
+
+class CritiqueRow(BaseModel):
+    """What the judge has against a solution."""
+
+    id: str | None
+    accepted: bool
+    """Whether nothing is judged wrong."""
+    complete: bool
+    step: int | None
+    """0-based index of the first wrong step."""
+    analysis: str
+    message: str | None
+    """The user's turn to append to the conversation; null when no step is judged wrong."""
+    scores: list[float | None]
+
+
+class Failure(BaseModel):
+    """Why there is no judgement."""
+
+    type: str
+    message: str
+
+
+class FailedRow(BaseModel):
+    """In a batch: a solution that could not be judged."""
+
+    id: str | None
+    error: Failure
+
+
+class JudgedRows(BaseModel):
+    """One row a solution, in order."""
+
+    rows: list[JudgedRow | FailedRow]
+
+
+class ScoreRows(BaseModel):
+    """One row a solution, in order."""
+
+    rows: list[ScoreRow | FailedRow]
+
+
+class CritiqueRows(BaseModel):
+    """One row a solution, in order."""
+
+    rows: list[CritiqueRow | FailedRow]
+
+
+class StepEvent(StepRow):
+    """One step of a stream."""
+
+    item: int
+    index: int
+
+
+class ErrorBody(BaseModel):
+    """What comes back with a status of 4xx or 5xx."""
+
+    error: Failure

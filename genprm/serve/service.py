@@ -1,0 +1,246 @@
+"""What the endpoints share: from solutions that were asked about to rows that go back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from genprm.data.inputs import InputRow
+from genprm.prms.base import PRM
+from genprm.runs.folder import RunError, RunFolder
+from genprm.runs.keep import Keep
+from genprm.runs.rows import verify_row
+from genprm.runs.verify import default_concurrency
+from genprm.serve.desk import Desk, Flight, Task, Verdicts
+from genprm.serve.errors import Refusal, refusal_of
+from genprm.serve.metrics import Metrics
+from genprm.serve.outcomes import Outcome, Outcomes
+from genprm.serve.schemas import Asked, FailedRow, Failure, Item, JudgedRow
+from genprm.serve.settings import ServeConfig
+from genprm.types import Judgement
+
+logger = logging.getLogger("genprm.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A solution that was asked about."""
+
+    row: InputRow
+    seed: int = 0
+    correct: bool | None = None
+    """What the client knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a solution comes to."""
+
+    row: InputRow
+    outcome: Outcome
+    judgement: Judgement | None
+    """None where it failed, or where only the reward was asked for and is known without."""
+    complete: bool
+    reward: float | None
+    seconds: float
+    error: Refusal | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why something is missing."""
+        if self.error is not None:
+            return self.error.message
+        steps = () if self.judgement is None else self.judgement.steps
+        return self.outcome.reason or next((step.reason for step in steps if step.score is None), None)
+
+
+class Service:
+    """One judge, and all that the endpoints need beside it.
+
+    Args:
+        prm: the judge; stays open.
+        config: the limits.
+        votes: chains a solution.
+        log: where finished judgements are kept, if at all.
+        outcomes: compares answers.
+    """
+
+    def __init__(
+        self,
+        prm: PRM,
+        config: ServeConfig,
+        *,
+        votes: int = 1,
+        log: RunFolder | None = None,
+        outcomes: Outcomes | None = None,
+    ) -> None:
+        self.prm = prm
+        self.config = config
+        self.metrics = Metrics()
+        self.outcomes = outcomes or Outcomes()
+        in_flight = config.max_in_flight or default_concurrency(prm.capacity, votes)
+        self.desk = Desk(prm, in_flight=in_flight, queue=config.queue, votes=votes, metrics=self.metrics)
+        self.started = int(time.time())
+        self._log = log
+
+    def wanted(self, items: Sequence[Item]) -> list[Wanted]:
+        """Checks solutions against the limits.
+
+        Raises:
+            Refusal: one of them is no solution, or too large; or there are too many.
+        """
+        if len(items) > self.config.max_items:
+            raise Refusal(413, "too_many", f"{len(items)} solutions, and max_items is {self.config.max_items}")
+        found: list[Wanted] = []
+        for index, item in enumerate(items):
+            try:
+                found.append(Wanted(item.row(self.config), item.seed, item.correct))
+            except Refusal as refusal:
+                if len(items) == 1:
+                    raise
+                raise Refusal(refusal.status, refusal.kind, f"items[{index}]: {refusal.message}") from None
+        return found
+
+    def until(self, timeout_s: float | None) -> float:
+        """The deadline of a request, by the monotonic clock."""
+        longest = self.config.timeout_s
+        return time.monotonic() + (longest if timeout_s is None else min(timeout_s, longest))
+
+    async def answers(
+        self, wanted: Sequence[Wanted], timeout_s: float | None, *, reward_only: bool = False
+    ) -> list[Answer]:
+        """Judges solutions.
+
+        Args:
+            wanted: solutions within the limits.
+            timeout_s: what the client gives them.
+            reward_only: leave out the judge where the reward is known without it.
+
+        Raises:
+            Refusal: there is no room.
+        """
+        started = time.monotonic()
+        until = self.until(timeout_s)
+        async with AsyncExitStack() as stack:
+            if reward_only:
+                outcomes = await self._outcomes(wanted, until)
+                asked = [one for one, outcome in zip(wanted, outcomes, strict=True) if not outcome.settled]
+                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in asked]))
+            else:
+                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in wanted]))
+                outcomes = await self._outcomes(wanted, until)
+            results = iter(await asyncio.gather(*(self._result(flight, until, timeout_s) for flight in flights)))
+            return [
+                self._answer(one, outcome, None if reward_only and outcome.settled else next(results), started)
+                for one, outcome in zip(wanted, outcomes, strict=True)
+            ]
+
+    async def stream(self, asked: Asked, keep: Keep) -> AsyncGenerator[tuple[str, dict[str, object]]]:
+        """Judges solutions and tells of each step: (event, data) pairs.
+
+        First `open` with the steps of each solution, then `step` as they are judged, a `row` or an `error` for each
+        solution, at last `end`. To be closed if it is not read to its end.
+
+        Raises:
+            Refusal: before the first event, if at all.
+        """
+        from genprm.runs.rows import step_row
+
+        wanted = self.wanted(asked.solutions)
+        started = time.monotonic()
+        until = self.until(asked.timeout_s)
+        events: asyncio.Queue[tuple[str, dict[str, object]] | None] = asyncio.Queue()
+
+        async def follow(number: int, one: Wanted, flight: Flight) -> None:
+            seen = 0
+            while await flight.more(seen, until, self.desk.stop):
+                step = step_row(one.row.steps[seen], flight.steps[seen], keep).model_dump(mode="json")
+                events.put_nowait(("step", {"item": number, "index": seen, **step}))
+                seen += 1
+            outcome = (await self._outcomes([one], until))[0]
+            answer = self._answer(one, outcome, await self._result(flight, until, asked.timeout_s), started)
+            row = row_of(answer, keep)
+            kind = "error" if isinstance(row, FailedRow) else "row"
+            events.put_nowait((kind, {"item": number, **row.model_dump(mode="json")}))
+
+        async with self.desk.flights([_task(one) for one in wanted]) as flights:
+            yield "open", {"items": [{"id": one.row.id, "steps": list(one.row.steps)} for one in wanted]}
+            work = [asyncio.create_task(follow(n, *pair)) for n, pair in enumerate(zip(wanted, flights, strict=True))]
+            everything = asyncio.gather(*work)
+            everything.add_done_callback(lambda _: events.put_nowait(None))
+            try:
+                while (event := await events.get()) is not None:
+                    yield event
+                await everything
+                yield "end", {}
+            finally:
+                everything.cancel()
+                await asyncio.gather(*work, return_exceptions=True)
+
+    async def _outcomes(self, wanted: Sequence[Wanted], until: float) -> list[Outcome]:
+        left = max(0.1, until - time.monotonic())
+        return list(await asyncio.gather(*(self.outcomes.of(one.row, one.correct, left) for one in wanted)))
+
+    async def _result(self, flight: Flight, until: float, timeout_s: float | None) -> Verdicts | Refusal:
+        given = self.config.timeout_s if timeout_s is None else min(timeout_s, self.config.timeout_s)
+        try:
+            verdicts = await flight.result(until, self.desk.stop, f"{given:g} s had passed")
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                logger.exception("a judgement failed")
+                return Refusal(500, "internal", f"{type(error).__name__}: {error}")
+            return refusal
+        if not verdicts.complete:
+            self.metrics.partial.inc()
+        return verdicts
+
+    def _answer(self, one: Wanted, outcome: Outcome, result: Verdicts | Refusal | None, started: float) -> Answer:
+        seconds = time.monotonic() - started
+        if isinstance(result, Refusal):
+            reward = outcome.reward(None, self.config.weight)
+            return Answer(one.row, outcome, None, False, reward, seconds, result)
+        judgement = None if result is None else result.judgement
+        reward = outcome.reward(judgement, self.config.weight)
+        answer = Answer(one.row, outcome, judgement, result is None or result.complete, reward, seconds)
+        if result is not None and result.complete:
+            self._keep(answer)
+        return answer
+
+    def _keep(self, answer: Answer) -> None:
+        if self._log is None or answer.row.key in self._log.done:
+            return
+        row = row_of(answer, Keep.FULL)
+        assert isinstance(row, JudgedRow)
+        try:
+            self._log.add(row, answer.row.key)
+        except RunError:
+            # A full disk must not take the answers from those who wait for them.
+            logger.exception("a judgement could not be kept")
+
+    async def close(self) -> None:
+        """Ends what was started for the service; the judge stays open."""
+        await self.outcomes.close()
+
+
+def row_of(answer: Answer, keep: Keep) -> JudgedRow | FailedRow:
+    """What goes back for one solution."""
+    if answer.judgement is None:
+        assert answer.error is not None
+        return FailedRow(id=answer.row.id, error=Failure(type=answer.error.kind, message=answer.error.message))
+    row = verify_row(answer.row, answer.judgement, seconds=answer.seconds, keep=keep)
+    return JudgedRow(
+        **dict(row),
+        complete=answer.complete,
+        correct=answer.outcome.correct,
+        violation=answer.outcome.violation,
+        reward=answer.reward,
+    )
+
+
+def _task(one: Wanted) -> Task:
+    return Task(one.row.problem, one.row.steps, one.seed)

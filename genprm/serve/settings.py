@@ -1,0 +1,86 @@
+"""What a service is configured with."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from genprm.rewards import WEIGHT
+
+KEYS_VARIABLE = "GENPRM_API_KEYS"
+"""The environment variable with the keys that clients may use, separated by commas."""
+
+
+class ServeError(RuntimeError):
+    """The service cannot be started as it is configured."""
+
+
+class ServeConfig(BaseModel):
+    """How a judge is served."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8311, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    no_auth: bool = Field(default=False, description="Serve without a key on an address that other machines can reach.")
+    ui: bool = Field(default=False, description="Serve a page to judge and to browse runs with, at /.")
+    runs: Path | None = Field(default=None, description="The folder with the runs that the page lists.")
+    log_to: Path | None = Field(
+        default=None, description="A run's folder to keep every judgement in. By default nothing is stored."
+    )
+    max_in_flight: int | None = Field(
+        default=None, ge=1, le=100_000, description="Solutions judged at once. By default what keeps the engine full."
+    )
+    queue: int = Field(default=1024, ge=1, le=1_000_000, description="Solutions that may wait; then clients get 429.")
+    timeout_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="Longest time for a request, and for one that names no time."
+    )
+    max_body_mb: float = Field(default=8.0, gt=0, le=1024, description="Largest body of a request, in MiB.")
+    max_items: int = Field(default=256, ge=1, le=100_000, description="Most solutions in a request.")
+    max_steps: int = Field(default=256, ge=1, le=100_000, description="Most steps of a solution.")
+    max_chars: int = Field(
+        default=200_000, ge=1, le=100_000_000, description="Most characters of a problem with its solution."
+    )
+    weight: float = Field(
+        default=WEIGHT, ge=0, lt=1, description="Share of a right answer's reward that depends on its steps."
+    )
+    drain_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="After SIGTERM, seconds for what was accepted to be finished."
+    )
+
+    @model_validator(mode="after")
+    def _runs_are_for_the_page(self) -> Self:
+        if self.runs is not None and not self.ui:
+            raise ValueError(f"runs {str(self.runs)!r} are for the page: add --ui")
+        return self
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check_exposure(self, keys: tuple[str, ...]) -> None:
+        """Makes sure that nobody serves the world by accident.
+
+        Raises:
+            ServeError: other machines can reach the address, there is no key, and `no_auth` is not set.
+        """
+        if not (self.local or keys or self.no_auth):
+            raise ServeError(
+                f"{self.host!r} can be reached from other machines, and there is no key. Set {KEYS_VARIABLE} to one or "
+                "more keys, or pass --no-auth to serve without."
+            )
+
+
+def keys_from_environment() -> tuple[str, ...]:
+    """The keys that clients may use; none when any may ask."""
+    return tuple(key for part in os.environ.get(KEYS_VARIABLE, "").split(",") if (key := part.strip()))

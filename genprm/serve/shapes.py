@@ -1,0 +1,227 @@
+"""The shapes in which RL frameworks and vLLM's clients call a reward: each answers what that caller expects."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from genprm.chat_text import problem_of, solution_of, text_of
+from genprm.data.inputs import InputRow, Record, parse_row
+from genprm.serve.errors import Refusal
+from genprm.serve.native import ERRORS, Serving, unless_gone
+from genprm.serve.schemas import check_size
+from genprm.serve.service import Answer, Service, Wanted
+
+OPENRLHF_S, SLIME_S, GYM_S = 170.0, 110.0, 110.0
+"""A little less than the caller waits: 180 s, 120 s, and what NeMo Gym's clients are set to."""
+SEPARATOR = "<extra_0>"
+"""What ends each step for the released discriminative PRMs that vLLM serves (Qwen2.5-Math-PRM)."""
+
+router = APIRouter()
+Label = str | int | float | None
+
+
+class _Loose(BaseModel):
+    # Callers send fields of their own beside those that count.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class RewardAsked(_Loose):
+    """What OpenRLHF sends to `--reward.remote_url`."""
+
+    query: list[str] = Field(min_length=1, description="Prompt and response, with the tokens of the chat template.")
+    prompts: list[str]
+    labels: list[Label] | None = Field(default=None, description="The reference answers.")
+
+
+class RewardGiven(BaseModel):
+    """What OpenRLHF reads: `rewards` train, `scores` in [0, 1] filter, `extra_logs` are plotted."""
+
+    rewards: list[float | None]
+    scores: list[float | None]
+    extra_logs: dict[str, list[float | None]]
+
+
+@router.post("/get_reward", responses=ERRORS, summary="OpenRLHF: --reward.remote_url")
+async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> RewardGiven:
+    """Gated rewards, by the labels where there are any. A reward that is missing is null: OpenRLHF drops the sample."""
+    if len(asked.query) != len(asked.prompts) or (asked.labels and len(asked.labels) != len(asked.query)):
+        raise Refusal(422, "invalid", f"{len(asked.query)} queries, and as many prompts and labels are needed")
+    wanted = [
+        _wanted(prompt, query[len(prompt) :] if query.startswith(prompt) else query, label, service)
+        for query, prompt, label in zip(
+            asked.query, asked.prompts, asked.labels or [None] * len(asked.query), strict=True
+        )
+    ]
+    answers = await _rewarded(request, service, wanted, OPENRLHF_S)
+    rewards = [None if answer is None else answer.reward for answer in answers]
+    return RewardGiven(
+        rewards=rewards,
+        scores=rewards,
+        extra_logs={
+            "correct": [_as_number(answer and answer.outcome.correct) for answer in answers],
+            "violation": [float(answer is None or answer.outcome.violation is not None) for answer in answers],
+        },
+    )
+
+
+class RmAsked(_Loose):
+    """What slime sends to `--rm-url`."""
+
+    prompt: str | list[dict[str, JsonValue]]
+    response: str
+    label: Label = None
+
+
+@router.post("/rm", responses=ERRORS, summary="slime: --rm-type remote_rm --rm-url")
+async def remote_rm(request: Request, asked: RmAsked, service: Serving) -> float | None:
+    """The reward itself is the body."""
+    wanted = [_wanted(asked.prompt, asked.response, asked.label, service)]
+    answer = (await _rewarded(request, service, wanted, SLIME_S))[0]
+    return 0.0 if answer is None else answer.reward
+
+
+class VerifyAsked(_Loose):
+    """What NeMo Gym sends to a resources server's `/verify`: a rollout, in the form of OpenAI's Responses API."""
+
+    responses_create_params: dict[str, JsonValue]
+    response: dict[str, JsonValue]
+
+
+@router.post("/verify", responses=ERRORS, summary="NeMo Gym: a resources server's verify")
+async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict[str, Any]:
+    """What was sent, and its `reward`. The reference answer is `expected_answer`, `answer` or `label`, if one is sent.
+
+    Where there is no reward, it is 0 and `mask_sample` says that it is no measurement.
+    """
+    sent: dict[str, Any] = asked.model_dump()
+    label = next((sent[name] for name in ("expected_answer", "answer", "label") if sent.get(name) is not None), None)
+    if label is not None and not isinstance(label, (str, int, float)):
+        raise Refusal(422, "invalid", f"the reference answer must be a text or a number, not {str(label)[:80]!r}")
+    try:
+        problem = problem_of(asked.responses_create_params.get("input"))
+        solution = _output_of(asked.response)
+    except ValueError as error:
+        raise Refusal(422, "invalid", str(error)) from None
+    answer = (await _rewarded(request, service, [_wanted(problem, solution, label, service)], GYM_S))[0]
+    reward = 0.0 if answer is None else answer.reward
+    given: dict[str, Any] = {**sent, "reward": reward or 0.0, "mask_sample": reward is None}
+    if answer is not None and answer.judgement is not None:
+        given["step_scores"] = answer.judgement.scores
+    if reward is None and answer is not None:
+        given["failure_reason"] = answer.reason
+    return given
+
+
+def _output_of(response: dict[str, JsonValue]) -> str:
+    """The text of a response's messages; reasoning and tool calls are left out."""
+    output = response.get("output")
+    if not isinstance(output, list):
+        raise ValueError(f"response.output must be a list, not {str(output)[:80]!r}")
+    messages = [one for one in output if isinstance(one, dict) and one.get("type", "message") == "message"]
+    return "\n\n".join(text for one in messages if (text := text_of(one.get("content")).strip()))
+
+
+class PoolingAsked(_Loose):
+    """What vLLM's `/pooling` takes: a text in ChatML, or messages; the steps end in `<extra_0>`."""
+
+    model: str | None = None
+    input: str | list[str] | None = None
+    messages: list[dict[str, JsonValue]] | None = None
+
+
+@router.post("/pooling", responses=ERRORS, summary="vLLM's /pooling, for step scores")
+async def pooling(request: Request, asked: PoolingAsked, service: Serving) -> dict[str, Any]:
+    """`data[i].data[step]` is `[1 - score, score]`, as vLLM gives it for Qwen2.5-Math-PRM.
+
+    A step without a score has `[null, null]`.
+    """
+    if (asked.input is None) == (asked.messages is None):
+        raise Refusal(422, "invalid", 'a request needs either "input" or "messages"')
+    texts: list[Any] = [asked.messages] if asked.messages is not None else _as_list(asked.input)
+    if len(texts) > service.config.max_items:
+        raise Refusal(413, "too_many", f"{len(texts)} inputs, and max_items is {service.config.max_items}")
+    wanted = [_pooled(text, service) for text in texts]
+    answers = await unless_gone(request, service.answers(wanted, None))
+    failed = next((answer.error for answer in answers if answer.error is not None), None)
+    if failed is not None:
+        raise failed
+    data: list[dict[str, Any]] = []
+    spent = 0
+    for index, answer in enumerate(answers):
+        assert answer.judgement is not None
+        pairs = [[None, None] if score is None else [1 - score, score] for score in answer.judgement.scores]
+        data.append({"index": index, "object": "pooling", "data": pairs})
+        spent += answer.judgement.tokens.prompt
+    return {
+        "id": f"pool-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": service.prm.name,
+        "data": data,
+        "usage": {"prompt_tokens": spent, "total_tokens": spent, "completion_tokens": 0},
+    }
+
+
+def _pooled(asked: str | list[dict[str, JsonValue]], service: Service) -> Wanted:
+    try:
+        problem = problem_of(asked)
+        if isinstance(asked, str):
+            solution = asked.rpartition("<|im_start|>assistant\n")[2]
+        else:
+            solution = text_of(asked[-1].get("content"))
+    except ValueError as error:
+        raise Refusal(422, "invalid", str(error)) from None
+    steps = [step for part in solution_of(solution).split(SEPARATOR) if (step := solution_of(part))]
+    return _checked({"problem": problem, "steps": steps}, service)
+
+
+def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wanted | None:
+    """A solution to reward; None for one that says nothing."""
+    try:
+        problem = problem_of(prompt)
+    except ValueError as error:
+        raise Refusal(422, "invalid", str(error)) from None
+    solution = solution_of(response)
+    if not solution:
+        return None
+    if isinstance(label, float) and not math.isfinite(label):
+        raise Refusal(422, "invalid", f"a label must be a text or a finite number, not {label!r}")
+    # An empty label is how a data set says that there is none.
+    return _checked({"problem": problem, "solution": solution, "answer": None if label == "" else label}, service)
+
+
+def _checked(value: dict[str, object], service: Service) -> Wanted:
+    row = parse_row(Record("request", 1, value))
+    if not isinstance(row, InputRow):
+        raise Refusal(422, "invalid", row.reason)
+    check_size(row.problem, row.steps, service.config)
+    return Wanted(row)
+
+
+async def _rewarded(
+    request: Request, service: Service, wanted: list[Wanted | None], timeout_s: float
+) -> list[Answer | None]:
+    """Answers in order; None, which earns nothing, for a solution that says nothing."""
+    if len(wanted) > service.config.max_items:
+        raise Refusal(413, "too_many", f"{len(wanted)} solutions, and max_items is {service.config.max_items}")
+    known = [one for one in wanted if one is not None]
+    answers = await unless_gone(request, service.answers(known, timeout_s, reward_only=True))
+    failed = next((answer.error for answer in answers if answer.error is not None), None)
+    if failed is not None and len(answers) == 1:
+        raise failed
+    following = iter(answers)
+    return [None if one is None else next(following) for one in wanted]
+
+
+def _as_number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []

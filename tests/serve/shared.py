@@ -1,0 +1,94 @@
+"""A service with a judge whose answers are known, on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from genprm.prms.base import PRM, OnStep
+from genprm.serve.app import App, create_app
+from genprm.serve.run import Server, listen
+from genprm.serve.settings import ServeConfig
+from genprm.types import Judgement
+from tests.judges import ArithmeticJudge
+
+PROBLEM = "What is 1 + 1?"
+
+
+@dataclass
+class SteppedJudge(ArithmeticJudge):
+    """Tells of each step, and takes `step_s` for each. A step that reads `wait` takes for ever."""
+
+    step_s: float = 0.0
+    cancelled: int = 0
+
+    async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+        whole = await super().judge(problem, steps, seed=seed)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            for index, step in enumerate(whole.steps):
+                await asyncio.sleep(3600 if steps[index] == "wait" else self.step_s)
+                on_step(index, step)
+            return whole
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+
+@dataclass
+class Live:
+    """A service that answers."""
+
+    url: str
+    http: httpx.AsyncClient
+    app: App
+    server: Server
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return await self.http.post(path, json=body, **options)
+
+    async def metric(self, name: str) -> float:
+        text = (await self.http.get("/metrics")).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+@asynccontextmanager
+async def live(prm: PRM, config: ServeConfig | None = None, **options: Any) -> AsyncGenerator[Live]:
+    config = config or ServeConfig()
+    app = create_app(prm, config, **{"keys": (), **options})
+    listening = listen("127.0.0.1", 0)
+    server = Server(app, config)
+    started = asyncio.create_task(server.serve(sockets=[listening]))
+    await until(lambda: server.started)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=512)) as http:
+            yield Live(url, http, app, server)
+    finally:
+        server.should_exit = True
+        await started
+        listening.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for cannot tell
+            await asyncio.sleep(0.005)
+
+
+def events_of(text: str) -> list[tuple[str, str]]:
+    """The events of a stream: (event, data)."""
+    found: list[tuple[str, str]] = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            found.append((lines["event"], lines["data"]))
+    return found
