@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -31,6 +32,8 @@ OPEN = frozenset({"/health", "/ready"})
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 _BODY_S = 30.0
 """For a body to arrive."""
+_DROP_S, _DROP_BYTES = 2.0, 64 << 20
+"""How long, and how much, is read of a body that is refused."""
 
 
 class Gate:
@@ -71,6 +74,8 @@ class Gate:
         except Refusal as refusal:
             if begun:
                 raise
+            if refusal.status == 413:
+                await _drop(receive)
             await respond(refusal, scope, receive, reply)
         finally:
             self._note(scope, status, number, time.monotonic() - started)
@@ -117,6 +122,7 @@ class Gate:
             got += len(message.get("body", b""))
             ended = not message.get("more_body", False)
             if got > self._limit:
+                await _drop(receive)
                 raise HTTPException(413, self._too_large().message)
             return message
 
@@ -143,6 +149,18 @@ class Gate:
                 }
             },
         )
+
+
+async def _drop(receive: Receive) -> None:
+    """Reads on for a while: a client that is cut off while it sends does not get to read why."""
+    got = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DROP_S):
+            while got < _DROP_BYTES:
+                message = await receive()
+                got += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def respond(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -280,7 +280,7 @@ async def test_keys() -> None:
         asked = {
             "none": {},
             "wrong": {"Authorization": "Bearer three"},
-            "empty": {"Authorization": "Bearer x "},
+            "empty": {"Authorization": "Bearer one one"},
             "broken": {"Authorization": "Basic !!!"},
         }
         for name, headers in asked.items():
