@@ -20,6 +20,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
+from genprm.grading.normal import decided, normalised
+
 LIMIT_S = 5.0
 """Default wall time of one comparison, in seconds. Most take milliseconds."""
 LONGEST = 2_000
@@ -88,7 +90,9 @@ class AnswerChecker:
         self._known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
 
     async def check(self, gold: str, answer: str | None) -> Outcome:
-        r"""Compares an answer with the gold answer. The order matters: math-verify is not symmetric.
+        r"""Compares an answer with the gold answer; `docs/answers.md` states the rules.
+
+        The gold answer goes first: math-verify is not symmetric.
 
         Args:
             gold: the reference answer, LaTeX or plain, without `\boxed`.
@@ -99,13 +103,17 @@ class AnswerChecker:
         """
         if answer is None or not answer.strip() or len(answer) > LONGEST:
             return Outcome.UNPARSEABLE
-        pair = (gold, answer)
-        if (known := self._known.get(pair)) is not None:
+        left, right = normalised(gold), normalised(answer)
+        known = decided(left, right)
+        if known is not None:
+            return Outcome.EQUAL if known else Outcome.DIFFERENT
+        pair = (left.text, right.text)
+        if (before := self._known.get(pair)) is not None:
             self._known.move_to_end(pair)
-            return known
+            return before
         worker = await self._idle.get()
         try:
-            outcome = await worker.ask(gold, answer, self.limit_s)
+            outcome = await worker.ask(*pair, self.limit_s)
         finally:
             self._idle.put_nowait(worker)
         if outcome.known:

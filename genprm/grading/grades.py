@@ -23,3 +23,7 @@ class Grader(Protocol):
     async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
         """Returns one grade per solution, in order."""
         ...
+
+    async def group(self, answers: Sequence[str | None]) -> list[str | None]:
+        """Gives equal answers the same text, in order. None and blank answers stay None."""
+        ...

@@ -1,37 +1,19 @@
 r"""Reads the final answers of solutions and groups equal ones.
 
-Answers that are numbers are compared as numbers, anything else by math-verify in processes that can be killed. Which
-answers form one group for a vote is found without the reference answer, so that nothing of it leaks into votes.
+`docs/answers.md` states which answers are equal. Groups for a vote are found without the reference answer, so that
+nothing of it leaks into votes. Each distinct answer is compared with the reference by itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 
 from genprm.grading.answers import AnswerChecker, Outcome, boxed_answer
 from genprm.grading.grades import Grade
+from genprm.grading.normal import normalised
 
-_SPACE = re.compile(r"\\[,!;: ]|\s+")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MOST_GROUPS = 32
 """Maximum number of groups that an answer is compared with; later answers form groups of their own."""
-
-
-def plain(answer: str) -> str:
-    """An answer without what does not change it: spaces, dollar signs, a final full stop, `12.0` for `12`."""
-    text = _SPACE.sub("", answer.replace("\\$", "").replace("$", "")).rstrip(".")
-    number = _number(text)
-    return text if number is None else format(number.normalize(), "f")
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        number = Decimal(_THOUSANDS.sub("", text))
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and abs(number.adjusted()) < 100 else None
 
 
 class AnswerGrader:
@@ -45,39 +27,58 @@ class AnswerGrader:
         self._checker = checker
 
     async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
-        """See `genprm.search.run.Grader`.
+        """See `genprm.grading.grades.Grader`.
 
         Raises:
             AnswerError: math-verify cannot be started.
         """
-        answers = [None if (found := boxed_answer(solution)) is None else plain(found) for solution in solutions]
-        groups: dict[str, str] = {}
+        answers = [_plain(boxed_answer(solution)) for solution in solutions]
+        groups = await self.group(answers)
         marks: dict[str, bool | None] = {}
-        for answer in dict.fromkeys(one for one in answers if one):
-            group = groups[answer] = await self._group(answer, list(dict.fromkeys(groups.values())))
-            if group not in marks:
-                marks[group] = None if reference is None else await self._correct(reference, answer)
-        out: list[Grade] = []
-        for answer in answers:
-            if answer:
-                out.append(Grade(groups[answer], marks[groups[answer]]))
+        if reference is not None:
+            for answer in dict.fromkeys(one for one in answers if one is not None):
+                outcome = await self._checker.check(reference, answer)
+                marks[answer] = outcome is Outcome.EQUAL if outcome.known else None
+        missing = None if reference is None else False
+        return [
+            Grade(group, missing if answer is None else marks.get(answer))
+            for answer, group in zip(answers, groups, strict=True)
+        ]
+
+    async def group(self, answers: Sequence[str | None]) -> list[str | None]:
+        r"""Gives equal answers the same text: the normalised text of the first of them.
+
+        Equality is not transitive (`50` and `0.5` both equal `50\%`), so an answer joins a group only when it equals
+        every member, in both orders.
+
+        Args:
+            answers: None and blank answers stay without a group.
+
+        Raises:
+            AnswerError: math-verify cannot be started.
+        """
+        plain = [_plain(answer) for answer in answers]
+        groups: list[list[str]] = []
+        names: dict[str, str] = {}
+        for answer in dict.fromkeys(one for one in plain if one is not None):
+            for group in groups[:_MOST_GROUPS]:
+                if await self._equals_all(answer, group):
+                    group.append(answer)
+                    break
             else:
-                out.append(Grade(None, None if reference is None else False))
-        return out
+                group = [answer]
+                groups.append(group)
+            names[answer] = group[0]
+        return [None if answer is None else names[answer] for answer in plain]
 
-    async def _group(self, answer: str, known: Sequence[str]) -> str:
-        for other in known[:_MOST_GROUPS]:
-            if _number(answer) is not None and _number(other) is not None:
-                continue  # plain numbers that are equal are the same text
-            if await self._checker.check(other, answer) is Outcome.EQUAL:
-                return other
-        return answer
+    async def _equals_all(self, answer: str, group: Sequence[str]) -> bool:
+        for member in group:
+            for pair in ((member, answer), (answer, member)):
+                if await self._checker.check(*pair) is not Outcome.EQUAL:
+                    return False
+        return True
 
-    async def _correct(self, reference: str, answer: str) -> bool | None:
-        wanted = plain(reference)
-        if answer == wanted:
-            return True
-        if _number(answer) is not None and _number(wanted) is not None:
-            return False
-        outcome = await self._checker.check(reference, answer)
-        return outcome is Outcome.EQUAL if outcome.known else None
+
+def _plain(answer: str | None) -> str | None:
+    """The normalised text of an answer; None when it is missing or blank."""
+    return (normalised(answer).text or None) if answer is not None and answer.strip() else None

@@ -9,44 +9,66 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import resource
 import sys
 from typing import Any
 
+from genprm.grading.normal import decided, decimals, normalised
+
 MEMORY_BYTES = 4 << 30
 """Address space of a worker, in bytes: a number with a billion digits must not exhaust the machine."""
-_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
+_IMAGINARY = "i"
 
 
 def compare(gold: str, answer: str) -> str:
     """Compares an answer with the gold answer. Returns the value of an `Outcome`."""
-    from math_verify import parse, verify
-
-    if _plain(gold) == _plain(answer):
-        return "equal"
-    parsed_gold: list[Any] = _parse(parse, gold)
+    left, right = normalised(gold), normalised(answer)
+    known = decided(left, right)
+    if known is not None:
+        return "equal" if known else "different"
+    parsed_gold: list[Any] = _parse(left.text)
     if not parsed_gold:
-        # Words such as `\text{east}` were compared as text above.
-        return "different" if _parse(parse, answer) or _plain(answer) else "unparseable"
-    parsed: list[Any] = _parse(parse, answer)
-    if not parsed:
+        # Words such as `\\text{east}` were compared as text above.
+        return "different" if _parse(right.text) or right.text else "unparseable"
+    parsed: list[Any] = _parse(right.text)
+    if not parsed or any(_undefined(one) for one in parsed):
         return "unparseable"
-    same = verify(parsed_gold, parsed, timeout_seconds=None, raise_on_error=True)
+    from math_verify import verify
+
+    same = verify(
+        parsed_gold,
+        parsed,
+        float_rounding=decimals(left.text, right.text),
+        allow_set_relation_comp=True,
+        timeout_seconds=None,
+        raise_on_error=True,
+    )
     return "equal" if same else "different"
 
 
-def _parse(parse: Any, text: str) -> list[Any]:
+def _parse(text: str) -> list[Any]:
+    import math_verify
+
+    parse: Any = math_verify.parse
     # As LaTeX: on bare text, `parse` guesses that the last number is the answer.
-    return parse(f"${text}$", parsing_timeout=None) if text.strip() else []
+    return [_complex(one) for one in parse(f"${text}$", parsing_timeout=None)] if text.strip() else []
 
 
-def _plain(text: str) -> str:
-    r"""The text without spaces, delimiters, sized brackets and `\text{...}` around words."""
-    text = _WORDS.sub(r"\1", text)
-    for mark in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$"):
-        text = text.replace(mark, "")
-    return re.sub(r"\s+", "", text).replace("dfrac", "frac").replace("tfrac", "frac").rstrip(".")
+def _undefined(parsed: Any) -> bool:
+    """Whether a value does not exist, such as 1/0; math-verify raises on it."""
+    from sympy import Basic, nan, zoo
+
+    return isinstance(parsed, Basic) and (parsed.doit().has(zoo, nan))
+
+
+def _complex(parsed: Any) -> Any:
+    """Reads `i` as the imaginary unit, except where it is bound by a sum or a product."""
+    from sympy import Basic, I, MatrixBase
+
+    if not isinstance(parsed, (Basic, MatrixBase)):
+        return parsed
+    units = [symbol for symbol in parsed.free_symbols if getattr(symbol, "name", "") == _IMAGINARY]
+    return parsed.subs(dict.fromkeys(units, I)) if units else parsed
 
 
 def main() -> None:

@@ -43,34 +43,36 @@ async def test_outcomes(checker: AnswerChecker, gold: str, answer: str | None, o
 @pytest.mark.parametrize("bomb", ["9^{9^{9^9}}", "9999999!", "10^{10^{10}}"])
 async def test_a_bomb_ends_within_the_limit_and_is_not_called_wrong(bomb: str) -> None:
     async with AnswerChecker(workers=1, limit_s=0.7) as own:
-        await own.check("1", "2")  # the process is up
+        await own.check("x", "y")  # the process is up
         started = time.monotonic()
         outcome = await own.check("1", bomb)
         assert time.monotonic() - started < 2.5
         assert not outcome.known
-        assert await own.check("1", "1.0") is Outcome.EQUAL  # a fresh process took over
+        assert await own.check("x+1", "1+x") is Outcome.EQUAL  # a fresh process took over
 
 
 async def test_a_cancelled_question_does_not_answer_the_next_one() -> None:
     async with AnswerChecker(workers=1, limit_s=20) as own:
-        await own.check("1", "3")
+        await own.check("x", "y")
         asked = asyncio.create_task(own.check("1", "9^{9^{9^9}}"))
         await asyncio.sleep(0.2)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-        assert await own.check("5", "5.0") is Outcome.EQUAL
+        assert await own.check("x+1", "1+x") is Outcome.EQUAL
 
 
-async def test_two_hundred_comparisons_a_second(checker: AnswerChecker) -> None:
-    await asyncio.gather(checker.check("1", "5"), checker.check("2", "7"))
-    pairs = [(str(number), f"{number + number % 2}.0") for number in range(10_000, 10_400)]
-    started = time.monotonic()
+async def test_many_at_once(checker: AnswerChecker) -> None:
+    pairs = [(f"x+{number}", f"{number + number % 2}+x") for number in range(10_000, 10_040)]
     outcomes = await asyncio.gather(*(checker.check(*pair) for pair in pairs))
-    rate = len(pairs) / (time.monotonic() - started)
-    assert outcomes.count(Outcome.EQUAL) == outcomes.count(Outcome.DIFFERENT) == 200
-    # The figure of a free machine is in benchmarks/; a test machine that is shared may be several times slower.
-    assert rate > 40
+    assert outcomes.count(Outcome.EQUAL) == outcomes.count(Outcome.DIFFERENT) == 20
+
+
+async def test_numbers_need_no_process() -> None:
+    async with AnswerChecker(workers=1, limit_s=1e-9) as own:
+        assert await own.check("12", "12.0") is Outcome.EQUAL
+        assert await own.check("52_8", "528") is Outcome.DIFFERENT
+        assert await own.check("x", "y") is Outcome.TIMEOUT
 
 
 def test_the_last_box_counts_and_braces_are_matched() -> None:

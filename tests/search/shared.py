@@ -45,3 +45,6 @@ class TextGrader:
     async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
         answers = [boxed_answer(solution) for solution in solutions]
         return [Grade(answer, None if reference is None else answer == reference) for answer in answers]
+
+    async def group(self, answers: Sequence[str | None]) -> list[str | None]:
+        return [answer or None for answer in answers]
