@@ -40,8 +40,10 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     info = read_info(run)
     if info.command in ("search", "refine"):
         return _write_search(run, info, out, max_mb)
+    if info.command in ("label", "synthesize"):
+        return _write_data(run, info, out, max_mb)
     if info.command not in ("verify", "bench processbench", "bench prmbench"):
-        raise RunError(f"{str(run)!r} is a run of {info.command!r}; only runs that judge or search have a page")
+        raise RunError(f"{str(run)!r} is a run of {info.command!r}; runs of verify, bench, search, refine, label and synthesize have a page")
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):
@@ -84,4 +86,23 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
         left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
     if left_out:
         stderr().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
+    return page
+
+
+def _write_data(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Path:
+    from genprm.report.data_page import write_label_page, write_synthesis_page
+    from genprm.rpe.rows import LabelRow, SynthesisRow
+    from genprm.runs.folder import FAILURES, REPORT, read_rows_of
+    from genprm.runs.rows import FailureRow
+
+    failures = list(read_rows_of(run, FailureRow, FAILURES))
+    page = out or run / REPORT
+    if info.command == "label":
+        problems = list(read_rows_of(run, LabelRow))
+        left_out = write_label_page(page, info=info, rows=problems, failures=failures, max_mb=max_mb)
+    else:
+        solutions = list(read_rows_of(run, SynthesisRow))
+        left_out = write_synthesis_page(page, info=info, rows=solutions, failures=failures, max_mb=max_mb)
+    if left_out:
+        stderr().print(f"The page lists all rows, but has no room for {left_out:,} of them (--max-mb).")
     return page

@@ -27,7 +27,8 @@ const fact = (name, value, detail) =>
   byId("facts").append(make("div", "", make("dt", "", name), make("dd", "", value, detail ? make("small", "", ` ${detail}`) : null)));
 
 // filters: [name, which rows]; entry: what the list shows of a row, without the link; show: fills the article with a row.
-const browse = ({ filters: wanted, entry: entryOf, show, none }) => {
+// isError: the rows at which the key `e` stops.
+const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => false }) => {
   const rows = index.map((row, place) => ({ ...row, number: place }));
   // In the order in which they were finished, nobody would find one again.
   const ids = new Intl.Collator("en", { numeric: true });
@@ -101,7 +102,7 @@ const browse = ({ filters: wanted, entry: entryOf, show, none }) => {
   const showFailure = ({ id, failure }) =>
     byId("row").replaceChildren(make("h2", "", id), make("p", "meta", `${failure.file}, line ${failure.line} · ${failure.kind}`),
       make("p", "notice", failure.reason));
-  const open = () => {
+  const open = (event) => {
     const match = location.hash.match(/^#(row|failure)-(\d+)$/);
     const found = match ? (match[1] === "row" ? rows : failed)[Number(match[2])] : undefined;
     current = found ?? shown[0] ?? null;
@@ -112,15 +113,36 @@ const browse = ({ filters: wanted, entry: entryOf, show, none }) => {
     while (byId("list").querySelectorAll("a").length <= place) showMore();
     mark();
     byId("row").scrollTop = 0;
+    if (event && document.body.classList.contains("closed")) document.querySelector("main").scrollIntoView({ block: "start" });
   };
   window.addEventListener("hashchange", open);
+  const narrow = window.matchMedia("(max-width: 800px)");
+  const fold = (closed) => {
+    document.body.classList.toggle("closed", closed);
+    byId("toggle").setAttribute("aria-expanded", String(!closed));
+  };
+  byId("toggle").addEventListener("click", () => fold(!document.body.classList.contains("closed")));
+  byId("list").addEventListener("click", (event) => { if (narrow.matches && event.target.closest("a")) fold(true); });
+  fold(narrow.matches);
+  const go = (row) => { if (row) location.hash = anchor(row); };
+  const move = (by) => { if (shown.length) go(shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + by))]); };
+  // The next row with an error, from the top again after the last; on the row, its first error.
+  const nextError = () => {
+    const place = shown.indexOf(current);
+    const found = [...shown.slice(place + 1), ...shown.slice(0, Math.max(0, place) + 1)].find((row) => row.failure || isError(row));
+    if (!found) return;
+    go(found);
+    requestAnimationFrame(() => requestAnimationFrame(() => byId("row").querySelector(".first")?.scrollIntoView({ block: "nearest" })));
+  };
+  const keys = { j: () => move(1), k: () => move(-1), e: nextError };
   document.addEventListener("keydown", (event) => {
     if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey) return;
-    const move = { j: 1, k: -1 }[event.key];
-    if (!move || !shown.length) return;
-    const next = shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + move))];
-    location.hash = anchor(next);
+    keys[event.key]?.();
   });
+  byId("next").addEventListener("click", keys.j);
+  byId("previous").addEventListener("click", keys.k);
+  byId("error").addEventListener("click", nextError);
+  byId("error").hidden = !rows.some(isError) && !failed.length;
   if (!rows.length && failed.length) filter = filters[filters.length - 1];
   refresh();
   open();

@@ -3,10 +3,9 @@
 
   const outcome = (row) => (row.first_error === null ? "open" : row.first_error < 0 ? "right" : "wrong");
   const firstError = (index) =>
-    index === null || index === undefined ? "undecided" : index < 0 ? "no error" : `error at step ${index}`;
+    index === null || index === undefined ? "undecided" : index < 0 ? "no error" : `error at step ${index + 1}`;
   const disagrees = (row) => row.label !== null && row.label !== row.first_error;
   const threshold = Number(metrics.processbench?.threshold ?? info.config.threshold ?? 0.5);
-  const stepClass = (score, limit = threshold) => (score === null ? "open" : score < limit ? "wrong" : "right");
 
   // ---- head -------------------------------------------------------------------------------------------------------
   const files = [].concat(info.config.files ?? []);
@@ -34,7 +33,7 @@
   // ---- list -------------------------------------------------------------------------------------------------------
   const strip = (scores) => {
     const node = make("div", "strip");
-    for (const score of scores.slice(0, 60)) node.append(make("i", stepClass(score)));
+    for (const score of scores.slice(0, 60)) node.append(make("i", stepClass(score, threshold)));
     return node;
   };
   const entry = (row) => {
@@ -44,111 +43,20 @@
   };
 
   // ---- a row ------------------------------------------------------------------------------------------------------
-  const PYTHON = /(#[^\n]*)|([rbfuRBFU]{0,2}(?:"""[\s\S]*?"""|'''[\s\S]*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))|\b(False|None|True|and|as|assert|async|await|break|class|continue|def|del|elif|else|except|finally|for|from|global|if|import|in|is|lambda|nonlocal|not|or|pass|raise|return|try|while|with|yield)\b|(?<![\w.])(\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
-  const python = (source) => {
-    const pre = make("pre", "");
-    let from = 0;
-    for (const match of source.matchAll(PYTHON)) {
-      pre.append(source.slice(from, match.index));
-      pre.append(make("span", ["c", "s", "k", "n"][match.slice(1).findIndex((group) => group !== undefined)], match[0]));
-      from = match.index + match[0].length;
-    }
-    pre.append(source.slice(from));
-    return pre;
-  };
-  const label = (text, badge) => make("p", "label", text, badge ?? null);
-
-  const SECTION = /<\/?(analyze|verify|output|think)>\n?/g;
-  const NAMES = { analyze: "Rationale", verify: "Check", think: "Thinking" };
-  const FENCE = /```(\w*)\n([\s\S]*?)(?:\n```|$)/g;
-  const VERDICT = /^\*\*Judgement\*\*: \$\\boxed\{(Yes|No)\}\$$/;
-  const prose = (parent, text) => {
-    let from = 0;
-    const plain = (end) => {
-      const part = text.slice(from, end).trim();
-      if (part && !VERDICT.test(part)) parent.append(make("p", "prose", part));
-    };
-    for (const match of text.matchAll(SECTION)) {
-      plain(match.index);
-      if (!match[0].startsWith("</") && NAMES[match[1]]) parent.append(label(NAMES[match[1]]));
-      from = match.index + match[0].length;
-    }
-    plain(text.length);
-  };
-  const proseAndFences = (parent, text) => {
-    let from = 0;
-    for (const match of text.matchAll(FENCE)) {
-      prose(parent, text.slice(from, match.index));
-      parent.append(match[1] === "python" ? python(match[2]) : make("pre", "", match[2]));
-      from = match.index + match[0].length;
-    }
-    prose(parent, text.slice(from));
-  };
-  // What ran is shown from what the sandbox reported, never from the model's text: a model can write an output of its own.
-  const OUTPUT = /^\s*(?:```\s*)?\[Code Output\]\s*```\n[\s\S]*?\n?```\n?/;
-  const ran = (parent, run) => {
-    const ok = run.status === "ok";
-    parent.append(label("Code"), python(run.source));
-    const seconds = run.duration_s >= 1 ? `${run.duration_s.toFixed(1)} s` : `${Math.round(1000 * run.duration_s)} ms`;
-    const badge = make("span", `badge ${ok ? "right" : run.status === "not_run" ? "open" : "wrong"}`, run.status.replaceAll("_", " "));
-    if (run.status === "not_run") return parent.append(label("Not executed", badge));
-    parent.append(label(`Output after ${seconds}`, badge));
-    const text = [run.stdout.replace(/\n$/, ""), run.error].filter(Boolean).join("\n");
-    parent.append(make("pre", ok ? "" : "failed", text || "(nothing printed)"));
-  };
-  const chainNode = (chain, limit) => {
-    const node = make("div", "chain");
-    let text = chain.text;
-    for (const run of chain.code) {
-      const source = run.source.trim();
-      const at = source ? text.indexOf(source) : -1;
-      if (at >= 0) {
-        proseAndFences(node, text.slice(0, at).replace(/```\w*\s*$/, ""));
-        text = text.slice(at + source.length).replace(/^\s*```[ \t]*\n?/, "");
-        if (run.status !== "not_run") text = text.replace(OUTPUT, "");
-      }
-      ran(node, run);
-    }
-    proseAndFences(node, text);
-    const kind = stepClass(chain.score, limit);
-    node.append(label("Verdict", make("span", `badge ${kind}`, chain.verdict === null ? "none" : `${chain.verdict} ${number(chain.score)}`)));
-    if (chain.finish !== "verdict") node.append(make("p", "label", `This chain ended as: ${chain.finish.replaceAll("_", " ")}`));
-    const raw = make("details", "raw", make("summary", "", "Raw text"));
-    raw.addEventListener("toggle", () => { if (raw.open && raw.children.length === 1) raw.append(make("pre", "", chain.text)); });
-    node.append(raw);
-    return node;
-  };
-  const votes = (parent, chains, limit) => {
-    if (chains.length === 1) return parent.append(chainNode(chains[0], limit));
-    const bar = make("div", "votes");
-    const place = make("div", "");
-    chains.forEach((chain, number_) => {
-      const button = make("button", "", `${number_ + 1}: `, make("span", `word ${stepClass(chain.score, limit)}`, number(chain.score)));
-      button.type = "button";
-      button.addEventListener("click", () => {
-        for (const other of bar.children) other.setAttribute("aria-pressed", "false");
-        button.setAttribute("aria-pressed", "true");
-        place.replaceChildren(chainNode(chain, limit));
-      });
-      bar.append(button);
-    });
-    parent.append(bar, place);
-    bar.children[0].click();
-  };
   const stepNode = (row, step, position) => {
     const solution = position < 0;
     const verdict = solution ? (step.score === null ? null : step.score < row.threshold ? "No" : "Yes") : row.verdicts[position];
     const kind = stepClass(step.score, row.threshold);
     const badge = make("span", `badge ${kind}`, verdict === null ? "no score" : `${verdict} ${number(step.score)}`);
-    const node = make("section", `step${!solution && position === row.first_error ? " first" : ""}`,
-      make("div", "head", make("span", "number", solution ? "" : String(position)), make("span", "text", step.step ?? "(text not kept)"), badge));
+    const labelled = !solution && position === row.label;
+    const text = rich(make("span", "text"), step.step ?? "(text not kept)");
+    const node = make("section", `step${!solution && position === row.first_error ? " first" : ""}${labelled ? " labelled" : ""}`,
+      make("div", "head", make("span", "number", solution ? "" : String(position + 1)), text,
+        make("span", "badges", labelled ? make("span", "badge flag", "labelled first error") : null, badge)));
     if (step.reason) node.append(make("p", "notice", step.reason));
     if (step.chains.some((chain) => chain.text || chain.code.length)) {
-      const details = make("details", "", make("summary", "", step.chains.length === 1 ? "How it was judged" : `How ${step.chains.length} chains judged it`));
-      const fill = () => { if (details.children.length === 1) votes(details, step.chains, row.threshold); };
-      details.addEventListener("toggle", () => { if (details.open) fill(); });
-      if (solution || position === row.first_error || row.steps.length <= 3) { fill(); details.open = true; }
-      node.append(details);
+      const title = step.chains.length === 1 ? "How it was judged" : `How ${step.chains.length} chains judged it`;
+      node.append(folded(title, (details) => votes(details, step.chains, row.threshold), solution || position === row.first_error || row.steps.length <= 3));
     }
     return node;
   };
@@ -158,10 +66,30 @@
     if (row.answer !== null) parts.push(`reference answer: ${row.answer}`);
     parts.push(count(row.tokens.generated, "generated token"), `${row.seconds.toFixed(1)} s`);
     article.append(make("p", "meta", parts.join(" · ")));
-    if (row.problem !== null) article.append(make("p", "problem", row.problem));
+    if (row.problem !== null) article.append(rich(make("p", "problem"), row.problem));
     row.steps.forEach((step, position) => article.append(stepNode(row, step, position)));
     if (row.solution) article.append(stepNode(row, { ...row.solution, step: "The solution as a whole" }, -1));
   };
+
+  // ---- charts -----------------------------------------------------------------------------------------------------
+  // A step before the labelled error is right, the labelled step is wrong, and what follows it counts as neither.
+  const told = (row, position) => (row.label === null ? null : row.label < 0 || position < row.label ? true : position === row.label ? false : null);
+  const bins = Array.from({ length: 10 }, () => ({ right: 0, wrong: 0, open: 0, score: 0 }));
+  for (const row of index) {
+    row.scores.forEach((score, position) => {
+      if (score === null) return;
+      const bin = bins[Math.min(9, Math.floor(10 * score))];
+      const truth = told(row, position);
+      bin[truth === null ? "open" : truth ? "right" : "wrong"] += 1;
+      if (truth !== null) bin.score += score;
+    });
+  }
+  const names = bins.map((_, place) => (place / 10).toFixed(1));
+  const series = [["right by the label", "right"], ["first error by the label", "wrong"], ["without a label", "open"]]
+    .map(([name, key]) => ({ name, style: key, values: bins.map((bin) => bin[key]) })).filter((one) => one.values.some(Boolean));
+  bars("Scores of the steps", "score", names, series, 2);
+  reliability("Calibration: share of right steps at each score", "mean score", bins
+    .map((bin) => ({ n: bin.right + bin.wrong, x: bin.score / (bin.right + bin.wrong), y: bin.right / (bin.right + bin.wrong) })).filter((bin) => bin.n));
 
   browse({
     filters: [
@@ -172,6 +100,7 @@
     ],
     entry,
     show,
+    isError: (row) => outcome(row) === "wrong",
     none: "No such row.",
   });
 })();

@@ -1,7 +1,8 @@
 """Writes the page of a run: one HTML file that needs no network and no server.
 
-The page's script builds everything from JSON that stands in the page, as text nodes alone, and a content security
-policy lets no other script run: nothing that a model wrote can act in the reader's browser. A row's JSON is parsed when
+The page's script builds everything from JSON that stands in the page: text becomes text nodes, and formulas become what
+KaTeX makes of them. A content security policy lets no other script run, so nothing that a model wrote can act in the
+reader's browser. A row's JSON is parsed when
 the reader opens it.
 """
 
@@ -11,7 +12,9 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -26,6 +29,8 @@ MAX_MB = 64
 """Room for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""
 EXCERPT = 140
 """Characters of a problem in the list."""
+
+_SHARED = ("math.js", "charts.js", "chain.js", "list.js")
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
@@ -95,14 +100,19 @@ def _write(
     failures: Iterable[FailureRow],
     room: int,
 ) -> int:
-    style, script, body = _asset("page.css"), _asset("list.js") + _asset(script_name), _asset("page.html")
+    scripts = [_asset("katex/katex.min.js"), "".join(_asset(name) for name in (*_SHARED, script_name))]
+    styles = [_katex_style(), _asset("page.css")]
+    # Fonts stand in the style sheet itself. KaTeX sets styles on its nodes by script, which the policy lets it do.
     policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src {' '.join(map(_hash, styles))}; script-src {' '.join(map(_hash, scripts))}; "
+        "font-src data:; base-uri 'none'; form-action 'none'"
     )
     page.write('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n')
     page.write(f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n')
     page.write('<meta name="viewport" content="width=device-width, initial-scale=1">\n')
-    page.write(f"<title>genprm {html.escape(info.command)}</title>\n<style>{style}</style>\n</head>\n{body}")
+    page.write(f"<title>genprm {html.escape(info.command)}</title>\n")
+    page.writelines(f"<style>{style}</style>\n" for style in styles)
+    page.write(f"</head>\n{_asset('page.html')}")
     index: list[JsonValue] = []
     left_out = 0
     for number, row in enumerate(rows):
@@ -120,7 +130,8 @@ def _write(
         "index": index,
     }
     page.write(f'<script type="application/json" id="data">{_embedded(json.dumps(data))}</script>\n')
-    page.write(f"<script>{script}</script>\n</body>\n</html>\n")
+    page.writelines(f"<script>{script}</script>\n" for script in scripts)
+    page.write("</body>\n</html>\n")
     return left_out
 
 
@@ -145,5 +156,17 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+@cache
+def _katex_style() -> str:
+    """KaTeX's style sheet with its fonts in it."""
+
+    def embed(match: re.Match[str]) -> str:
+        font = resources.files("genprm.report").joinpath("katex", match[1]).read_bytes()
+        return f"url(data:font/woff2;base64,{base64.b64encode(font).decode()})"
+
+    return re.sub(r"url\((fonts/[^)]+\.woff2)\)", embed, _asset("katex/katex.min.css"))
+
+
+@cache
 def _asset(name: str) -> str:
     return resources.files("genprm.report").joinpath(name).read_text(encoding="utf-8")

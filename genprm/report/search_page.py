@@ -36,5 +36,6 @@ def _entry(row: SearchRow | RefineRow) -> JsonValue:
         "prediction": row.prediction,
         "correct": row.correct,
         "possible": any(one.correct is True for one in tried),
+        "rewards": [[None if one.score is None else round(one.score, 3), one.correct] for one in tried],
         "excerpt": row.problem[:EXCERPT],
     }

@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 from genprm.benchmarks.metrics import Tally
 from genprm.report import write_page
@@ -23,6 +24,8 @@ class Page(HTMLParser):
         self.scripts: dict[str, str] = {}
         self.policy = ""
         self.outside: list[tuple[str, str | None]] = []
+        self.programs: list[str] = []
+        self.styles: list[str] = []
         self._script: str | None = None
         self.feed(text)
 
@@ -33,12 +36,16 @@ class Page(HTMLParser):
             self.policy = found["content"] or ""
         self.outside += [(name, value) for name, value in attrs if name in ("src", "href") or name.startswith("on")]
         self._script = found.get("id", tag) if tag in ("script", "style") else None
+        if self._script == tag:
+            (self.programs if tag == "script" else self.styles).append("")
 
     def handle_endtag(self, tag):
         self._script = None
 
     def handle_data(self, data):
-        if self._script is not None:
+        if self._script in ("script", "style"):
+            (self.programs if self._script == "script" else self.styles)[-1] += data
+        elif self._script is not None:
             self.scripts[self._script] = self.scripts.get(self._script, "") + data
 
 
@@ -62,7 +69,7 @@ def written(path, rows, **options) -> tuple[Page, int]:
 async def test_what_a_model_wrote_stays_text(tmp_path):
     rows = await rows_of(HOSTILE, "1 = 1")
     page, _ = written(tmp_path / "page.html", rows)
-    assert page.tags.count("script") == 4  # two rows, the data, the program
+    assert page.tags.count("script") == 5  # two rows, the data, KaTeX, the program
     assert "img" not in page.tags
     assert page.outside == []
     assert VerifyRow.model_validate_json(page.scripts["row-0"]) == rows[0]
@@ -74,12 +81,24 @@ async def test_what_a_model_wrote_stays_text(tmp_path):
 async def test_only_the_pages_own_script_may_run(tmp_path):
     page, _ = written(tmp_path / "page.html", await rows_of("1 = 1"))
     assert "default-src 'none'" in page.policy
-    for name, tag in (("script-src", "script"), ("style-src", "style")):
-        allowed = re.search(rf"{name} 'sha256-([^']+)'", page.policy)
-        assert allowed is not None
-        assert base64.b64decode(allowed[1]) == hashlib.sha256(page.scripts[tag].encode()).digest()
-    # Nothing in the program turns text into markup.
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(", page.scripts["script"])
+    assert len(page.programs) == len(page.styles) == 2
+    for name, texts in (("script-src", page.programs), ("style-src", page.styles)):
+        found = re.search(rf"{name} ([^;]+)", page.policy)
+        assert found is not None
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+        assert found[1].split() == [f"'sha256-{each}'" for each in hashes]
+    # Nothing in the programs turns text into markup.
+    for program in page.programs:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|\bFunction\(", program)
+
+
+async def test_formulas_need_no_network(tmp_path):
+    page, _ = written(tmp_path / "page.html", await rows_of("1 = 1"))
+    assert "trust: false" in page.programs[1]
+    urls = re.findall(r"url\(([^)]{0,30})", "".join(page.styles))
+    assert len(urls) == len(list((files("genprm.report") / "katex" / "fonts").iterdir()))
+    assert {url.split(",")[0] for url in urls} == {"data:font/woff2;base64"}
+    assert "font-src data:" in page.policy
 
 
 async def test_rows_that_do_not_fit_stay_in_the_list(tmp_path):

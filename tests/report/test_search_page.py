@@ -20,7 +20,7 @@ async def test_the_page_holds_candidates_and_trees_as_data_alone(tmp_path):
     metrics = evaluate_searches(rows, Method.BEAM, failed=0)
     assert write_search_page(tmp_path / "p.html", info=INFO, metrics=metrics, rows=rows) == 0
     page = Page((tmp_path / "p.html").read_text())
-    assert page.tags.count("script") == 2 + len(rows)
+    assert page.tags.count("script") == 3 + len(rows)
     assert page.outside == []
     beam = json.loads(page.scripts["row-1"])
     assert beam["nodes"]
