@@ -43,7 +43,10 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     if info.command in ("label", "synthesize"):
         return _write_data(run, info, out, max_mb)
     if info.command not in ("verify", "bench processbench", "bench prmbench"):
-        raise RunError(f"{str(run)!r} is a run of {info.command!r}; runs of verify, bench, search, refine, label and synthesize have a page")
+        raise RunError(
+            f"{str(run)!r} is a run of {info.command!r}: "
+            "runs of verify, bench, search, refine, label and synthesize have a page"
+        )
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):
