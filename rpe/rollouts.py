@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from genprm import prompts
+from genprm.concurrency import gather
 from genprm.data.steps import join_steps, split_steps
 from genprm.engines.base import Engine, Finish, Sampling
 from genprm.grading.answers import AnswerChecker, Outcome, boxed_answer
@@ -283,9 +284,7 @@ class _Work:
         Raises:
             RolloutError: too many rollouts of a prefix have an unknown outcome.
         """
-        async with asyncio.TaskGroup() as group:
-            for prefix, count in prefixes.items():
-                group.create_task(self._roll_out(prefix, count))
+        await gather(self._roll_out(prefix, count) for prefix, count in prefixes.items())
 
     async def _roll_out(self, prefix: tuple[str, ...], count: int) -> None:
         value = self.values.get(prefix, ValueRow(successes=0, rollouts=0))

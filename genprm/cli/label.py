@@ -187,10 +187,7 @@ async def _label(
                 async def work(row: ProblemRow) -> Finished:
                     if row.answer is None:
                         raise RolloutError("the problem has no `answer` to compare with")
-                    try:
-                        made = await labeller.label(row.key, row.problem, row.answer, row.id)
-                    except BaseExceptionGroup as errors:
-                        raise errors.exceptions[0] from errors
+                    made = await labeller.label(row.key, row.problem, row.answer, row.id)
                     journal.forget(row.key)
                     return Finished(made, made.generated)
 

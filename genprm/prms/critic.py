@@ -10,7 +10,6 @@ the one that most chains name.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from genprm import prompts
+from genprm.concurrency import gather
 from genprm.engines.base import Engine, Sampling
 from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRMError, model_facts
@@ -109,12 +109,7 @@ class Critic:
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
         check_steps(steps)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._chain(problem, steps, seed, vote)) for vote in range(self.votes)]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        answers = [task.result() for task in tasks]
+        answers = await gather(self._chain(problem, steps, seed, vote) for vote in range(self.votes))
         named = [index for _, index in answers if index is not None]
         by_step = [
             combine_chains([_about(step, index) for _, index in answers], self.threshold) for step in range(len(steps))

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
+from genprm.concurrency import gather
 from genprm.data.inputs import BadRow
 from genprm.engines.errors import ContextOverflowError
 from genprm.runs.folder import RunFolder
@@ -124,16 +125,8 @@ async def drive(
             on_progress(progress)
 
     with _Source(items, ahead=_READ_AHEAD) as source:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(worker())
-        except BaseExceptionGroup as errors:
-            # The first worker to fail ended the run; the others were cancelled because of it.
-            first: BaseException = errors
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise first from first.__cause__
+        # The first worker to fail ends the run; the others are cancelled because of it.
+        await gather(worker() for _ in range(concurrency))
     return progress
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from genprm.concurrency import gather
 from genprm.prms.calls import call_seed, chain_name
-from genprm.prms.genprm.judge import all_of
 from genprm.search.candidates import Candidate, Node, NodeState, SearchResult
 from genprm.search.policy import PartialSolution, Policy, SolutionState
 from genprm.search.scoring import Scored, Scorer, TokenCount
@@ -61,7 +61,7 @@ class SearchTree:
             more = self.policy.finish if last else self.policy.step
             return await more(parent.solution, seed, chain=chain)
 
-        solutions = await all_of(write(number, parent) for number, parent in enumerate(parents))
+        solutions = await gather(write(number, parent) for number, parent in enumerate(parents))
         fresh: dict[tuple[tuple[str, ...], SolutionState], tuple[PartialSolution, int]] = {}
         for parent, solution in zip(parents, solutions, strict=True):
             self.spent.policy += solution.spent
@@ -69,7 +69,7 @@ class SearchTree:
             self.found.nodes.append(node)
             if (solution.steps, solution.state) not in fresh:
                 fresh[solution.steps, solution.state] = (solution, len(self.found.nodes) - 1)
-        return await all_of(self._judged(solution, node) for solution, node in fresh.values())
+        return await gather(self._judged(solution, node) for solution, node in fresh.values())
 
     async def _judged(self, solution: PartialSolution, index: int) -> Leaf:
         node = self.found.nodes[index]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from genprm.concurrency import gather
 from genprm.prms.calls import call_seed, chain_name
-from genprm.prms.genprm.judge import all_of
 from genprm.search.candidates import Candidate, SearchResult
 from genprm.search.policy import Policy, SolutionState
 from genprm.search.scoring import UNSCORED, Scorer, TokenCount
@@ -33,4 +33,4 @@ async def best_of_n(
             scored = await scorer.score(solution.steps)
         return Candidate(solution, scored, solution.spent)
 
-    return SearchResult(await all_of(one(number) for number in range(n)))
+    return SearchResult(await gather(one(number) for number in range(n)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from genprm.concurrency import gather
 from genprm.prms.calls import call_seed
-from genprm.prms.genprm.judge import all_of
 from genprm.search.beam import Leaf, SearchTree
 from genprm.search.candidates import SearchResult
 from genprm.search.policy import Policy, SolutionState
@@ -43,6 +43,6 @@ async def dvts(
         return grow.found
 
     found = SearchResult()
-    for one in await all_of(tree(number) for number in range(n // width)):
+    for one in await gather(tree(number) for number in range(n // width)):
         found.add_tree(one)
     return found

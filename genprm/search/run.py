@@ -91,8 +91,6 @@ async def search(
     try:
         async with nullcontext() if scorer is None else scorer.room(settings.n):
             found = await _found(row, settings, policy, scorer, seed, spent)
-    except BaseExceptionGroup as failed:
-        raise first_of(failed) from None
     finally:
         if scorer is not None:
             await scorer.close()
@@ -125,14 +123,6 @@ async def search(
         judged_steps=spent.judged_steps,
         seconds=round(time.perf_counter() - started, 3),
     )
-
-
-def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a task group; its other tasks were cancelled because of it."""
-    first: BaseException = failed
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
 
 
 async def _found(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from genprm import prompts
-from genprm.engines.base import Completion, Finish, Sampling
+from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.stops import cut_at_stop
 from genprm.engines.tokenizer import Tokenizer, Trusted, Untrusted
 from genprm.prms.calls import call_seed, chain_name
+from genprm.prms.chat import ChatFrame
 from genprm.prms.code_blocks import code_output, last_block
 from genprm.prms.genprm.adaptive import needs_code
 from genprm.prms.genprm.protocol import (
@@ -21,13 +21,42 @@ from genprm.prms.genprm.protocol import (
     FORCED_TOKENS,
     OUTPUT_END,
     Mode,
+    Profile,
+    SamplingDefaults,
     find_verdict,
 )
-from genprm.sandbox import Session
+from genprm.sandbox import Sandbox, Session
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
-if TYPE_CHECKING:
-    from genprm.prms.genprm.judge import GenPRM
+
+@dataclass(frozen=True, slots=True)
+class ChainSetup:
+    """What all chains of a judge share; its fields are arguments of `genprm.prms.genprm.judge.GenPRM`."""
+
+    engine: Engine
+    sandbox: Sandbox | None
+    mode: Mode
+    profile: Profile
+    sampling: SamplingDefaults
+    certainty: float
+    frame: ChatFrame
+    choices: tuple[int, int]
+    """The tokens of `Yes` and `No`."""
+
+    def first_user_turn(self, problem: str, step: str) -> list[Trusted | Untrusted]:
+        """Everything up to the end of the first user turn."""
+        system = prompts.render("genprm/system_direct" if self.mode is Mode.DIRECT else "genprm/system")
+        template = "genprm/first_turn" if self.profile.question == "bare" else "genprm/first_turn_question"
+        first = prompts.render(template, problem=problem, step=step)
+        return [Trusted(self.frame.before_system + system + self.frame.before_first_user), Untrusted(first)]
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """The ids with as many begin-of-sequence tokens in front as the profile says."""
+        bos = self.engine.tokenizer.bos_id
+        if bos is None:
+            return ids
+        written = next((index for index, token in enumerate(ids) if token != bos), len(ids))
+        return [bos] * self.profile.bos + ids[written:]
 
 
 @dataclass(slots=True)
@@ -62,8 +91,8 @@ class _Turn:
 class ChainRun:
     """One chain over the steps of one solution: its conversation so far, and its Python session."""
 
-    def __init__(self, prm: GenPRM, problem: str, seed: int, vote: int, stack: AsyncExitStack) -> None:
-        self._prm = prm
+    def __init__(self, setup: ChainSetup, problem: str, seed: int, vote: int, stack: AsyncExitStack) -> None:
+        self._setup = setup
         self._problem = problem
         self._seed = seed
         self._vote = vote
@@ -88,20 +117,22 @@ class ChainRun:
 
     def fork(self, stack: AsyncExitStack) -> ChainRun:
         """A chain that goes on from here by itself. Its session, if it needs one, first runs again what ran so far."""
-        forked = ChainRun(self._prm, self._problem, self._seed, self._vote, stack)
+        forked = ChainRun(self._setup, self._problem, self._seed, self._vote, stack)
         forked._history, forked._ran = list(self._history), list(self._ran)
         return forked
 
     async def step(self, index: int, step: str) -> Chain:
         """Judges the next step."""
-        prm, frame, tokenizer = self._prm, self._prm.frame, self._prm.engine.tokenizer
+        setup, frame, tokenizer = self._setup, self._setup.frame, self._setup.engine.tokenizer
         self._tokens = Tokens()
-        user = prm.opening(self._problem, step) if index == 0 else [Trusted(frame.before_user), Untrusted(step)]
-        direct = prm.mode is Mode.DIRECT
+        user = (
+            setup.first_user_turn(self._problem, step) if index == 0 else [Trusted(frame.before_user), Untrusted(step)]
+        )
+        direct = setup.mode is Mode.DIRECT
         opening = prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
         opening_ids = tokenizer.encode(opening)
         turn_start = self._history + self._encode(index, [*user, Trusted(frame.before_assistant)])
-        if prm.profile.assistant_marker:
+        if setup.profile.assistant_marker:
             prompt, turn = turn_start, _Turn("")
             turn.append(opening, opening_ids)
         else:
@@ -114,23 +145,23 @@ class ChainRun:
         return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens)
 
     def _encode(self, index: int, parts: Sequence[Trusted | Untrusted]) -> list[int]:
-        ids = self._prm.engine.tokenizer.encode_parts(*parts)
-        return self._prm.with_bos(ids) if index == 0 else ids
+        ids = self._setup.engine.tokenizer.encode_parts(*parts)
+        return self._setup.with_bos(ids) if index == 0 else ids
 
     async def _write(self, index: int, step: str, prompt: list[int], turn: _Turn) -> ChainFinish:
         """Fills one assistant turn: analysis, code rounds, judgement."""
-        prm, encode, profile = self._prm, self._prm.engine.tokenizer.encode, self._prm.profile
+        setup, encode, profile = self._setup, self._setup.engine.tokenizer.encode, self._setup.profile
         output = prompts.render("genprm/output")
-        if prm.mode is not Mode.DIRECT:
+        if setup.mode is not Mode.DIRECT:
             await self._generate(index, 0, prompt, turn, profile.analysis_tokens, (ANALYSIS_END,))
         analysis, analysis_ids = turn.text, list(turn.ids)
-        executes = prm.mode.executes
-        if prm.mode is Mode.AUTO:
+        executes = setup.mode.executes
+        if setup.mode is Mode.AUTO:
             yes, no = await self._ask([*prompt, *turn.ids, *encode(output + "{")])
-            executes = needs_code(step, sigmoid(yes - no), prm.certainty)
-        if prm.mode is Mode.ANALYZE or (prm.mode is Mode.AUTO and not executes):
+            executes = needs_code(step, sigmoid(yes - no), setup.certainty)
+        if setup.mode is Mode.ANALYZE or (setup.mode is Mode.AUTO and not executes):
             turn.append(output, encode(output))
-        elif prm.mode is not Mode.DIRECT:
+        elif setup.mode is not Mode.DIRECT:
             lead = prompts.render("genprm/verify")
             turn.append(lead, encode(lead))
         # Text that stands in the prompt counts towards the turn's budget all the same, as in the released code.
@@ -153,7 +184,7 @@ class ChainRun:
                 break
         # The rounds or the budget ran out, or the turn ended without a judgement: ask for one after the analysis alone.
         turn.text, turn.ids, turn.executed = analysis, analysis_ids, 0
-        if prm.mode is not Mode.DIRECT:
+        if setup.mode is not Mode.DIRECT:
             tail = output if analysis.endswith(ANALYSIS_END) else ANALYSIS_END + output
             turn.append(tail, encode(tail))
         await self._generate(index, profile.rounds + 1, prompt, turn, FORCED_TOKENS, (OUTPUT_END,))
@@ -163,9 +194,9 @@ class ChainRun:
         self, index: int, number: int, prompt: list[int], turn: _Turn, max_tokens: int, stop: tuple[str, ...]
     ) -> Completion:
         """One engine call that continues the turn."""
-        sampling = self._prm.sampling
+        sampling = self._setup.sampling
         seed = call_seed(self._seed, self._vote, index, number)
-        done = await self._prm.engine.generate(
+        done = await self._setup.engine.generate(
             [*prompt, *turn.ids],
             Sampling(max_tokens, sampling.temperature, sampling.top_p, sampling.top_k, stop, seed),
             chain=self._name,
@@ -176,24 +207,24 @@ class ChainRun:
 
     async def _run_code(self, turn: _Turn, done: Completion) -> bool:
         """Runs the block that was written since the last run and appends its real output; False when there is none."""
-        encode = self._prm.engine.tokenizer.encode
+        encode = self._setup.engine.tokenizer.encode
         if done.stop == FAKE_OUTPUT:
             # The model began to make up an output. It gets the real one, or none.
-            turn.drop(FAKE_OUTPUT, done, self._prm.engine.tokenizer)
+            turn.drop(FAKE_OUTPUT, done, self._setup.engine.tokenizer)
         block = last_block(turn.text[turn.executed :])
         if block is None:
             return False
         turn.append(block.closing, encode(block.closing))
-        assert self._prm.sandbox is not None
+        assert self._setup.sandbox is not None
         if self._session is None:
-            self._session = await self._stack.enter_async_context(self._prm.sandbox.session())
+            self._session = await self._stack.enter_async_context(self._setup.sandbox.session())
             for earlier in self._ran:
                 await self._session.run(earlier)
         result = await self._session.run(block.source)
         if result.status.keeps_state:
             self._ran.append(block.source)
         turn.code.append(CodeRun(block.source, result.status.value, result.stdout, result.error, result.duration_s))
-        shown = prompts.render("genprm/code_output", output=code_output(result, self._prm.profile.output_chars))
+        shown = prompts.render("genprm/code_output", output=code_output(result, self._setup.profile.output_chars))
         turn.append(shown, encode(shown))
         turn.executed = len(turn.text)
         return True
@@ -204,11 +235,11 @@ class ChainRun:
         if found is None:
             return None, None, None
         verdict, start = found
-        ids = cut_at_stop(self._prm.engine.tokenizer, turn.ids, (turn.text[len(turn.lead) : start],)).token_ids
+        ids = cut_at_stop(self._setup.engine.tokenizer, turn.ids, (turn.text[len(turn.lead) : start],)).token_ids
         yes, no = await self._ask([*prompt, *ids])
         log_odds = yes - no
         return sigmoid(log_odds), log_odds, verdict
 
     async def _ask(self, ids: list[int]) -> list[float]:
         """Log-probabilities of Yes and No as the next token."""
-        return await self._prm.engine.choice_logprobs(ids, self._prm.choices, chain=self._name)
+        return await self._setup.engine.choice_logprobs(ids, self._setup.choices, chain=self._name)

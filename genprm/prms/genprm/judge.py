@@ -11,21 +11,19 @@ a step, `<analyze>`, `<verify>` with executed code, `<output>` with the judgemen
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from genprm import prompts
+from genprm.concurrency import gather
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
-from genprm.engines.tokenizer import Trusted, Untrusted
 from genprm.prms.base import OnStep, PRMError, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
 from genprm.prms.genprm.adaptive import CERTAINTY, WAVE, Until, settled
-from genprm.prms.genprm.chain import ChainRun
+from genprm.prms.genprm.chain import ChainRun, ChainSetup
 from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
 from genprm.sandbox import Sandbox
 from genprm.types import DEFAULT_THRESHOLD, Chain, Judgement, StepJudgement, Tokens, combine_chains
@@ -94,10 +92,12 @@ class GenPRM:
         self.certainty = certainty
         self.owned = owned
         self.admission = Admission(engine.cache_tokens, engine.max_model_len)
-        self.frame = ChatFrame.of(engine.tokenizer)
-        self.choices = [engine.tokenizer.encode(word)[-1] for word in ("Yes", "No")]
-        if self.choices[0] == self.choices[1]:
+        yes, no = (engine.tokenizer.encode(word)[-1] for word in ("Yes", "No"))
+        if yes == no:
             raise PRMError(f"the tokenizer of {self.name!r} does not tell 'Yes' from 'No' by their last token")
+        self._setup = ChainSetup(
+            engine, sandbox, mode, profile, sampling, certainty, ChatFrame.of(engine.tokenizer), (yes, no)
+        )
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
@@ -106,15 +106,12 @@ class GenPRM:
     async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
         """Judges every step, and tells of each; see `genprm.prms.base.WatchablePRM`."""
         check_steps(steps)
-        try:
-            async with self.admission.place(characters_of(problem, steps), self.votes) as place:
-                async with AsyncExitStack() as stack:
-                    runs = [ChainRun(self, problem, seed, vote, stack) for vote in range(self.votes)]
-                    by_step = await self._judge_steps(runs, steps, on_step)
-                    place.tokens = sum(run.length for run in runs)
-                return self.judgement_of(by_step, len(steps))
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        async with self.admission.place(characters_of(problem, steps), self.votes) as place:
+            async with AsyncExitStack() as stack:
+                runs = [ChainRun(self._setup, problem, seed, vote, stack) for vote in range(self.votes)]
+                by_step = await self._judge_steps(runs, steps, on_step)
+                place.tokens = sum(run.length for run in runs)
+            return self.judgement_of(by_step, len(steps))
 
     async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str], on_step: OnStep) -> list[list[Chain]]:
         """The chains on each step, as far as the solution is judged."""
@@ -128,7 +125,7 @@ class GenPRM:
                     if all(len(other) > index for other in paths):
                         on_step(index, combine_chains([other[index] for other in paths], self.threshold))
 
-            await all_of(follow(run, path) for run, path in zip(runs, paths, strict=True))
+            await gather(follow(run, path) for run, path in zip(runs, paths, strict=True))
             return [list(chains) for chains in zip(*paths, strict=True)]
         by_step: list[list[Chain]] = []
         for index, step in enumerate(steps):
@@ -139,10 +136,10 @@ class GenPRM:
                 break
         return by_step
 
-    def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
+    def begin(self, problem: str, *, seed: int = 0) -> PartialGenPRMJudgement:
         """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""
-        runs = [ChainRun(self, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
-        return PartialJudgement(self, runs, [])
+        runs = [ChainRun(self._setup, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
+        return PartialGenPRMJudgement(self, runs, [])
 
     async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
         """Chains on one step: all of them, or as many as it takes to settle the verdict."""
@@ -150,7 +147,7 @@ class GenPRM:
         chains: list[Chain] = []
         while len(chains) < len(runs):
             asked = runs[len(chains) : len(chains) + wave]
-            chains += await all_of(run.step(index, step) for run in asked)
+            chains += await gather(run.step(index, step) for run in asked)
             scores = [chain.score for chain in chains if chain.score is not None]
             if self.confidence is not None and settled(scores, len(runs), self.threshold, self.confidence):
                 break
@@ -181,24 +178,8 @@ class GenPRM:
         if self.owned is not None:
             await self.owned.aclose()
 
-    def opening(self, problem: str, step: str) -> list[Trusted | Untrusted]:
-        """Everything up to the end of the first user turn."""
-        system = prompts.render("genprm/system_direct" if self.mode is Mode.DIRECT else "genprm/system")
-        template = "genprm/first_turn" if self.profile.question == "bare" else "genprm/first_turn_question"
-        first = prompts.render(template, problem=problem, step=step)
-        frame = self.frame
-        return [Trusted(frame.before_system + system + frame.before_first_user), Untrusted(first)]
 
-    def with_bos(self, ids: list[int]) -> list[int]:
-        """The ids with as many begin-of-sequence tokens in front as the profile says."""
-        bos = self.engine.tokenizer.bos_id
-        if bos is None:
-            return ids
-        written = next((index for index, token in enumerate(ids) if token != bos), len(ids))
-        return [bos] * self.profile.bos + ids[written:]
-
-
-class PartialJudgement:
+class PartialGenPRMJudgement:
     """The judgement of a solution so far, from which several continuations can be judged."""
 
     def __init__(self, prm: GenPRM, runs: Sequence[ChainRun], by_step: Sequence[Sequence[Chain]]) -> None:
@@ -216,23 +197,10 @@ class PartialJudgement:
         """Tokens that its chains have come to, together."""
         return sum(run.length for run in self._runs)
 
-    async def extended(self, step: str) -> PartialJudgement:
+    async def extended(self, step: str) -> PartialGenPRMJudgement:
         """The judgement of this solution with one more step; this one stays as it is."""
         check_steps([step])
-        try:
-            async with AsyncExitStack() as stack:
-                runs = [run.fork(stack) for run in self._runs]
-                chains = await all_of(run.step(len(self._by_step), step) for run in runs)
-                return PartialJudgement(self._prm, runs, [*self._by_step, chains])
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-
-T = TypeVar("T")
-
-
-async def all_of(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """The results of some coroutines that run side by side; when one fails, the others are cancelled."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in work]
-    return [task.result() for task in tasks]
+        async with AsyncExitStack() as stack:
+            runs = [run.fork(stack) for run in self._runs]
+            chains = await gather(run.step(len(self._by_step), step) for run in runs)
+            return PartialGenPRMJudgement(self._prm, runs, [*self._by_step, chains])

@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from genprm.concurrency import gather
 from genprm.engines.base import Engine
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.base import PRMError, model_facts
@@ -232,9 +233,7 @@ class ImplicitPRM:
                 except Exception as error:
                     answers[index] = error
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(len(rows), _IN_FLIGHT)):
-                group.create_task(work())
+        await gather(work() for _ in range(min(len(rows), _IN_FLIGHT)))
         return [answers[index] for index in range(len(rows))]
 
     def _rewards(self, spans: Spans, own: Sequence[float], base: Sequence[float]) -> ImplicitRewards:

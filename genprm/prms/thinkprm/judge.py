@@ -20,7 +20,6 @@ thinks through all rounds; steps are labelled once, whatever labels they bring.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from genprm import prompts
+from genprm.concurrency import gather
 from genprm.engines.admission import Admission, Place
 from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError
@@ -193,18 +193,11 @@ class ThinkPRMJudge:
         plain = unlabelled(steps)
         lengths = range(1, len(plain) + 1) if self.profile.per_step else [len(plain)]
         size = characters_of(problem, plain)
-        try:
-            async with self._admission.place(size, self.votes * len(lengths)) as place, asyncio.TaskGroup() as group:
-                tasks = [
-                    [
-                        group.create_task(self._chain(problem, plain[:n], (seed, vote), place))
-                        for vote in range(self.votes)
-                    ]
-                    for n in lengths
-                ]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        judged = [[task.result() for task in votes] for votes in tasks]
+        async with self._admission.place(size, self.votes * len(lengths)) as place:
+            chains = await gather(
+                self._chain(problem, plain[:n], (seed, vote), place) for n in lengths for vote in range(self.votes)
+            )
+        judged = [chains[start : start + self.votes] for start in range(0, len(chains), self.votes)]
         prefixes = [combine_chains([one.chain for one in votes], self.threshold) for votes in judged]
         tokens = sum((one.chain.tokens for votes in judged for one in votes), Tokens())
         if self.profile.per_step:

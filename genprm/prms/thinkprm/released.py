@@ -1,6 +1,7 @@
 """ThinkPRM under the names of its released class, so that scripts written for that run with one import changed.
 
-    from genprm.prms.thinkprm.released import ThinkPRM
+    from genprm.concurrency import gather
+from genprm.prms.thinkprm.released import ThinkPRM
 
     prm = ThinkPRM("launch/ThinkPRM-1.5B", max_length=4096, temperature=0.0, n=1)
     results = prm.predict_correctness_batch(questions, prefix_steps)
@@ -186,15 +187,9 @@ class ThinkPRM:
         async def all_of_them() -> list[Judgement]:
             rows = enumerate(zip(questions, prefix_steps_batch, strict=True))
             # The place in the batch is part of the seed: equal rows are samples of their own.
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(judge.judge(question, steps, seed=self.seed + (index << 32)))
-                        for index, (question, steps) in rows
-                    ]
-            except BaseExceptionGroup as failed:
-                raise failed.exceptions[0] from None
-            return [task.result() for task in tasks]
+            return await gather(
+                judge.judge(question, steps, seed=self.seed + (index << 32)) for index, (question, steps) in rows
+            )
 
         judged = self._thread.call(all_of_them())
         return [
