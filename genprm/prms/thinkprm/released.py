@@ -1,7 +1,6 @@
 """ThinkPRM under the names of its released class, so that scripts written for that run with one import changed.
 
-    from genprm.concurrency import gather
-from genprm.prms.thinkprm.released import ThinkPRM
+    from genprm.prms.thinkprm.released import ThinkPRM
 
     prm = ThinkPRM("launch/ThinkPRM-1.5B", max_length=4096, temperature=0.0, n=1)
     results = prm.predict_correctness_batch(questions, prefix_steps)
@@ -23,6 +22,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, TypeVar
 
+from genprm.concurrency import gather
 from genprm.engines import Engine, EngineKind, load_engine
 from genprm.prms.base import PRMError
 from genprm.prms.genprm.protocol import SamplingDefaults
