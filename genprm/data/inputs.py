@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from genprm.data.steps import split_steps
+from genprm.data.thoughts import THINK_END, UNCLOSED, cut_thoughts
 
 STDIN = "-"
 """The file name that stands for standard input."""
@@ -46,6 +47,8 @@ class InputRow:
     """0-based index of the first wrong step, -1 for none; None when unknown."""
     tests: str | None = None
     """Python that raises when the solution's code is wrong."""
+    thoughts: str | None = None
+    """What a reasoning model thought before the `solution`, which is cut at its last `</think>`: never judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _row(record: Record) -> InputRow:
     problem = value.get("problem", value.get("question"))
     if not isinstance(problem, str) or not problem.strip():
         raise ValueError(f'"problem" must be a text that is not blank, not {_quote(problem)}')
-    steps = _steps(value)
+    thoughts, steps = _steps(value)
     label = value.get("label")
     if label is not None and (type(label) is not int or not -1 <= label < len(steps)):
         raise ValueError(
@@ -152,19 +155,22 @@ def _row(record: Record) -> InputRow:
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:
         raise ValueError(f"a text contains half of a surrogate pair, which is not a character: {error}") from error
-    return InputRow(key, record.file, record.line, problem, steps, identity, answer, label, tests)
+    return InputRow(key, record.file, record.line, problem, steps, identity, answer, label, tests, thoughts)
 
 
-def _steps(value: dict[str, object]) -> tuple[str, ...]:
+def _steps(value: dict[str, object]) -> tuple[str | None, tuple[str, ...]]:
+    """The thoughts before a `solution`, where there are any, and the steps."""
     given = value.get("steps")
     if given is None:
         solution = value.get("solution")
         if not isinstance(solution, str):
             raise ValueError('a row needs "steps" (a list of texts) or "solution" (a text)')
-        steps = tuple(split_steps(solution))
-        if not steps:
-            raise ValueError('"solution" is blank')
-        return steps
+        part = cut_thoughts(solution)
+        if part.thinking:
+            raise ValueError(f'"solution" is unfinished: {UNCLOSED}')
+        if not (steps := tuple(split_steps(part.solution))):
+            raise ValueError('"solution" is blank' + (f" after {THINK_END}" if part.thoughts else ""))
+        return part.thoughts, steps
     if not isinstance(given, list) or not given:
         raise ValueError(f'"steps" must be a list with at least one text, not {_quote(given)}')
     steps = cast("list[object]", given)
@@ -173,7 +179,7 @@ def _steps(value: dict[str, object]) -> tuple[str, ...]:
     for index, step in enumerate(steps):
         if not isinstance(step, str) or not step.strip():
             raise ValueError(f"step {index} must be a text that is not blank, not {_quote(step)}")
-    return tuple(cast("list[str]", steps))
+    return None, tuple(cast("list[str]", steps))
 
 
 def _tests(value: dict[str, object]) -> str | None:

@@ -82,6 +82,8 @@ class VerifyRow(_Model):
     problem: str | None = None
     """None when only scores are kept."""
     steps: list[StepRow]
+    thoughts: str | None = None
+    """What a reasoning model thought before the solution: not judged."""
     solution: StepRow | None = None
     """The judgement of the solution as a whole, from judges that give one."""
     first_error_vote: int | None = None
@@ -122,6 +124,7 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         verdicts=judgement.verdicts,
         problem=row.problem if full else None,
         steps=[step_row(text, step, keep) for text, step in zip(steps, judgement.steps, strict=True)],
+        thoughts=row.thoughts if full else None,
         solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
         first_error_vote=judgement.first_error_vote,
         tokens=TokensRow(

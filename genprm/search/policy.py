@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from genprm import prompts
 from genprm.data.steps import split_steps
+from genprm.data.thoughts import THINK, THINK_END, UNCLOSED, cut_thoughts
 from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.stops import shortened
@@ -63,7 +64,7 @@ class PartialSolution:
     ids: tuple[int, ...]
     """Token ids of the prompt and the solution so far, without `between`."""
     text: str = ""
-    """Text after the prompt."""
+    """Text after the prompt, without thoughts."""
     steps: tuple[str, ...] = ()
     """Its steps, as sampled."""
     state: SolutionState = SolutionState.OPEN
@@ -73,6 +74,15 @@ class PartialSolution:
     """Tokens spent on its latest extension."""
     between: str = ""
     """Separator before the next step when steps have an opening: both are tokenised together, as in training."""
+    thoughts: str | None = None
+    """What a reasoning model thought before it wrote the solution: never judged, graded or sent back."""
+    thinking: bool = False
+    """Whether the latest token is part of a thought."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is no solution; None when it is one, or only ran out of tokens or steps."""
+        return UNCLOSED if self.state is SolutionState.CUT and self.thinking else None
 
 
 class Policy:
@@ -110,10 +120,15 @@ class Policy:
                     f"{self.name!r} is prompted without a chat template, so it cannot hold a conversation"
                 )
             bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-            return PartialSolution((*bos, *tokenizer.encode(self.user(problem))))
+            return self._begun([*bos, *tokenizer.encode(self.user(problem))])
         system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
         messages = [*system, {"role": "user", "content": self.user(problem)}, *then]
-        return PartialSolution(tuple(tokenizer.encode_chat(messages, add_generation_prompt=True)))
+        return self._begun(tokenizer.encode_chat(messages, add_generation_prompt=True))
+
+    def _begun(self, ids: Sequence[int]) -> PartialSolution:
+        # The templates of some reasoning models open the thought themselves.
+        tail = self.engine.tokenizer.decode(ids[-2 * len(THINK) :])
+        return PartialSolution(tuple(ids), thinking=tail.rstrip().endswith(THINK))
 
     async def step(
         self, solution: PartialSolution, seed: int, *, greedy: bool = False, chain: str | None = None
@@ -126,18 +141,21 @@ class Policy:
             greedy: sample at temperature 0, as lookahead does.
             chain: see `Engine.generate`.
         """
-        spent, count = Tokens(), len(solution.steps)
-        for blank in range(_BLANK_STEPS):
+        spent, count, blank = Tokens(), len(solution.steps), 0
+        while blank < _BLANK_STEPS:
+            thought = solution.thinking
             solution = await self._more(solution, seed + blank, self.settings.stop, greedy, chain)
             spent += solution.spent
             if solution.state is not SolutionState.OPEN or len(solution.steps) > count:
                 return replace(solution, spent=spent)
+            # A thought belongs to the step behind it.
+            blank += not (thought or solution.thinking)
         return replace(solution, state=SolutionState.CUT, spent=spent)
 
     async def finish(self, solution: PartialSolution, seed: int, *, chain: str | None = None) -> PartialSolution:
         """Extends an open solution to its end, or until tokens or steps run out; `spent` holds the cost."""
         if not self.settings.opening and self.settings.ends_with is None:
-            whole = await self._more(solution, seed, (), False, chain)
+            whole = await self._more(solution, seed, None, False, chain)
             # A text sampled in one piece is split by its form; see `split_steps`.
             return replace(whole, steps=(*solution.steps, *split_steps(whole.text[len(solution.text) :])))
         spent = Tokens()
@@ -150,17 +168,19 @@ class Policy:
         return replace(solution, spent=spent)
 
     async def _more(
-        self, solution: PartialSolution, seed: int, stop: tuple[str, ...], greedy: bool, chain: str | None
+        self, solution: PartialSolution, seed: int, stop: tuple[str, ...] | None, greedy: bool, chain: str | None
     ) -> PartialSolution:
-        """One generation."""
+        """One generation: to the end without stop strings, else a step, or the rest of a thought."""
         settings, tokenizer = self.settings, self.engine.tokenizer
-        opening = settings.opening.replace("{number}", str(len(solution.steps) + 1))
+        if stop and solution.thinking:
+            stop = (THINK_END,)
+        opening = "" if solution.thinking else settings.opening.replace("{number}", str(len(solution.steps) + 1))
         prompt = (*solution.ids, *tokenizer.encode(solution.between + opening))
         left = settings.max_tokens - solution.generated
         if left < 1:
             return replace(solution, state=SolutionState.CUT, spent=Tokens())
         temperature = 0.0 if greedy else settings.temperature
-        sampling = Sampling(left, temperature, settings.top_p, settings.top_k, stop, seed)
+        sampling = Sampling(left, temperature, settings.top_p, settings.top_k, stop or (), seed)
         try:
             done = await self.engine.generate(prompt, sampling, chain=chain)
         except ContextOverflowError:
@@ -170,16 +190,17 @@ class Policy:
     def _grown(
         self, solution: PartialSolution, opening: str, prompt: tuple[int, ...], done: Completion
     ) -> PartialSolution:
+        part = cut_thoughts(done.text, thinking=solution.thinking)
         # An opening with nothing after it does not count as a step.
-        written = opening + done.text if done.text.strip() else ""
-        step, text = written.strip(), solution.text + (written or done.text)
+        written = opening + part.solution if part.solution.strip() else ""
+        step, text = written.strip(), solution.text + (written or part.solution)
         answered = self.settings.ends_with is not None and self.settings.ends_with in step
         if done.finish is Finish.EOS or (done.finish is Finish.STOP and answered):
-            state = SolutionState.FINISHED if text.strip() else SolutionState.CUT
+            state = SolutionState.FINISHED if text.strip() and not part.thinking else SolutionState.CUT
         else:
             state = SolutionState.CUT if done.finish is Finish.LENGTH else SolutionState.OPEN
         ids, between = done.token_ids, ""
-        if self.settings.opening and done.stop is not None:
+        if self.settings.opening and done.stop is not None and written:
             between = done.stop
             ids = shortened(self.engine.tokenizer, ids, done.text.removesuffix(between))
         return PartialSolution(
@@ -190,4 +211,6 @@ class Policy:
             solution.generated + done.sampled_tokens,
             Tokens(len(prompt), done.sampled_tokens, done.cached_tokens),
             between,
+            "\n\n".join(filter(None, (solution.thoughts, part.thoughts))) or None,
+            part.thinking,
         )

@@ -204,7 +204,7 @@ async def refine(
         turn = _Turn(solution, Tokens())
         turns.append(turn)
         if solution.state is not SolutionState.FINISHED or not solution.steps:
-            turn.reason = "the solution is unfinished"
+            turn.reason = solution.reason or "the solution is unfinished"
             continue
         try:
             turn.critique = await critique(row.problem, solution.steps, prm=prm, style=settings.style, seed=seed)
@@ -267,6 +267,7 @@ def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
         judged = [step_row(text, step, Keep.FULL) for text, step in pairs]
     return TurnRow(
         steps=list(solution.steps),
+        thoughts=solution.thoughts,
         finished=finished,
         answer=grade.answer if finished else None,
         correct=grade.correct if finished else False,

@@ -18,6 +18,8 @@ class CandidateRow(_Model):
     steps: list[str]
     finished: bool
     """False when tokens or steps ran out; then it has no answer, whatever the text says."""
+    thoughts: str | None = None
+    """What a reasoning model thought before: neither judged nor graded nor sent back."""
     answer: str | None
     """Final answer; equal answers have the same text. None without one."""
     correct: bool | None
@@ -88,6 +90,8 @@ class TurnRow(_Model):
     """One turn of the critic loop."""
 
     steps: list[str]
+    thoughts: str | None = None
+    """What a reasoning model thought before: neither judged nor graded nor sent back."""
     finished: bool
     answer: str | None
     correct: bool | None

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from genprm.data.problems import ProblemRow
 from genprm.data.steps import split_steps
+from genprm.data.thoughts import cut_thoughts
 from genprm.grading.grades import Grade, Grader
 from genprm.prms.base import PRM
 from genprm.runs.keep import Keep
@@ -161,7 +162,10 @@ async def _pool(row: ProblemRow, settings: SearchSettings, scorer: Scorer | None
     stored = row.pool.rewards
     found = SearchResult()
     for number, solution in enumerate(row.pool.solutions[: settings.n]):
-        written = PartialSolution((), solution, tuple(split_steps(solution)), SolutionState.FINISHED)
+        part = cut_thoughts(solution)
+        state = SolutionState.CUT if part.thinking else SolutionState.FINISHED
+        steps = tuple(split_steps(part.solution))
+        written = PartialSolution((), part.solution, steps, state, thoughts=part.thoughts, thinking=part.thinking)
         scored = UNSCORED if stored is None else Scored(clipped(stored[number]), None)
         found.candidates.append(Candidate(written, scored))
     if scorer is not None:
@@ -183,7 +187,8 @@ def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateR
         reward=candidate.scored.reward,
         score=_score(candidate.scored.reward),
         scores=[] if judgement is None else judgement.scores,
-        reason=candidate.scored.reason,
+        reason=solution.reason or candidate.scored.reason,
+        thoughts=solution.thoughts,
         votes=[[step.chains[vote].score for step in steps] for vote in range(chains)] if full else [],
         vote_tokens=[[step.chains[vote].tokens.generated for step in steps] for vote in range(chains)] if full else [],
         generated=candidate.tokens.generated,
