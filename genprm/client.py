@@ -93,7 +93,8 @@ class Client:
     """Asks `genprm serve`. Safe in threads, in event loops, after a fork, and in pickles.
 
     Args:
-        base_url: of the service, or of several that serve the same model; a retry goes to the next one.
+        base_url: of the service, or of several that serve the same model; a retry goes to the next one. By default the
+            environment variable `GENPRM_URL`, else a service on this machine.
         api_key: sent as a bearer token. By default the environment variable `GENPRM_API_KEY`.
         timeout_s: for one call, retries and waiting included. The service is told to answer with what it has in time.
         connections: most requests at once; further ones wait.
@@ -102,7 +103,7 @@ class Client:
 
     def __init__(
         self,
-        base_url: str | Sequence[str] = DEFAULT_URL,
+        base_url: str | Sequence[str] | None = None,
         *,
         api_key: str | None = None,
         timeout_s: float = 60.0,
@@ -111,6 +112,7 @@ class Client:
     ) -> None:
         if timeout_s <= 0 or connections < 1:
             raise ValueError(f"timeout_s and connections must be above 0, not {timeout_s!r} and {connections!r}")
+        base_url = base_url or os.environ.get("GENPRM_URL") or DEFAULT_URL
         self.base_urls = [base_url] if isinstance(base_url, str) else list(base_url)
         for url in self.base_urls:
             if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
@@ -332,6 +334,11 @@ class Client:
             for connection in (one for idle in self._idle.values() for one in idle):
                 connection.close()
             self._idle.clear()
+
+    def __del__(self) -> None:
+        # A client that is simply dropped leaves no open socket behind; calls under way are not waited for.
+        for connection in (one for idle in self.__dict__.get("_idle", {}).values() for one in idle):
+            connection.close()
 
     def __enter__(self) -> Client:
         return self

@@ -59,7 +59,7 @@ async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> 
         )
     ]
     answers = await _rewarded(request, service, wanted, OPENRLHF_S)
-    rewards = [None if answer is None else answer.reward for answer in answers]
+    rewards = [0.0 if answer is None else answer.reward for answer in answers]
     return RewardGiven(
         rewards=rewards,
         scores=rewards,

@@ -61,10 +61,10 @@ class Live:
 
 
 @asynccontextmanager
-async def live(prm: PRM, config: ServeConfig | None = None, **options: Any) -> AsyncGenerator[Live]:
+async def live(prm: PRM, config: ServeConfig | None = None, *, port: int = 0, **options: Any) -> AsyncGenerator[Live]:
     config = config or ServeConfig()
     app = create_app(prm, config, **{"keys": (), **options})
-    listening = listen("127.0.0.1", 0)
+    listening = listen("127.0.0.1", port)
     server = Server(app, config)
     started = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started)

@@ -1,0 +1,51 @@
+"""OpenRLHF: `--reward.remote_url PATH_OF_THIS_FILE`. Read in openrlhf 0.11.2.
+
+The service answers `--reward.remote_url http://HOST:8311/get_reward` by itself; this file retries, and keeps to its
+deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from genprm.chat_text import problem_of, solution_of
+from genprm.client import Client, item
+
+
+@cache
+def _client() -> Client:
+    return Client(timeout_s=170.0)
+
+
+def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]) -> dict[str, Any]:
+    """Gated process rewards.
+
+    Args:
+        queries: prompt and response, with the tokens of the chat template.
+        prompts: the prompts, as the chat template renders them.
+        labels: the reference answers.
+
+    Returns:
+        `rewards` for training, `scores` in [0, 1] for dynamic filtering, `extra_logs`. None where a reward is missing.
+    """
+    problems = [problem_of(prompt) for prompt in prompts]
+    solutions = [
+        solution_of(query[len(prompt) :] if query.startswith(prompt) else query)
+        for query, prompt in zip(queries, prompts, strict=True)
+    ]
+    judged = [index for index, solution in enumerate(solutions) if solution]
+    found = _client().score_many(
+        [item(problems[index], solutions[index], answer=_text(labels[index])) for index in judged]
+    )
+    rewards: list[float | None] = [0.0] * len(queries)
+    correct = [0.0] * len(queries)
+    for index, score in zip(judged, found, strict=True):
+        rewards[index] = None if score is None else score.reward
+        correct[index] = float(bool(score and score.correct))
+    return {"rewards": rewards, "scores": rewards, "extra_logs": {"correct": correct}}
+
+
+def _text(label: object) -> str | None:
+    return None if label in (None, "") else str(label)

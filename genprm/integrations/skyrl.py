@@ -1,0 +1,115 @@
+"""SkyRL: step rewards at token positions, `rewards: list[list[float]]` of a generator's output. Read in skyrl 0.3.0.
+
+A generator of your own calls `token_rewards` where it builds its output; `ProcessEnv.step` is for the generator that
+comes with SkyRL, which takes one number a turn.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from genprm.chat_text import problem_of
+from genprm.client import Client, Score
+from genprm.rewards import min_form
+from genprm.step_tokens import Span, at_ends, token_steps
+
+
+@cache
+def _client() -> Client:
+    return Client()
+
+
+async def token_rewards(
+    tokenizer: Any,
+    problem: str,
+    response_ids: list[int],
+    *,
+    answer: str | None = None,
+    client: Client | None = None,
+) -> list[float]:
+    """The reward of a response, spread over its steps, each on the step's last token.
+
+    The sum is the gated reward: what the outcome gives stands on the last token, and what the steps give is divided by
+    PURE's minimum form, so that the worst step decides.
+
+    Args:
+        tokenizer: the policy's.
+        problem: the question, or the prompt in its chat template.
+        response_ids: what the policy wrote.
+        answer: the reference answer.
+        client: asks the service.
+
+    Returns:
+        One number a token; all 0 where there is no reward.
+    """
+    # Token by token, as ids that were sampled need not be those that the text would be tokenised to.
+    ends = [len(tokenizer.decode(response_ids[: index + 1])) for index in range(len(response_ids))]
+    text = tokenizer.decode(response_ids)
+    score = await (client or _client()).ascore(problem_of(problem), text, answer=answer) if text.strip() else None
+    return place(score, ends)
+
+
+def place(score: Score | None, ends: list[int]) -> list[float]:
+    """The reward of a scored response on its tokens.
+
+    Args:
+        score: of the response as one text.
+        ends: for each token the number of characters up to its end.
+    """
+    rewards = [0.0] * len(ends)
+    if score is None or not score.reward or not rewards:
+        return rewards
+    known = [one for one in score.scores if one is not None]
+    parts = min_form(known) if score.spans is not None and len(known) == len(score.scores) else []
+    total = sum(parts)
+    if total > 0 and score.spans is not None and score.correct is not None:
+        # The part of the reward that the steps decide: see `genprm.rewards.gated_reward`.
+        process = max(0.0, score.reward - (1 - _weight_of(score, min(known))))
+        owners = token_steps([Span(*span) for span in score.spans], list(zip([0, *ends], ends, strict=False)))
+        rewards = at_ends([part * process / total for part in parts], owners)
+    rewards[-1] += score.reward - sum(rewards)
+    return rewards
+
+
+def _weight_of(score: Score, lowest: float) -> float:
+    """The service's weight, from reward = 1 - weight + weight * lowest."""
+    assert score.reward is not None
+    return 0.0 if lowest >= 1 else (1 - score.reward) / (1 - lowest)
+
+
+class ProcessEnv:
+    """A single-turn environment with the gated process reward, to be registered with `skyrl_gym.register`.
+
+    Args:
+        env_config: not used.
+        extras: a row: `reward_spec["ground_truth"]`, and the problem in `extra_info` or in `prompt`.
+    """
+
+    def __init__(self, env_config: Any = None, extras: dict[str, Any] | None = None) -> None:
+        del env_config
+        extras = extras or {}
+        self.answer = (extras.get("reward_spec") or {}).get("ground_truth")
+        info: dict[str, Any] = extras.get("extra_info") or {}
+        self.problem: object = info.get("problem") or info.get("question") or extras.get("prompt")
+        self.turns, self.max_turns = 0, 1
+
+    def init(self, prompt: Any) -> tuple[Any, dict[str, Any]]:
+        """The first prompt."""
+        self.problem = self.problem or prompt
+        return prompt, {}
+
+    def step(self, action: str) -> dict[str, Any]:
+        """The reward of the policy's answer; `metadata` has the step scores."""
+        answer = None if self.answer in (None, "") else str(self.answer)
+        score = _client().score(problem_of(self.problem), action, answer=answer) if action.strip() else None
+        reward = 0.0 if score is None or score.reward is None else score.reward
+        metadata = {"genprm_scores": None if score is None else score.scores}
+        return {"observations": [], "reward": reward, "done": True, "metadata": metadata}
+
+    def get_metrics(self) -> dict[str, Any]:
+        """None of its own."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""

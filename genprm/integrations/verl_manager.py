@@ -1,0 +1,35 @@
+"""verl: a reward manager of its own, which takes the problem from the prompt. Read in verl 0.9.1.
+
+reward.reward_manager.source=importlib
+reward.reward_manager.module.path=pkg://genprm.integrations.verl_manager
+reward.reward_manager.name=ProcessRewardManager
+"""
+# pyright: reportUntypedBaseClass=false
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.experimental.reward_loop.reward_manager.base import (  # pyright: ignore[reportMissingImports]
+    RewardManagerBase,
+)
+
+from genprm.chat_text import problem_of
+from genprm.integrations.verl import compute_score
+
+
+class ProcessRewardManager(RewardManagerBase):
+    """Rewards a response by its steps; the problem is in `extra_info`, or else read off `raw_prompt`."""
+
+    async def run_single(self, data: Any) -> dict[str, Any]:
+        """The reward of one response, and what verl logs of it."""
+        one = data[-1:][0]
+        ids = one.batch["responses"]
+        length = int(one.batch["attention_mask"][-ids.shape[-1] :].sum())
+        text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        info = dict(one.non_tensor_batch.get("extra_info") or {})
+        if not any(info.get(name) for name in ("problem", "question", "prompt")):
+            info["problem"] = problem_of(list(one.non_tensor_batch["raw_prompt"]))
+        answer = (one.non_tensor_batch.get("reward_model") or {}).get("ground_truth")
+        found = await compute_score(one.non_tensor_batch.get("data_source", ""), text, answer, info)
+        return {"reward_score": found["score"], "reward_extra_info": found}
