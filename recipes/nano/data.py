@@ -39,6 +39,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
 )
 IGNORE = -100
+HELD_OUT = 500
+Rows = list[tuple[str, list[str]]]
 CLAIM, NO_CLAIM = "The paragraph says ", "The paragraph has no calculation to check."
 ALL_TRUE, ONE_FALSE = (
     "Every check is True, so the paragraph is correct.",
@@ -91,6 +93,13 @@ def read_gsm8k(path: Path) -> list[tuple[str, list[str]]]:
         )
         for row in rows
     ]
+
+
+def split_rows(rows: Rows, seed: int = 0) -> tuple[Rows, Rows]:
+    """Training rows and the `HELD_OUT` rows that no training run sees; the same split for every caller."""
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled[HELD_OUT:], shuffled[:HELD_OUT]
 
 
 def to_step(line: str) -> Step:

@@ -11,9 +11,8 @@ import json
 import random
 from pathlib import Path
 
-from data import read_gsm8k
+from data import read_gsm8k, split_rows
 from equations import MARK, NUMBER, Equation, clean_number, wrong_value
-from train import split_rows
 
 
 def corrupt_line(line: str, rng: random.Random) -> str | None:

@@ -28,6 +28,7 @@ from data import (
     encode,
     read_gsm8k,
     solutions,
+    split_rows,
 )
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -41,18 +42,8 @@ from transformers import (
 
 from genprm import prompts
 
-HELD_OUT = 500
 MAX_LENGTH = 640
 CONTEXT = 8192
-
-Rows = list[tuple[str, list[str]]]
-
-
-def split_rows(rows: Rows, seed: int = 0) -> tuple[Rows, Rows]:
-    """Training rows and the `HELD_OUT` rows that no training run sees; the same split for every caller."""
-    shuffled = list(rows)
-    random.Random(seed).shuffle(shuffled)
-    return shuffled[HELD_OUT:], shuffled[:HELD_OUT]
 
 
 def phrases() -> list[str]:

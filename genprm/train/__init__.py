@@ -1,0 +1,1 @@
+"""Training: generative PRMs by fine-tuning, discriminative heads, implicit PRMs, and the loop that joins them."""

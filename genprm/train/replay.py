@@ -1,0 +1,178 @@
+"""A judge's conversation replayed: the judge asks, and what was written before is what it gets.
+
+Training must see the token ids that inference sees. So the judge itself builds them: it runs over an engine that
+answers with the recorded text and a sandbox that answers with the recorded output, and what it sent and received is
+the training sequence. Nothing of the protocol is written down a second time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from genprm import prompts
+from genprm.engines.base import Completion, Finish, Sampling
+from genprm.engines.tokenizer import Tokenizer
+from genprm.sandbox import Result, Status
+
+IGNORE = -100
+"""The label of a token that is not learned, as PyTorch's cross-entropy and every trainer take it."""
+NO_LIMIT = 1 << 30
+
+_HEAD, _TAIL = (re.escape(part) for part in prompts.render("genprm/code_output", output="@").split("@"))
+_SHOWN = re.compile(f"{_HEAD}(.*?){_TAIL}", re.DOTALL)
+
+
+class ReplayError(RuntimeError):
+    """What was recorded is not what this judge would have asked for. Says where the two part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A place where the judge read the probabilities of a few tokens."""
+
+    at: int
+    """Index, in the sequence, of the token that was asked about."""
+    choices: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """Token ids in the order in which they were sent and received."""
+
+    ids: list[int] = field(default_factory=list[int])
+    labels: list[int] = field(default_factory=list[int])
+    """The id where the model wrote it, `IGNORE` elsewhere."""
+    questions: list[Question] = field(default_factory=list[Question])
+
+
+class ReplayEngine:
+    """Answers each generation with the text that was recorded, cut where the judge's own stop strings cut it.
+
+    Args:
+        tokenizer: of the model to be trained.
+        special: control strings that the model writes as one token, such as `</think>`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, special: Sequence[str] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.model_name = "replay"
+        self.max_model_len = NO_LIMIT
+        self.capacity = 1
+        self.cache_tokens: int | None = None
+        self.sequences: list[Recorded] = []
+        """One, unless the judge shows earlier turns in other tokens than those in which they were written."""
+        self.left = ""
+        """What of the turn the judge has not yet met."""
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self._forced: tuple[str, ...] = ()
+
+    def expect(self, text: str, forced: Sequence[str] = ()) -> None:
+        """The text that the next generations write.
+
+        Args:
+            text: all that is left of the turn.
+            forced: texts that the judge may put in front of a generation by itself; one that comes next in `text` is
+                passed over.
+        """
+        self.left, self._forced = text, tuple(forced)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        """Gives the recorded text up to the first stop string. See `Engine.generate`."""
+        del chain
+        lead = next((lead for lead in self._forced if self.left.startswith(lead)), "")
+        self.left = self.left[len(lead) :]
+        ends = [(at + len(stop), stop) for stop in sampling.stop if (at := self.left.find(stop)) >= 0]
+        end, stop = min(ends) if ends else (len(self.left), None)
+        if end == 0:
+            raise ReplayError("the judge asks for more than was written: a part of the turn's layout is missing")
+        text, self.left = self.left[:end], self.left[end:]
+        ids = self._encode(text)
+        if len(ids) > sampling.max_tokens:
+            raise ReplayError(f"a part of {len(ids)} tokens is longer than the {sampling.max_tokens} it may have")
+        self._record(prompt_ids, ids)
+        finish = Finish.EOS if stop is None else Finish.STOP
+        return Completion(text, tuple(ids), finish, stop, sampled_tokens=len(ids))
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        """Notes the place; every choice is as likely as the other."""
+        del chain
+        last = self.sequences[-1].ids if self.sequences else []
+        shared = min(len(prompt_ids), len(last))
+        # Where a token reaches over the place of the question, the judge asks after other ids than those it goes on
+        # from: a question about the text, and none about this sequence.
+        if list(prompt_ids[:shared]) == last[:shared]:
+            self._record(prompt_ids, ()).questions.append(Question(len(prompt_ids), tuple(choices)))
+        return [0.0 for _ in choices]
+
+    async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """No judge that is replayed asks this."""
+        raise ReplayError("this judge reads the probabilities of whole texts: there is nothing to replay")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def write(self, ids: Sequence[int], *, learned: bool) -> None:
+        """Adds ids to the end of the sequence."""
+        recorded = self.sequences[-1]
+        recorded.ids += ids
+        recorded.labels += ids if learned else [IGNORE] * len(ids)
+
+    def _record(self, prompt: Sequence[int], received: Sequence[int]) -> Recorded:
+        last = self.sequences[-1] if self.sequences else None
+        if last is not None and list(prompt) == last.ids[: len(prompt)]:
+            known = last  # a question about what was written already, or the same prompt as before
+            if received and len(prompt) < len(last.ids):
+                raise ReplayError("the judge dropped what was written and asked again")
+        elif last is not None and list(prompt[: len(last.ids)]) == last.ids:
+            known = last
+        else:
+            known = Recorded()
+            self.sequences.append(known)
+        new = list(prompt[len(known.ids) :])
+        known.ids += [*new, *received]
+        known.labels += [*([IGNORE] * len(new)), *received]
+        return known
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of what the model wrote. Only the control strings it is known to write become control tokens."""
+        if self._special is None:
+            return self.tokenizer.encode(text)
+        ids: list[int] = []
+        position = 0
+        for found in self._special.finditer(text):
+            ids += self.tokenizer.encode(text[position : found.start()]) if found.start() > position else []
+            ids += self.tokenizer.encode(found.group(), special=True)
+            position = found.end()
+        return ids + (self.tokenizer.encode(text[position:]) if position < len(text) else [])
+
+
+class ReplaySession:
+    """Answers a snippet with the output that stands next in the turn."""
+
+    def __init__(self, engine: ReplayEngine) -> None:
+        self._engine = engine
+
+    async def run(self, code: str) -> Result:
+        """The recorded output. See `genprm.sandbox.Session.run`."""
+        shown = _SHOWN.match(self._engine.left)
+        if shown is None:
+            raise ReplayError(f"no output follows the code {code[:60]!r}: run it first")
+        self._engine.left = self._engine.left[shown.end() :]
+        return Result(Status.OK, shown.group(1), None, 0.0, 0)
+
+
+class ReplaySandbox:
+    """Opens sessions that answer with recorded output."""
+
+    def __init__(self, engine: ReplayEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[ReplaySession]:
+        """One session. See `genprm.sandbox.Sandbox.session`."""
+        yield ReplaySession(self._engine)

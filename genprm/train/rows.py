@@ -1,0 +1,108 @@
+"""Reads training data: a folder of `genprm synthesize` or `genprm label`, files, or a data set of the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from genprm.data.inputs import read_records
+
+
+class TrainError(RuntimeError):
+    """A training run cannot begin or go on: unusable data, a model that does not fit, another run's checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A row and where it stands."""
+
+    file: str
+    line: int
+    """1-based line (JSON Lines), element (JSON array) or row (Parquet, Hub)."""
+    value: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.line}"
+
+
+def read_source(source: str | Path) -> Iterator[SourceRow]:
+    """Streams the rows of a data set.
+
+    Args:
+        source: a `.jsonl`, `.json` or `.parquet` file; a folder with `dataset/` or `data/` of Parquet files, as the
+            commands write it, or with such files itself; or the name of a data set on the Hub (its split `train`, or
+            `name:split`).
+
+    Raises:
+        TrainError: there is no such thing, or a row is no object.
+        InputError: a file cannot be read at all.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = _files_of(path)
+        if not files:
+            raise TrainError(f"{str(path)!r} holds no data set: no .parquet, .jsonl or .json file, nor dataset/ or data/")
+    elif path.is_file():
+        files = [path]
+    elif path.suffix in (".jsonl", ".json", ".parquet") or str(source).startswith((".", "/")):
+        raise TrainError(f"there is no data set {str(source)!r}")
+    else:
+        yield from _hub(str(source))
+        return
+    for file in files:
+        yield from _parquet(file) if file.suffix == ".parquet" else _json(file)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    for place in (folder / "dataset" / "data", folder / "data", folder):
+        for kind in ("*.parquet", "*.jsonl", "*.json"):
+            found = sorted(f for f in place.glob(kind) if f.stat().st_size and not f.name.startswith("."))
+            if place is folder and (folder / "run.json").exists():
+                continue  # the rows of a run are no training rows
+            if found:
+                return found
+    return []
+
+
+def _json(file: Path) -> Iterator[SourceRow]:
+    for record in read_records([file]):
+        if record.error is not None:
+            raise TrainError(f"{record.file}, line {record.line}: {record.error}")
+        if not isinstance(record.value, dict):
+            raise TrainError(f"{record.file}, line {record.line}: a row must be an object, not {record.value!r:.60}")
+        yield SourceRow(record.file, record.line, cast("dict[str, object]", record.value))
+
+
+def _parquet(file: Path) -> Iterator[SourceRow]:
+    pq = _import("pyarrow.parquet", "pyarrow")
+    try:
+        table = pq.ParquetFile(file)
+        number = 0
+        for batch in table.iter_batches(batch_size=256):
+            for value in cast("Sequence[dict[str, object]]", batch.to_pylist()):
+                number += 1
+                yield SourceRow(str(file), number, value)
+    except OSError as error:
+        raise TrainError(f"cannot read {file}: {error}") from error
+
+
+def _hub(name: str) -> Iterator[SourceRow]:
+    datasets = _import("datasets", "datasets")
+    repository, _, split = name.partition(":")
+    try:
+        loaded = datasets.load_dataset(repository, split=split or "train")
+    except Exception as error:  # its errors have no common base
+        raise TrainError(f"{name!r} is neither a file or folder here nor a data set of the Hub: {error}") from error
+    for number, value in enumerate(loaded, start=1):
+        yield SourceRow(name, number, value)
+
+
+def _import(module: str, package: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise TrainError(f"training needs {package}: pip install 'genprm[train]'") from None

@@ -1,0 +1,158 @@
+"""A data set as token rows, checked before anything is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import BaseModel
+
+from genprm.engines.tokenizer import Tokenizer
+from genprm.train.export import ExportError, Generative, TokenRow, VerdictAt, export, read_conversation
+from genprm.train.replay import IGNORE
+from genprm.train.rows import SourceRow, TrainError
+
+
+class LeftOut(BaseModel):
+    """A row that is not trained on."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(slots=True)
+class TokenSet:
+    """The training sequences of a data set."""
+
+    rows: list[TokenRow] = field(default_factory=list[TokenRow])
+    source: list[int] = field(default_factory=list[int])
+    """(rows,) which conversation each is of."""
+    labels: list[int | None] = field(default_factory=list[int | None])
+    """(conversations,) the first wrong step, -1 for none; None where nobody says."""
+    left_out: list[LeftOut] = field(default_factory=list[LeftOut])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(row.input_ids) for row in self.rows)
+
+    @property
+    def learned(self) -> int:
+        """Tokens that the loss is taken on."""
+        return sum(label != IGNORE for row in self.rows for label in row.labels)
+
+
+async def tokenize(
+    rows: Iterable[SourceRow],
+    tokenizer: Tokenizer,
+    model: Generative,
+    *,
+    max_length: int,
+    bad_rows: Literal["error", "skip"] = "error",
+    limit: int | None = None,
+) -> TokenSet:
+    """Makes token rows of conversations, or takes rows that hold `input_ids` and `labels` already.
+
+    Args:
+        rows: of the data set.
+        tokenizer: of the model to be trained.
+        model: family and profile that the model will be asked with.
+        max_length: longest sequence in tokens.
+        bad_rows: what to do with a row that cannot be trained on.
+        limit: most rows to take.
+
+    Raises:
+        TrainError: a row cannot be trained on and `bad_rows` is `error`, or no row is left.
+        PRMError: the tokenizer does not fit the protocol.
+    """
+    made = TokenSet()
+    seen = 0
+    for row in rows:
+        if limit is not None and seen >= limit:
+            break
+        seen += 1
+        try:
+            known = row.value.get("input_ids")
+            new = [_ready(row.value)] if known is not None else await export(
+                read_conversation(row.value, model), tokenizer, model
+            )
+            for sequence in new:
+                _check(sequence, max_length, tokenizer.vocab_size)
+        except ExportError as error:
+            if bad_rows == "error":
+                raise TrainError(f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip.") from None
+            made.left_out.append(LeftOut(file=row.file, row=row.line, reason=str(error)))
+            continue
+        made.rows += new
+        made.source += [len(made.labels)] * len(new)
+        made.labels.append(_label(row.value, new))
+    if not made.rows:
+        why = f": of {seen:,} rows none can be trained on; the first: {made.left_out[0].reason}" if seen else ""
+        raise TrainError(f"the data set is empty{why}")
+    return made
+
+
+def _ready(value: Mapping[str, object]) -> TokenRow:
+    ids, labels = value.get("input_ids"), value.get("labels")
+    if not _ints(ids) or not _ints(labels):
+        raise ExportError("`input_ids` and `labels` must be lists of integers")
+    if len(ids) != len(labels):
+        raise ExportError(f"{len(labels)} labels do not fit {len(ids)} input_ids")
+    wrong = next((k for k, (a, b) in enumerate(zip(ids, labels, strict=True)) if b not in (IGNORE, a)), None)
+    if wrong is not None:
+        raise ExportError(f"label {wrong} is {labels[wrong]}: it must be the id there, {ids[wrong]}, or {IGNORE}")
+    verdicts = value.get("verdicts")
+    known = cast("Sequence[Mapping[str, int]]", verdicts) if isinstance(verdicts, Sequence) else ()
+    return TokenRow(list(ids), list(labels), tuple(VerdictAt(**dict(one)) for one in known))  # pyright: ignore[reportArgumentType]
+
+
+def _ints(value: object) -> bool:  # noqa: D103
+    return isinstance(value, Sequence) and all(isinstance(one, int) for one in cast("Sequence[object]", value))
+
+
+def _check(row: TokenRow, max_length: int, vocabulary: int) -> None:
+    if len(row.input_ids) > max_length:
+        raise ExportError(f"{len(row.input_ids):,} tokens are more than the {max_length:,} of --max-length")
+    if (highest := max(row.input_ids, default=0)) >= vocabulary:
+        raise ExportError(f"token id {highest} is not of this tokenizer, which has {vocabulary:,}: made with another one")
+    if all(label == IGNORE for label in row.labels[1:]):
+        raise ExportError("no token is learned: every label is masked")
+
+
+def _label(value: Mapping[str, object], rows: Sequence[TokenRow]) -> int | None:
+    label = value.get("label")
+    if isinstance(label, int):
+        return label
+    verdicts = sorted((v.step, v.correct) for row in rows for v in row.verdicts if v.step >= 0)
+    return next((step for step, correct in verdicts if not correct), -1) if verdicts else None
+
+
+def to_records(rows: Iterable[TokenRow]) -> Iterator[dict[str, object]]:
+    """Token rows as the columns of a file: `input_ids`, `labels`, `verdicts`."""
+    for row in rows:
+        yield {"input_ids": row.input_ids, "labels": row.labels, "verdicts": [asdict(v) for v in row.verdicts]}
+
+
+def write_parquet(path: Path, made: TokenSet, facts: Mapping[str, str]) -> None:
+    """Writes token rows for any trainer that takes `input_ids` and `labels`.
+
+    Args:
+        path: the file.
+        made: the rows.
+        facts: kept in the file's metadata, such as the tokenizer's name and fingerprint.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    verdict = pa.struct([*((k, pa.int64()) for k in ("step", "at")), ("correct", pa.bool_()), ("yes", pa.int64()), ("no", pa.int64())])
+    schema = pa.schema(
+        {"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "verdicts": pa.list_(verdict)},
+        metadata={f"genprm.{name}": value for name, value in facts.items()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(pa.Table.from_pylist(list(to_records(made.rows)), schema=schema), temporary)
+    temporary.replace(path)
