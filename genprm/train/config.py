@@ -28,7 +28,8 @@ class Optimisation(_Config):
     beta2: float = Field(0.999, gt=0, lt=1, description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is scaled down to this norm.")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="What is computed in; weights and optimiser stay float32. auto: bfloat16 where there is a GPU."
+        "auto",
+        description="What is computed in; weights and optimiser stay float32. auto: bfloat16 where there is a GPU.",
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations again rather than keep them.")
     seed: int = Field(0, ge=0, description="Of the order of the data and of new weights.")
@@ -49,7 +50,7 @@ class Lora(_Config):
     """Low-rank adapters in place of all weights."""
 
     rank: int = Field(32, ge=1, description="Of the adapters.")
-    alpha: float = Field(64.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    alpha: int = Field(64, ge=1, description="Adapters are scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
     targets: str = Field("all-linear", description="Modules that get one: names with commas, or all-linear.")
 
@@ -57,10 +58,13 @@ class Lora(_Config):
 class Data(_Config):
     """What is trained on."""
 
-    max_length: int | None = Field(None, ge=8, description="Longest sequence in tokens; the model's context by default.")
+    max_length: int | None = Field(
+        None, ge=8, description="Longest sequence in tokens; the model's context by default."
+    )
     packing: bool = Field(True, description="Several sequences in one row of a batch; none sees another.")
     bad_rows: Literal["error", "skip"] = Field(
-        "error", description="A row that cannot be trained on ends the run before it begins, or is left out and counted."
+        "error",
+        description="A row that cannot be trained on ends the run before it begins, or is left out and counted.",
     )
     eval_data: Path | None = Field(None, description="Held-out rows, in the form of the data set.")
     eval_steps: int = Field(100, ge=1, description="Steps from one evaluation to the next.")
@@ -71,12 +75,16 @@ class Judge(_Config):
     """How the trained model will be asked."""
 
     family: Literal["genprm", "thinkprm"] = Field("genprm", description="Layout of the critiques.")
-    question: Literal["bare", "question"] = Field("bare", description="Whether the first turn begins with `Question: `.")
+    question: Literal["bare", "question"] = Field(
+        "bare", description="Whether the first turn begins with `Question: `."
+    )
     assistant_marker: bool = Field(
         True, description="Whether the turn being written opens with the template's assistant marker."
     )
     bos: int = Field(1, ge=0, description="Begin-of-sequence tokens at the start.")
-    temperature: float | None = Field(None, ge=0, le=2, description="That `genprm verify` uses; the family's by default.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="That `genprm verify` uses; the family's by default."
+    )
 
 
 class VerifyEvaluation(_Config):
@@ -91,7 +99,9 @@ class VerifyEvaluation(_Config):
 class SftConfig(Optimisation, Saving, Data, Judge, VerifyEvaluation):
     """`genprm train sft`."""
 
-    data: str = Field(description="Folder of `genprm synthesize`, a JSON Lines or Parquet file, or a data set of the Hub.")
+    data: str = Field(
+        description="Folder of `genprm synthesize`, a JSON Lines or Parquet file, or a data set of the Hub."
+    )
     model: str = Field(description="Model to start from: a folder, or a name on the Hub.")
     revision: str | None = Field(None, description="Of the model on the Hub.")
     lora: Lora | None = Field(None, description="Adapters; None trains all weights.")

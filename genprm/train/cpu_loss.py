@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from genprm.train.replay import IGNORE
 
@@ -26,7 +26,9 @@ class CpuSFTTrainer(SFTTrainer):
         labels = inputs["labels"]
         targets = labels[:, 1:]
         places = (targets != IGNORE).any(dim=0).nonzero().flatten()
-        sent = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
+        sent = {
+            name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")
+        }
         mask = sent.get("attention_mask")
         if mask is not None and bool(mask.all()):
             del sent["attention_mask"]  # without one, attention takes its causal path

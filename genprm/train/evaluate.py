@@ -63,7 +63,9 @@ def evaluate(model: Any, held_out: TokenSet, *, autocast: Any = None) -> Evaluat
                 ids = torch.tensor([row.input_ids], device=device)
                 with autocast() if autocast is not None else contextlib.nullcontext():
                     # Logits at these places alone: those of all places would need gigabytes.
-                    logits = model(input_ids=ids, logits_to_keep=torch.tensor(places, device=device), use_cache=False).logits[0]
+                    logits = model(
+                        input_ids=ids, logits_to_keep=torch.tensor(places, device=device), use_cache=False
+                    ).logits[0]
                 logits = logits.float()
                 wanted = torch.tensor([row.labels[k] for k in targets], device=device)
                 total += float(torch.nn.functional.cross_entropy(logits[: len(targets)], wanted, reduction="sum"))
@@ -77,8 +79,8 @@ def evaluate(model: Any, held_out: TokenSet, *, autocast: Any = None) -> Evaluat
                         first_error[source] = min(verdict.step, first_error.get(source, verdict.step))
     finally:
         model.train(training)
-    known = [k for k in sorted(judged) if held_out.labels[k] is not None]
-    score = f1_score([first_error.get(k, -1) for k in known], [label for k in known if (label := held_out.labels[k]) is not None])
+    known = [(first_error.get(k, -1), label) for k in sorted(judged) if (label := held_out.labels[k]) is not None]
+    score = f1_score([guess for guess, _ in known], [label for _, label in known])
     accuracy = right / asked if asked else None
     loss = total / learned if learned else math.nan
     return Evaluation(loss, accuracy, score.f1, score.error_accuracy, score.correct_accuracy, len(known))

@@ -144,7 +144,9 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
         for index, (step, turn) in enumerate(zip(conversation.steps, conversation.turns, strict=True)):
             prm.mode = mode_of(turn)
             direct = prm.mode is Mode.DIRECT
-            opening = prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
+            opening = (
+                prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
+            )
             if not turn.startswith(opening):
                 raise ExportError(f"turn {index} does not begin with {opening!r} but with {turn[:60]!r}")
             if (verdict := find_verdict(turn)) is None:
@@ -177,7 +179,7 @@ async def _export_thinkprm(conversation: Conversation, tokenizer: Tokenizer, pro
     # What stands in the prompt already is no part of what is written.
     engine = ReplayEngine(tokenizer, ("<think>", THINK_END))
     judge = ThinkPRMJudge(engine, profile=profile)
-    if "<think>" in judge.opening:
+    if "<think>" in judge.opening and body.startswith("<think>"):
         body = body.removeprefix("<think>").removeprefix("\n" if judge.opening.endswith("\n") else "")
     if THINK_END not in body and "<think>" in judge.opening + body:
         raise ExportError(f"the chain opens <think> and never closes it: {turn[-80:]!r}")
@@ -223,7 +225,9 @@ def _row(recorded: Recorded, own: Sequence[tuple[int, Verdict]], yes: int, no: i
 
 def _shared(first: str, second: str) -> int:
     """How many characters two texts share at their start."""
-    return next((k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def learned_tokens(rows: Sequence[TokenRow]) -> int:

@@ -35,13 +35,17 @@ def save_weights(trainer: Any, tokenizer: Tokenizer, out: Path) -> None:
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
-        model.save_pretrained(out / ADAPTER)
+        model.save_pretrained(str(out / ADAPTER))
         # Merged on a copy: the run's own adapters stay what they are.
         model = model.merge_and_unload()
     state = trainer.accelerator.get_state_dict(model)
     if not trainer.accelerator.is_main_process:
         return
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if model.config.get_text_config().tie_word_embeddings else set()
+    tied = (
+        set(getattr(model, "all_tied_weights_keys", None) or ())
+        if model.config.get_text_config().tie_word_embeddings
+        else set()
+    )
     kept = {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
         for name, tensor in state.items()

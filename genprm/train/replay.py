@@ -58,6 +58,7 @@ class ReplayEngine:
 
     def __init__(self, tokenizer: Tokenizer, special: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
+        self.kind = "replay"
         self.model_name = "replay"
         self.max_model_len = NO_LIMIT
         self.capacity = 1

@@ -43,7 +43,9 @@ def read_source(source: str | Path) -> Iterator[SourceRow]:
     if path.is_dir():
         files = _files_of(path)
         if not files:
-            raise TrainError(f"{str(path)!r} holds no data set: no .parquet, .jsonl or .json file, nor dataset/ or data/")
+            raise TrainError(
+                f"{str(path)!r} holds no data set: no .parquet, .jsonl or .json file, nor dataset/ or data/"
+            )
     elif path.is_file():
         files = [path]
     elif path.suffix in (".jsonl", ".json", ".parquet") or str(source).startswith((".", "/")):

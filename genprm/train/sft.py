@@ -66,7 +66,9 @@ def prepare(config: SftConfig, context: int, tokenizer: Tokenizer) -> tuple[Toke
         TrainError: a row cannot be trained on.
     """
     if config.max_length is not None and config.max_length > context:
-        raise TrainError(f"--max-length {config.max_length:,} is more than the {context:,} tokens of the model's context")
+        raise TrainError(
+            f"--max-length {config.max_length:,} is more than the {context:,} tokens of the model's context"
+        )
     longest = config.max_length or context
     profile = model_profile(config)
 
@@ -101,8 +103,8 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     import torch
     import transformers
     from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTConfig as TrlConfig
-    from trl import SFTTrainer
+    from trl.trainer.sft_config import SFTConfig as TrlConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop, read_log
     from genprm.train.cpu_loss import CpuSFTTrainer
@@ -131,7 +133,9 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     every: list[Every] = []
     if held_out is not None:
         every.append(
-            Every(config.eval_steps, lambda _: evaluate(trainer.model, held_out, autocast=autocast).metrics(), begin=True)
+            Every(
+                config.eval_steps, lambda _: evaluate(trainer.model, held_out, autocast=autocast).metrics(), begin=True
+            )
         )
     kind = SFTTrainer if torch.cuda.is_available() else CpuSFTTrainer
     trainer = kind(

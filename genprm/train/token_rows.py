@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from genprm.engines.tokenizer import Tokenizer
 from genprm.train.export import ExportError, Generative, TokenRow, VerdictAt, export, read_conversation
 from genprm.train.replay import IGNORE
 from genprm.train.rows import SourceRow, TrainError
+
+_IDS: TypeAdapter[list[int]] = TypeAdapter(list[int])
+_VERDICTS: TypeAdapter[list[VerdictAt]] = TypeAdapter(list[VerdictAt])
 
 
 class LeftOut(BaseModel):
@@ -76,14 +79,18 @@ async def tokenize(
         seen += 1
         try:
             known = row.value.get("input_ids")
-            new = [_ready(row.value)] if known is not None else await export(
-                read_conversation(row.value, model), tokenizer, model
+            new = (
+                [_ready(row.value)]
+                if known is not None
+                else await export(read_conversation(row.value, model), tokenizer, model)
             )
             for sequence in new:
                 _check(sequence, max_length, tokenizer.vocab_size)
         except ExportError as error:
             if bad_rows == "error":
-                raise TrainError(f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip.") from None
+                raise TrainError(
+                    f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip."
+                ) from None
             made.left_out.append(LeftOut(file=row.file, row=row.line, reason=str(error)))
             continue
         made.rows += new
@@ -96,28 +103,33 @@ async def tokenize(
 
 
 def _ready(value: Mapping[str, object]) -> TokenRow:
-    ids, labels = value.get("input_ids"), value.get("labels")
-    if not _ints(ids) or not _ints(labels):
-        raise ExportError("`input_ids` and `labels` must be lists of integers")
+    ids, labels = _ints(value, "input_ids"), _ints(value, "labels")
     if len(ids) != len(labels):
         raise ExportError(f"{len(labels)} labels do not fit {len(ids)} input_ids")
     wrong = next((k for k, (a, b) in enumerate(zip(ids, labels, strict=True)) if b not in (IGNORE, a)), None)
     if wrong is not None:
         raise ExportError(f"label {wrong} is {labels[wrong]}: it must be the id there, {ids[wrong]}, or {IGNORE}")
-    verdicts = value.get("verdicts")
-    known = cast("Sequence[Mapping[str, int]]", verdicts) if isinstance(verdicts, Sequence) else ()
-    return TokenRow(list(ids), list(labels), tuple(VerdictAt(**dict(one)) for one in known))  # pyright: ignore[reportArgumentType]
+    known: object = value.get("verdicts") or []
+    try:
+        return TokenRow(ids, labels, tuple(_VERDICTS.validate_python(known)))
+    except ValidationError as error:
+        raise ExportError(f"`verdicts` cannot be {known!r:.80}: {error.errors()[0]['msg']}") from None
 
 
-def _ints(value: object) -> bool:  # noqa: D103
-    return isinstance(value, Sequence) and all(isinstance(one, int) for one in cast("Sequence[object]", value))
+def _ints(value: Mapping[str, object], name: str) -> list[int]:
+    try:
+        return _IDS.validate_python(value.get(name))
+    except ValidationError:
+        raise ExportError(f"`{name}` must be a list of integers, not {value.get(name)!r:.80}") from None
 
 
 def _check(row: TokenRow, max_length: int, vocabulary: int) -> None:
     if len(row.input_ids) > max_length:
         raise ExportError(f"{len(row.input_ids):,} tokens are more than the {max_length:,} of --max-length")
     if (highest := max(row.input_ids, default=0)) >= vocabulary:
-        raise ExportError(f"token id {highest} is not of this tokenizer, which has {vocabulary:,}: made with another one")
+        raise ExportError(
+            f"token id {highest} is not of this tokenizer, which has {vocabulary:,}: made with another one"
+        )
     if all(label == IGNORE for label in row.labels[1:]):
         raise ExportError("no token is learned: every label is masked")
 
@@ -147,7 +159,9 @@ def write_parquet(path: Path, made: TokenSet, facts: Mapping[str, str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    verdict = pa.struct([*((k, pa.int64()) for k in ("step", "at")), ("correct", pa.bool_()), ("yes", pa.int64()), ("no", pa.int64())])
+    verdict = pa.struct(
+        [*((k, pa.int64()) for k in ("step", "at")), ("correct", pa.bool_()), ("yes", pa.int64()), ("no", pa.int64())]
+    )
     schema = pa.schema(
         {"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32()), "verdicts": pa.list_(verdict)},
         metadata={f"genprm.{name}": value for name, value in facts.items()},

@@ -24,6 +24,7 @@ from data import (
     PAD,
     PHRASES,
     USER,
+    Rows,
     assistant_turn,
     encode,
     read_gsm8k,

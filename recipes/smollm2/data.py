@@ -1,4 +1,4 @@
-r"""Writes critiques to train SmolLM2 on: `python recipes/smollm2/data.py --data gsm8k/train.jsonl --out runs/smollm2-data`.
+r"""Writes critiques to train SmolLM2 on: `python recipes/smollm2/data.py --data FILE --out runs/smollm2-data`.
 
 One row a solution, in the form of `genprm synthesize`: problem, steps, label, messages. The code of every critique is
 run in the sandbox; what it printed stands in the row, and a critique whose code contradicts the label ends the program.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "nano"))
 
-from data import read_gsm8k, split_rows  # noqa: E402 (of recipes/nano)
-from mistakes import (  # noqa: E402
+from data import read_gsm8k, split_rows
+from mistakes import (
     BRIDGES,
     INTROS,
     LEADS,
@@ -30,9 +30,9 @@ from mistakes import (  # noqa: E402
     to_latex,
 )
 
-from genprm import prompts  # noqa: E402
-from genprm.prms.code_blocks import code_output  # noqa: E402
-from genprm.sandbox import Session, open_sandbox  # noqa: E402
+from genprm import prompts
+from genprm.prms.code_blocks import code_output
+from genprm.sandbox import Session, open_sandbox
 
 STYLES = (r"\( @ \)", r"$@$", "\\[\n@\n\\]", r"\[ @ \]")
 
@@ -59,7 +59,7 @@ def worded(steps: list[Step], rng: random.Random, *, latex: bool) -> list[Step]:
     """The same steps as a model would write them."""
     chatty, style = rng.random() < 0.5, rng.choice(STYLES)
     made: list[Step] = []
-    for index, step in enumerate(steps):
+    for step in steps:
         if latex and step.spans:
             step = to_latex(step, [_shown(step, span) for span in step.spans], rng, style)
         text = step.text
@@ -114,7 +114,13 @@ async def turn(number: int, step: Step, with_code: bool, session: Session) -> st
     shown = code_output(result, 2000)
     if not result.ok or ("False" in shown) == step.correct:
         raise SystemExit(f"the code {code!r} printed {shown!r} of a step that is {step.correct}: {step.text!r}")
-    remark = "False, so it is wrong." if "False" in shown else "True, so it is correct." if step.claims else "So it is correct."
+    remark = (
+        "False, so it is wrong."
+        if "False" in shown
+        else "True, so it is correct."
+        if step.claims
+        else "So it is correct."
+    )
     block = f"{prompts.render('genprm/verify')}{code}\n```\n{prompts.render('genprm/code_output', output=shown)}"
     return f"{opening}{analysis}{block}{remark}\n</verify>\n{verdict}"
 
@@ -133,7 +139,10 @@ async def main() -> None:
     rng = random.Random(options.seed)
     rows, _ = split_rows(read_gsm8k(options.data))
     # Problems of the evaluation are not trained on either.
-    parts = {"eval": (rows[: options.held_out * 2], options.held_out), "train": (rows[options.held_out * 2 :], options.rows)}
+    parts = {
+        "eval": (rows[: options.held_out * 2], options.held_out),
+        "train": (rows[options.held_out * 2 :], options.rows),
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     async with open_sandbox("auto") as box:
         for name, (source, wanted) in parts.items():
@@ -149,10 +158,19 @@ async def main() -> None:
                             turns = [await turn(k + 1, step, with_code, session) for k, step in enumerate(steps)]
                         messages = [{"role": "system", "content": prompts.render("genprm/system")}]
                         for k, (step, said) in enumerate(zip(steps, turns, strict=True)):
-                            user = prompts.render("genprm/first_turn", problem=problem, step=step.text) if k == 0 else step.text
+                            user = (
+                                prompts.render("genprm/first_turn", problem=problem, step=step.text)
+                                if k == 0
+                                else step.text
+                            )
                             messages += [{"role": "user", "content": user}, {"role": "assistant", "content": said}]
                         label = next((k for k, step in enumerate(steps) if not step.correct), -1)
-                        row = {"problem": problem, "steps": [s.text for s in steps], "label": label, "messages": messages}
+                        row = {
+                            "problem": problem,
+                            "steps": [s.text for s in steps],
+                            "label": label,
+                            "messages": messages,
+                        }
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         written += 1
                         wrong += label >= 0

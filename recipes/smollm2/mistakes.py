@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "nano"))
 
-from data import to_step  # noqa: E402
-from equations import (  # noqa: E402
+from data import to_step
+from equations import (
     MARK,
     NUMBER,
     TOLERANCE,
@@ -52,7 +52,7 @@ class Step:
     text: str
     claims: tuple[Claim, ...]
     spans: tuple[tuple[int, int, int, int], ...] = ()
-    """(claims, 4) where each equation stands in the text: its first operand, the end of its last, its value's limits."""
+    """(claims, 4) where each equation stands in the text: its first operand, its last one's end, its value's limits."""
 
     @property
     def correct(self) -> bool:
@@ -109,7 +109,7 @@ def _with(text: str, equation: Equation, expression: str, edits: list[tuple[int,
 
 def wrong_operand(text: str, equation: Equation, others: list[str], rng: random.Random) -> Step | None:
     """One number of the equation taken from another place."""
-    numbers = [m for m in NUMBER.finditer(equation.expression)]
+    numbers = list(NUMBER.finditer(equation.expression))
     if not equation.operands or len(numbers) != len(equation.operands):
         return None
     at = rng.randrange(len(numbers))
@@ -131,7 +131,7 @@ _OPERATOR = re.compile(r"(?<=[\d\s)a-z%$.])\s*([-+*/×÷x])\s*(?=[\s$(.\d])")
 
 def wrong_operation(text: str, equation: Equation, rng: random.Random) -> Step | None:
     """Another operation on the same numbers."""
-    numbers = [m for m in NUMBER.finditer(equation.expression)]
+    numbers = list(NUMBER.finditer(equation.expression))
     if len(numbers) != len(equation.operands) or len(numbers) < 2:
         return None
     at = rng.randrange(len(numbers) - 1)
@@ -145,7 +145,12 @@ def wrong_operation(text: str, equation: Equation, rng: random.Random) -> Step |
         if new == between:
             continue
         start = numbers[at].end()
-        made = _with(text, equation, equation.expression[:start] + new + equation.expression[start + 1 :], [(place, place + 1, new)])
+        made = _with(
+            text,
+            equation,
+            equation.expression[:start] + new + equation.expression[start + 1 :],
+            [(place, place + 1, new)],
+        )
         if made is not None:
             return made
     return None
@@ -162,21 +167,21 @@ def slip(text: str, equation: Equation, rng: random.Random) -> Step | None:
     return Step(text, (Claim(equation.expression, clean_number(wrong)),), ((low, start, start, start + len(wrong)),))
 
 
-def left_out(
-    steps: list[tuple[str, tuple[Equation, ...]]], rng: random.Random
-) -> tuple[list[Step], Step] | None:
+def left_out(steps: list[tuple[str, tuple[Equation, ...]]], rng: random.Random) -> tuple[list[Step], Step] | None:
     """A step that is left out: a later one takes one of its numbers where it needs its value."""
     places = [
         (early, late)
         for early in range(len(steps) - 1)
         for late in range(early + 1, len(steps))
-        if len(steps[early][1]) == 1 and len(steps[late][1]) == 1 and steps[late][1][0].operands
+        if len(steps[early][1]) == 1
+        and len(steps[late][1]) == 1
+        and steps[late][1][0].operands
         and steps[early][1][0].value in [m.group() for m in NUMBER.finditer(steps[late][1][0].expression)]
     ]
     rng.shuffle(places)
     for early, late in places:
         (missing,), (text, (equation,)) = steps[early][1], steps[late]
-        numbers = [m for m in NUMBER.finditer(equation.expression)]
+        numbers = list(NUMBER.finditer(equation.expression))
         if len(numbers) != len(equation.operands):
             continue
         at = [m.group() for m in numbers].index(missing.value)
@@ -224,11 +229,15 @@ BRIDGES = (
 
 def answer_step(needed: str, said: str, rng: random.Random, *, latex: bool) -> Step:
     """A step that gives the answer."""
-    shown = f"$\\boxed{{{said}}}$" if latex and rng.random() < 0.8 else f"\\boxed{{{said}}}" if rng.random() < 0.4 else said
+    shown = (
+        f"$\\boxed{{{said}}}$" if latex and rng.random() < 0.8 else f"\\boxed{{{said}}}" if rng.random() < 0.4 else said
+    )
     return Step(rng.choice(ANSWERS).format(shown), (Claim(needed, said),))
 
 
-def too_early(steps: list[tuple[str, tuple[Equation, ...]]], rng: random.Random, *, latex: bool) -> tuple[list[Step], Step] | None:
+def too_early(
+    steps: list[tuple[str, tuple[Equation, ...]]], rng: random.Random, *, latex: bool
+) -> tuple[list[Step], Step] | None:
     """The answer given before the last sums were done."""
     if len(steps) < 2 or not steps[-1][1] or not steps[-2][1]:
         return None

@@ -1,0 +1,3 @@
+from tests.prms.conftest import box
+
+__all__ = ["box"]
