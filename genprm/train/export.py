@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from genprm import prompts
@@ -140,10 +140,10 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
     forced = (prompts.render("genprm/verify"), prompts.render("genprm/output"))
     found: list[tuple[int, Verdict, int]] = []
     async with AsyncExitStack() as stack:
-        chain = ChainRun(prm, conversation.problem, 0, 0, stack)
+        chain: ChainRun | None = None
         for index, (step, turn) in enumerate(zip(conversation.steps, conversation.turns, strict=True)):
-            prm.mode = mode_of(turn)
-            direct = prm.mode is Mode.DIRECT
+            mode = mode_of(turn)
+            direct = mode is Mode.DIRECT
             opening = (
                 prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
             )
@@ -152,6 +152,11 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
             if (verdict := find_verdict(turn)) is None:
                 raise ExportError(f"turn {index} has no verdict: it ends in {turn[-60:]!r}")
             engine.expect(turn[len(opening) :], () if direct else forced)
+            # A turn with code and one without can stand in one conversation, each with a setup of its own.
+            following = ChainRun(replace(prm.setup, mode=mode), conversation.problem, 0, 0, stack)
+            if chain is not None:
+                following.adopt(chain)
+            chain = following
             try:
                 written = await chain.step(index, step)
             except ReplayError as error:
@@ -162,7 +167,7 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
                     f"turn {index} is not what the judge would write: they part at {turn[same : same + 60]!r}"
                 )
             found.append((index, verdict[0], len(engine.sequences) - 1))
-    yes, no = prm.choices
+    yes, no = prm.setup.choices
     rows: list[TokenRow] = []
     for number, recorded in enumerate(engine.sequences):
         own = [(step, verdict) for step, verdict, sequence in found if sequence == number]

@@ -95,9 +95,10 @@ class GenPRM:
         yes, no = (engine.tokenizer.encode(word)[-1] for word in ("Yes", "No"))
         if yes == no:
             raise PRMError(f"the tokenizer of {self.name!r} does not tell 'Yes' from 'No' by their last token")
-        self._setup = ChainSetup(
+        self.setup = ChainSetup(
             engine, sandbox, mode, profile, sampling, certainty, ChatFrame.of(engine.tokenizer), (yes, no)
         )
+        """What its chains are built from."""
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
@@ -108,7 +109,7 @@ class GenPRM:
         check_steps(steps)
         async with self.admission.place(characters_of(problem, steps), self.votes) as place:
             async with AsyncExitStack() as stack:
-                runs = [ChainRun(self._setup, problem, seed, vote, stack) for vote in range(self.votes)]
+                runs = [ChainRun(self.setup, problem, seed, vote, stack) for vote in range(self.votes)]
                 by_step = await self._judge_steps(runs, steps, on_step)
                 place.tokens = sum(run.length for run in runs)
             return self.judgement_of(by_step, len(steps))
@@ -138,7 +139,7 @@ class GenPRM:
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialGenPRMJudgement:
         """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""
-        runs = [ChainRun(self._setup, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
+        runs = [ChainRun(self.setup, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
         return PartialGenPRMJudgement(self, runs, [])
 
     async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
