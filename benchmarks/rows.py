@@ -25,14 +25,13 @@ from pathlib import Path
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from genprm.config import Keep, Mode
 from genprm.data.inputs import read_rows
 from genprm.engines import Completion, Finish, Sampling
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode
 from genprm.prms.load import BUILT_IN_PATH
 from genprm.runs.folder import open_run
-from genprm.runs.keep import Keep
 from genprm.runs.verify import default_concurrency, verify
 
 RESULTS = Path(__file__).parent / "results"

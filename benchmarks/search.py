@@ -60,7 +60,8 @@ def methods(options: argparse.Namespace) -> dict[str, Any]:
     sampling = ["--set", f"policy.engine={options.engine}", "--set", f"prm.engine={options.engine}"]
     for name in ("best-of-n", "best-of-n-no-code", "beam", "dvts"):
         run(out / name, "search", str(RECIPES / f"{name}.yaml"), *made, *common, *sampling)
-    refine = ["--temperature", "1", "--top-p", "1", "--top-k", "0", "--max-tokens", "256", "--engine", options.engine]
+    refine = ["--policy-temperature", "1", "--policy-top-p", "1", "--policy-top-k", "0"]
+    refine += ["--policy-max-tokens", "256", "--policy-engine", options.engine, "--engine", options.engine]
     task = ["--generate", str(MOST), "--generate-seed", str(SEED), "--policy", options.policy]
     for style in ("analysis", "code"):
         run(out / f"refine-{style}", "refine", *task, "--turns", "3", "--critique", style, *refine, *common)
@@ -121,10 +122,11 @@ def methods(options: argparse.Namespace) -> dict[str, Any]:
 async def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds for the same beam searches, one at a time and side by side."""
     import genprm
+    from genprm.config import PolicyConfig
     from genprm.data.problems import generated
     from genprm.engines import load_engine
     from genprm.prms.calls import call_seed
-    from genprm.search.policy import Policy, PolicySettings
+    from genprm.search.policy import Policy
     from genprm.search.run import Grade, Method, SearchSettings, search
 
     class NoGrader:
@@ -133,7 +135,7 @@ async def speed(options: argparse.Namespace) -> dict[str, Any]:
 
     engine = await load_engine(options.engine, options.policy, max_num_seqs=options.sequences)
     prm = await genprm.load_prm("nano", engine=options.engine, sandbox=options.sandbox, max_num_seqs=options.sequences)
-    policy = Policy(engine, PolicySettings(temperature=1.0, max_tokens=256))
+    policy = Policy(engine, PolicyConfig(temperature=1.0, max_tokens=256))
     figures: dict[str, Any] = {"engine": options.engine}
 
     async def timed(settings: SearchSettings, problems: int, at_once: int, seed: int) -> dict[str, float]:

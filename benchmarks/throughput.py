@@ -25,10 +25,10 @@ from typing import Any
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from genprm.config import Mode
 from genprm.engines import load_engine
 from genprm.engines.base import Engine
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode
 from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.profiles import read_profile
 from genprm.sandbox import Result, open_sandbox

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from genprm.config import EngineConfig, JudgeConfig
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.routing import Router, Server
 from genprm.prms.base import PRMError
@@ -249,7 +250,12 @@ class ClusterEngine:
 
 
 async def load_cluster(
-    address: str, model: str, *, workers: int | None = None, gpus_per_worker: float | None = None, **options: Any
+    address: str,
+    model: str | JudgeConfig,
+    *,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    **options: Any,
 ) -> ClusterPRM:
     """Opens a judge over a Ray cluster.
 
@@ -269,41 +275,41 @@ async def load_cluster(
 
 async def load_cluster_engine(
     address: str,
-    model: str,
+    config: EngineConfig,
     *,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     models: int = 1,
-    **options: Any,
+    seed: int = 0,
 ) -> ClusterEngine:
     """Opens an engine over a Ray cluster. It generates the same text as a single engine.
 
     Args:
         address: see `load_cluster`.
-        model: as for `load_engine`.
+        config: the model, and what every worker opens it with.
         workers: see `load_cluster`.
         gpus_per_worker: see `load_cluster`.
         models: number of engines that share the cluster, including this one; each gets an equal part of it.
-        **options: options of `load_engine`, which every worker calls; `kind` among them.
+        seed: the engines' seed.
 
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or a worker does not start.
     """
-    opening = partial(_open_engine, model, options)
+    opening = partial(_open_engine, config, seed)
     return ClusterEngine(await _start(address, opening, workers, gpus_per_worker, models))
 
 
-async def _open_judge(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
+async def _open_judge(model: str | JudgeConfig, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
     from genprm.prms import load_prm
 
     prm = await load_prm(model, **options)
     return prm, prm.facts
 
 
-async def _open_engine(model: str, options: dict[str, Any]) -> tuple[Resource, dict[str, Any]]:
-    from genprm.engines import load_engine
+async def _open_engine(config: EngineConfig, seed: int) -> tuple[Resource, dict[str, Any]]:
+    from genprm.engines import open_engine
 
-    engine = await load_engine(model=model, **options)
+    engine = await open_engine(config, seed=seed)
     names = ("kind", "tokenizer", "model_name", "max_model_len", "capacity", "cache_tokens")
     return engine, {name: getattr(engine, name) for name in names}
 

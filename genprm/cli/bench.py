@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from genprm.cli import options
-from genprm.cli.bench_runs import Batch, judge, stored_rewards
+from genprm.cli.bench_runs import judge_into, stored_rewards
 from genprm.cli.boundary import UsageError, friendly, run_async, stdout
-from genprm.cli.judging import Judging
-from genprm.runs.keep import Keep
-from genprm.types import DEFAULT_THRESHOLD
+from genprm.cli.options import Options, command
+from genprm.config import JudgeConfig, Keep, RunConfig
 
 if TYPE_CHECKING:
     from genprm.benchmarks.metrics import Metrics
@@ -31,25 +29,14 @@ app = typer.Typer(
 AggregateName = Literal["min", "mean", "last", "product", "solution"]
 
 
-@app.command("processbench", cls=options.WithCodeAuto)
+@command(app, "processbench")
 def processbench(
-    context: typer.Context,
     files: Annotated[
         list[str],
         typer.Argument(metavar="FILE...", help="ProcessBench's files, one a subset.", show_default=False),
     ],
-    model: options.Model = "nano",
-    prm: options.Family = None,
-    reference: options.Reference = None,
-    with_code: options.WithCode = None,
-    mode: options.Mode = None,
-    engine: options.Engine = "auto",
-    base_url: options.BaseUrl = None,
-    reference_url: options.ReferenceUrl = None,
-    votes: options.Votes = "1",
-    temperature: options.Temperature = None,
-    seed: options.Seed = 0,
-    threshold: options.Threshold = DEFAULT_THRESHOLD,
+    judge: JudgeConfig,
+    run: RunConfig,
     tune_on: Annotated[
         str | None,
         typer.Option(
@@ -57,130 +44,76 @@ def processbench(
             show_default="none: --threshold counts",
         ),
     ] = None,
-    calibration: options.CalibrationFile = None,
-    profile: options.ProfileFile = None,
-    sandbox: options.Sandbox = "auto",
-    concurrency: options.Concurrency = None,
-    limit: options.Limit = None,
-    keep: options.KeepOption = Keep.FULL,
-    out: options.Out = None,
-    clean: options.Clean = False,
-    revision: options.Revision = None,
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
 ) -> None:
     """Finds the first wrong step of every solution in FILE..., and computes ProcessBench's official F1.
 
     A row without a prediction counts as wrong. Intervals are 95 % bootstrap intervals over the rows of a subset.
     """
-    del context, config
-    with friendly():
-        from genprm.benchmarks.processbench import subset_of
-        from genprm.data.inputs import InputRow, read_rows
+    from genprm.benchmarks.processbench import subset_of
+    from genprm.data.inputs import InputRow, read_rows
 
-        judging = _judging(
-            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile, reference, reference_url,
-        )  # fmt: skip
-        batch = Batch(seed, concurrency, limit, keep, out, clean)
-        rows = list(read_rows(files, limit=limit))
-        labelled = [row for row in rows if isinstance(row, InputRow) and row.label is not None]
-        if not labelled:
-            raise UsageError(f"no row in {', '.join(map(repr, files))} has a label: `genprm verify` needs none")
-        if tune_on is not None and tune_on not in (names := sorted({subset_of(row.id, row.file) for row in labelled})):
-            raise UsageError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(names)}")
+    rows = list(read_rows(files, limit=run.limit))
+    labelled = [row for row in rows if isinstance(row, InputRow) and row.label is not None]
+    if not labelled:
+        raise UsageError(f"no row in {', '.join(map(repr, files))} has a label: `genprm verify` needs none")
+    if tune_on is not None and tune_on not in (names := sorted({subset_of(row.id, row.file) for row in labelled})):
+        raise UsageError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(names)}")
 
-        def finish(run: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
-            return _finish_processbench(run, metrics, judged, labelled, tune_on)
+    def finish(folder: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
+        return _finish_processbench(folder, metrics, judged, labelled, tune_on)
 
-        code = run_async(judge("bench processbench", judging, batch, files, rows, finish))
-    raise typer.Exit(code)
+    raise typer.Exit(run_async(judge_into("bench processbench", judge, run, files, rows, finish)))
 
 
-@app.command("prmbench", cls=options.WithCodeAuto)
+@command(app, "prmbench")
 def prmbench(
-    context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PRMBench's JSONL file.", show_default=False)],
-    model: options.Model = "nano",
-    prm: options.Family = None,
-    reference: options.Reference = None,
-    with_code: options.WithCode = None,
-    mode: options.Mode = None,
-    engine: options.Engine = "auto",
-    base_url: options.BaseUrl = None,
-    reference_url: options.ReferenceUrl = None,
-    votes: options.Votes = "1",
-    temperature: options.Temperature = None,
-    seed: options.Seed = 0,
-    threshold: options.Threshold = DEFAULT_THRESHOLD,
-    calibration: options.CalibrationFile = None,
-    profile: options.ProfileFile = None,
-    sandbox: options.Sandbox = "auto",
-    concurrency: options.Concurrency = None,
-    limit: options.Limit = None,
-    keep: options.KeepOption = Keep.FULL,
-    out: options.Out = None,
-    clean: options.Clean = False,
-    revision: options.Revision = None,
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
+    judge: JudgeConfig,
+    run: RunConfig,
 ) -> None:
     """Judges every step of the solutions in FILE..., and computes PRMScore for each kind of error.
 
     A step counts as judged right when its score is above the threshold; one without a score counts as judged wrongly.
     """
-    del context, config
-    with friendly():
-        from genprm.benchmarks.prmbench import PRMBenchItem, read_prmbench
+    from genprm.benchmarks.prmbench import PRMBenchItem, read_prmbench
 
-        judging = _judging(
-            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile, reference, reference_url,
-        )  # fmt: skip
-        batch = Batch(seed, concurrency, limit, keep, out, clean)
-        read = list(read_prmbench(files, limit=limit))
-        items = [item for item in read if isinstance(item, PRMBenchItem)]
-        if not items:
-            raise UsageError(f"no row in {', '.join(map(repr, files))} is one of PRMBench")
+    read = list(read_prmbench(files, limit=run.limit))
+    items = [item for item in read if isinstance(item, PRMBenchItem)]
+    if not items:
+        raise UsageError(f"no row in {', '.join(map(repr, files))} is one of PRMBench")
 
-        def finish(run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
-            from genprm.benchmarks.prmbench import evaluate
-            from genprm.cli.bench_metrics import BenchMetrics
-            from genprm.cli.bench_tables import print_prmbench
+    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+        from genprm.benchmarks.prmbench import evaluate
+        from genprm.cli.bench_metrics import BenchMetrics
+        from genprm.cli.bench_tables import print_prmbench
 
-            table = evaluate(items, rows)
-            print_prmbench(stdout(), table)
-            return BenchMetrics(**metrics.model_dump(), prmbench=table)
+        table = evaluate(items, rows)
+        print_prmbench(stdout(), table)
+        return BenchMetrics(**metrics.model_dump(), prmbench=table)
 
-        inputs = [item.row if isinstance(item, PRMBenchItem) else item for item in read]
-        code = run_async(judge("bench prmbench", judging, batch, files, inputs, finish))
-    raise typer.Exit(code)
+    inputs = [item.row if isinstance(item, PRMBenchItem) else item for item in read]
+    raise typer.Exit(run_async(judge_into("bench prmbench", judge, run, files, inputs, finish)))
 
 
-@app.command("best-of-n", cls=options.WithCodeAuto)
+@command(app, "best-of-n")
 def best_of_n(
-    context: typer.Context,
     files: Annotated[
         list[str],
         typer.Argument(
             metavar="FILE...", help="A pool: JSONL, a problem with several solutions a line.", show_default=False
         ),
     ],
+    judge: Annotated[JudgeConfig, Options(without=("model",))],
+    run: Annotated[RunConfig, Options(defaults={"keep": Keep.SCORES})],
     model: Annotated[
         str | None,
-        typer.Option(help="Judge the solutions with this model.", show_default="none: the pool's stored rewards count"),
+        typer.Option(
+            help="Judge the solutions with this model.",
+            envvar="GENPRM_MODEL",
+            show_envvar=False,
+            show_default="none: the pool's stored rewards count",
+        ),
     ] = None,
-    prm: options.Family = None,
-    reference: options.Reference = None,
-    with_code: options.WithCode = None,
-    mode: options.Mode = None,
-    engine: options.Engine = "auto",
-    base_url: options.BaseUrl = None,
-    reference_url: options.ReferenceUrl = None,
-    votes: options.Votes = "1",
-    temperature: options.Temperature = None,
-    seed: options.Seed = 0,
-    threshold: options.Threshold = DEFAULT_THRESHOLD,
     aggregate: Annotated[
         AggregateName | None,
         typer.Option(
@@ -188,51 +121,33 @@ def best_of_n(
             show_default="solution where the judge gives one, else min",
         ),
     ] = None,
-    calibration: options.CalibrationFile = None,
-    profile: options.ProfileFile = None,
-    sandbox: options.Sandbox = "auto",
-    concurrency: options.Concurrency = None,
-    limit: options.Limit = None,
-    keep: options.KeepOption = Keep.SCORES,
-    out: options.Out = None,
-    clean: options.Clean = False,
-    revision: options.Revision = None,
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
 ) -> None:
     """Picks one of several solutions, and computes how often it is right: best reward, votes, and their limits."""
-    del context, config
-    with friendly():
-        from genprm.data.pools import PoolItem, read_pool
+    from genprm.data.pools import PoolItem, read_pool
 
-        items: list[PoolItem] = []
-        for item in read_pool(files, limit=limit):
-            if isinstance(item, PoolItem):
-                items.append(item)
-            else:
-                raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
-        batch = Batch(seed, concurrency, limit, keep, out, clean)
-        if model is None:
-            raise typer.Exit(stored_rewards(batch, files, items))
-        judging = _judging(
-            model, prm, revision, dtype, engine, base_url, sandbox, mode, with_code, votes, temperature, threshold,
-            calibration, profile, reference, reference_url,
-        )  # fmt: skip
-        inputs = [list(rows) for rows in _solutions(files[0], items)]
+    items: list[PoolItem] = []
+    for item in read_pool(files, limit=run.limit):
+        if isinstance(item, PoolItem):
+            items.append(item)
+        else:
+            raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
+    if model is None:
+        raise typer.Exit(stored_rewards(run, files, items))
+    inputs = [list(rows) for rows in _solutions(files[0], items)]
 
-        def finish(run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
-            from genprm.benchmarks.best_of_n import evaluate
-            from genprm.cli.bench_metrics import BenchMetrics
-            from genprm.cli.bench_tables import print_best_of_n
+    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+        from genprm.benchmarks.best_of_n import evaluate
+        from genprm.cli.bench_metrics import BenchMetrics
+        from genprm.cli.bench_tables import print_best_of_n
 
-            rewards = [[_reward(rows.get(getattr(row, "key", "")), aggregate) for row in group] for group in inputs]
-            table = evaluate(items, rewards)
-            print_best_of_n(stdout(), table)
-            return BenchMetrics(**metrics.model_dump(), best_of_n=table)
+        rewards = [[_reward(rows.get(getattr(row, "key", "")), aggregate) for row in group] for group in inputs]
+        table = evaluate(items, rewards)
+        print_best_of_n(stdout(), table)
+        return BenchMetrics(**metrics.model_dump(), best_of_n=table)
 
-        flat = [row for group in inputs for row in group]
-        code = run_async(judge("bench best-of-n", judging, batch, files, flat, finish))
-    raise typer.Exit(code)
+    flat = [row for group in inputs for row in group]
+    config = judge.model_copy(update={"model": model})
+    raise typer.Exit(run_async(judge_into("bench best-of-n", config, run, files, flat, finish)))
 
 
 @app.command("compare", epilog="Example:\n\n  genprm bench compare runs/bon runs/beam")
@@ -249,45 +164,6 @@ def compare(
         from genprm.cli.bench_tables import print_comparison
 
         print_comparison(stdout(), str(first), str(second), compare_runs(first, second))
-
-
-def _judging(
-    model: str,
-    family: options.FamilyName | None,
-    revision: str | None,
-    dtype: str,
-    engine: options.EngineName,
-    base_url: list[str] | None,
-    sandbox: options.SandboxName,
-    mode: options.ModeName | None,
-    with_code: bool | None,
-    votes: str,
-    temperature: float | None,
-    threshold: float,
-    calibration: Path | None,
-    profile: Path | None,
-    reference: str | None,
-    reference_url: list[str] | None,
-) -> Judging:
-    most, confidence = options.resolve_votes(votes)
-    return Judging(
-        model=model,
-        family=family,
-        revision=revision,
-        dtype=dtype,
-        engine=engine,
-        base_url=tuple(base_url or ()),
-        sandbox=sandbox,
-        mode=options.resolve_mode(mode, with_code),
-        votes=most,
-        confidence=confidence,
-        temperature=temperature,
-        threshold=threshold,
-        calibration=calibration,
-        profile=profile,
-        reference=reference,
-        reference_url=tuple(reference_url or ()),
-    )
 
 
 def _finish_processbench(

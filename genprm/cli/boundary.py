@@ -27,7 +27,6 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit code: SIGTERM."""
 _FILE_WIDTH = 160
-_OWN = ("genprm", "sandbox", "prompts", "rpe")
 
 
 @cache
@@ -127,9 +126,10 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 def _kind(error: Exception) -> int | None:
     """The exit code of an error that has a message for users; None for a bug."""
     from genprm.data.inputs import InputError
+    from genprm.fields import ConfigError
     from genprm.runs.folder import RunError
 
-    if isinstance(error, (UsageError, InputError, RunError)):
+    if isinstance(error, (UsageError, ConfigError, InputError, RunError)):
         return USAGE
     # Every boundary of the project has an exception class of its own, whose messages are for users.
-    return FAILED if type(error).__module__.partition(".")[0] in _OWN else None
+    return FAILED if type(error).__module__.partition(".")[0] == "genprm" else None

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from genprm.cli import options
-from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr
-from genprm.cli.data import FREE as DATA_FREE
-from genprm.cli.data import Models, PushToHub, finish, texts, workers_of
+from genprm.cli.boundary import FAILED, UsageError, run_async
+from genprm.cli.data import PushToHub, open_models, print_counts, push, workers_of
+from genprm.cli.options import Options
+from genprm.config import ClusterConfig, EngineConfig, RunConfig
+from genprm.fields import free_fields
+from genprm.rpe.config import LabelConfig
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.benchmarks.metrics import SessionMetrics
     from genprm.data.inputs import BadRow
     from genprm.data.problems import ProblemRow
     from genprm.rpe.rollouts import Settings
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
 
-FREE = (*DATA_FREE, "policy_url", "completer_url")
-"""Options that do not change results: they may differ when a run goes on."""
+FREE = tuple(name for model in (LabelConfig, EngineConfig, ClusterConfig, RunConfig) for name in free_fields(model))
+"""Settings that do not change results: they may differ when a run goes on."""
 CONCURRENCY = 8
 """Problems in flight that keep a machine busy: each has some dozens of rollouts at once."""
+_NAMED = ("model", "base_url", "revision", "tokenizer")
+"""What the two models do not share."""
 
 EPILOG = """Examples:\n
   genprm label --generate 50 --out runs/labels\n
@@ -37,7 +42,10 @@ EPILOG = """Examples:\n
 
 
 def label(
-    context: typer.Context,
+    labelling: LabelConfig,
+    engine: Annotated[EngineConfig, Options(without=_NAMED)],
+    cluster: ClusterConfig,
+    run: Annotated[RunConfig, Options(without=("keep",))],
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -49,140 +57,71 @@ def label(
         typer.Option(min=1, help="Instead of files: so many word problems made by rule.", show_default="none"),
     ] = None,
     generate_seed: Annotated[int, typer.Option(min=0, help="Of the problems made by rule.")] = 0,
-    policy: Annotated[str, typer.Option(help="The model that writes solutions: a name or a folder.")] = "nano-policy",
-    policy_url: Annotated[
-        list[str] | None, typer.Option(help="A server of the policy. Repeat it for several.", show_default="none")
-    ] = None,
-    completer: Annotated[
-        str | None, typer.Option(help="The model that continues them.", show_default="the policy")
-    ] = None,
-    completer_url: Annotated[
-        list[str] | None, typer.Option(help="A server of the completer. Repeat it for several.", show_default="none")
-    ] = None,
-    engine: options.Engine = "auto",
-    dtype: options.Dtype = "auto",
-    solutions: Annotated[int, typer.Option(min=1, help="Solutions to label a problem, half of them right.")] = 4,
-    first: Annotated[int, typer.Option(min=1, help="Solutions to sample at first.")] = 32,
-    most: Annotated[int, typer.Option(min=1, help="Solutions to sample at most.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of solutions and of continuations.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of a solution, and of a continuation.")] = 2048,
-    budget: Annotated[
-        str,
-        typer.Option(help="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number."),
-    ] = "adaptive",
-    confidence: Annotated[float, typer.Option(help="From which an adaptive label is decided.")] = 0.95,
-    first_error: Annotated[
-        bool,
-        typer.Option("--first-error/--every-step", help="Whether an adaptive budget looks for the first wrong step."),
-    ] = True,
-    method: Annotated[
-        Literal["ratio", "difference", "hard"], typer.Option(help="How the progress of a step is measured.")
-    ] = "ratio",
-    threshold: Annotated[
-        float | None, typer.Option(help="Progress of a right step.", show_default="0.8, -0.3 or 0 by method")
-    ] = None,
-    seed: options.Seed = 0,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Problems in flight at once.", show_default="8, or 8 a worker")
-    ] = None,
-    limit: options.Limit = None,
-    cluster: options.Cluster = None,
-    workers: options.Workers = None,
-    out: options.Out = None,
-    clean: options.Clean = False,
     push_to_hub: PushToHub = None,
-    config: options.Config = None,
 ) -> None:
     """Samples solutions, rolls out from their prefixes, and labels every step by relative progress.
 
     The folder of the run holds a row a problem, and `dataset/` with Parquet, card and plots. What is finished is never
     sampled again: the same command goes on where it stopped.
     """
-    del context, config
-    with friendly():
-        from genprm.rpe.labels import DEFAULT_THRESHOLDS, Method
-        from genprm.rpe.rollouts import Settings
-
-        if bool(files) == bool(generate):
-            raise UsageError("give files with problems, or --generate with a number of them")
-        if budget not in ("adaptive", "dynamic") and not budget.isdecimal():
-            raise UsageError(f"--budget must be adaptive, dynamic or a number, not {budget!r}")
-        way = Method(method)
-        try:
-            settings = Settings(
-                solutions=solutions,
-                first=first,
-                most=most,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                budget="adaptive" if budget == "adaptive" else "dynamic" if budget == "dynamic" else int(budget),
-                confidence=confidence,
-                search=first_error,
-                method=way,
-                threshold=DEFAULT_THRESHOLDS[way] if threshold is None else threshold,
-                seed=seed,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        made: dict[str, JsonValue] = {
-            "files": list(files or []),
-            "generate": generate,
-            "generate_seed": generate_seed,
-            "policy": policy,
-            "policy_url": list(policy_url or []),
-            "completer": completer,
-            "completer_url": list(completer_url or []),
-            "limit": limit,
-            "concurrency": concurrency,
-        }
-        models = Models(engine, dtype, cluster, workers, seed)
-        code = run_async(_label(settings, models, made, out, clean, push_to_hub))
-    raise typer.Exit(code)
+    if bool(files) == bool(generate):
+        raise UsageError("give files with problems, or --generate with a number of them")
+    source: dict[str, JsonValue] = {"files": list(files or []), "generate": generate, "generate_seed": generate_seed}
+    raise typer.Exit(run_async(_label(source, labelling, engine, cluster, run, push_to_hub)))
 
 
 async def _label(
-    settings: Settings, models: Models, given: dict[str, JsonValue], out: Path | None, clean: bool, hub: str | None
+    source: dict[str, JsonValue],
+    labelling: LabelConfig,
+    shared: EngineConfig,
+    cluster: ClusterConfig,
+    how: RunConfig,
+    hub: str | None,
 ) -> int:
-    import asyncio
-    from dataclasses import asdict
-
-    from genprm.cli.progress import shown
-    from genprm.engines import BUILT_IN
+    from genprm.cli.session import session_of
     from genprm.grading.answers import AnswerChecker
+    from genprm.prms.load import model_path
     from genprm.rpe.dataset import check_installed
     from genprm.rpe.journal import FILE, Journal
     from genprm.rpe.rollouts import Labeller, RolloutError
-    from genprm.runs.driver import BatchError, Finished, Progress, drive
+    from genprm.runs.driver import Finished, Progress, drive
     from genprm.runs.folder import digest, open_run
     from genprm.runs.provenance import weights_of
 
-    config: dict[str, JsonValue] = {**given, **models.config(), **asdict(settings)}
-    rows = list(_problems(given))
-    out = out or Path("runs") / f"label-{digest('label', config, FREE)[:8]}"
+    settings = _settings(labelling, how.seed)
+    common = {name: value for name, value in shared.stored().items() if name not in _NAMED}
+    parts = {
+        **source,
+        **labelling.stored(),
+        "threshold": settings.threshold,
+        **common,
+        **cluster.stored(),
+        **how.stored(),
+    }
+    stored = {name: value for name, value in parts.items() if name != "keep"}
+    rows = list(_problems(source, how.limit))
+    out = how.out or Path("runs") / f"label-{digest('label', stored, FREE)[:8]}"
     check_installed()
-    with open_run(out, command="label", config=config, free=FREE, clean=clean) as run:
-        if clean:
+    with open_run(out, command="label", config=stored, free=FREE, clean=how.clean) as run:
+        if how.clean:
             (out / FILE).unlink(missing_ok=True)
         journal = Journal(out, run.done)
         progress = Progress(len(rows))
-        started = time.perf_counter()
-        try:
+        with session_of(run, progress, partial(_finish, run, progress, hub)) as session:
             async with AsyncExitStack() as stack:
                 stack.callback(journal.close)
-                name, other = str(given["policy"]), given["completer"]
-                wanted = [(name, texts(given["policy_url"]))]
-                if other is not None:
-                    wanted.append((str(other), texts(given["completer_url"])))
-                engines = await models.open(stack, *wanted)
-                policy, completer = engines[0], engines[1] if other is not None else None
+                models = [(labelling.policy, labelling.policy_url)]
+                if labelling.completer is not None:
+                    models.append((labelling.completer, labelling.completer_url))
+                configs = [shared.model_copy(update={"model": name, "base_url": urls}) for name, urls in models]
+                policy, *others = engines = await open_models(stack, cluster, *configs, seed=how.seed)
                 facts: dict[str, JsonValue] = {
-                    "weights": None if given["policy_url"] else weights_of(BUILT_IN.get(name, name)),
+                    "weights": None if labelling.policy_url else weights_of(model_path(labelling.policy)),
                     "engine": policy.kind,
                 }
                 run.note(facts, fixed=("weights", "engine"))
-                labeller = Labeller(
-                    policy, completer, await stack.enter_async_context(AnswerChecker()), journal, settings
-                )
+                checker = await stack.enter_async_context(AnswerChecker())
+                labeller = Labeller(policy, others[0] if others else None, checker, journal, settings)
 
                 async def work(row: ProblemRow) -> Finished:
                     if row.answer is None:
@@ -191,33 +130,59 @@ async def _label(
                     journal.forget(row.key)
                     return Finished(made, made.generated)
 
-                with shown(stderr()) as on_progress:
-                    concurrency = int(str(given["concurrency"] or CONCURRENCY * workers_of(*engines)))
+                with session.working() as on_progress:
+                    concurrency = how.concurrency or CONCURRENCY * workers_of(*engines)
                     await drive(rows, run, work, concurrency=concurrency, progress=progress, on_progress=on_progress)
-        except (asyncio.CancelledError, BatchError):
-            stderr().print(f"Stopped. {len(run.done):,} problems are kept, and all rollouts of those in work.")
-            raise
-        _finish(run, progress, time.perf_counter() - started, hub)
     return FAILED if progress.failed else 0
 
 
-def _problems(given: dict[str, JsonValue]) -> Iterator[ProblemRow | BadRow]:
+def _settings(labelling: LabelConfig, seed: int) -> Settings:
+    from genprm.rpe.labels import DEFAULT_THRESHOLDS, Method
+    from genprm.rpe.rollouts import Settings
+
+    method = Method(labelling.method)
+    try:
+        return Settings(
+            solutions=labelling.solutions,
+            first=labelling.first,
+            most=labelling.most,
+            temperature=labelling.temperature,
+            max_tokens=labelling.max_tokens,
+            budget=cast("Literal['adaptive', 'dynamic'] | int", labelling.budget),
+            confidence=labelling.confidence,
+            search=labelling.first_error,
+            method=method,
+            threshold=DEFAULT_THRESHOLDS[method] if labelling.threshold is None else labelling.threshold,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _problems(source: dict[str, JsonValue], limit: int | None) -> Iterator[ProblemRow | BadRow]:
     from genprm.data.problems import generated, read_problems
 
-    limit = given["limit"]
-    number = given["generate"]
-    if number is None:
-        rows = read_problems(texts(given["files"]))
+    files, number, seed = source["files"], source["generate"], source["generate_seed"]
+    if isinstance(files, list) and files:
+        rows = read_problems([str(file) for file in files])
     else:
-        rows = generated(int(str(number)), int(str(given["generate_seed"])))
-    return islice(rows, None if limit is None else int(str(limit)))
+        rows = generated(int(str(number)), int(str(seed)))
+    return islice(rows, limit)
 
 
-def _finish(run: RunFolder, progress: Progress, seconds: float, hub: str | None) -> None:
-    """Writes the data set and the metrics, and prints what the run came to."""
+def _finish(run: RunFolder, progress: Progress, hub: str | None, session: SessionMetrics, interrupted: bool) -> None:
+    """Writes the data set and the metrics, and prints the result."""
+    from genprm.cli.session import finish_run
     from genprm.rpe.dataset import label_metrics, write_labels
     from genprm.rpe.rows import LabelRow
 
     rows = sorted((row for row in run.rows(LabelRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key])
-    folder = write_labels(run.path / "dataset", rows, run.info)
-    finish(run, label_metrics(rows), seconds, folder, hub)
+    counts = label_metrics(rows)
+
+    def table() -> None:
+        folder = write_labels(run.path / "dataset", rows, run.info)
+        print_counts(counts, folder)
+        push(folder, hub)
+
+    metrics = {**counts, "session": session.model_dump(), "interrupted": interrupted}
+    finish_run(run, metrics, interrupted=interrupted, table=table)

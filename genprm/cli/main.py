@@ -41,11 +41,11 @@ def common(
     set_debug(debug)
 
 
-app.command("verify", epilog=verify.EPILOG, cls=options.WithCodeAuto)(verify.verify)
-app.command("search", epilog=search.EPILOG)(search.search)
-app.command("refine", epilog=refine.EPILOG, cls=options.WithCodeAuto)(refine.refine)
-app.command("label", epilog=label.EPILOG)(label.label)
-app.command("synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
+options.command(app, "verify", epilog=verify.EPILOG)(verify.verify)
+options.command(app, "search", epilog=search.EPILOG)(search.search)
+options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
+options.command(app, "label", epilog=label.EPILOG)(label.label)
+options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
 app.command("view")(view.view)
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)

@@ -1,76 +1,63 @@
-"""Options that several commands share, spelled once; and recipes, YAML files that set them."""
+"""Options made from the configuration models, and files that set them."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from types import NoneType
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import typer
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from genprm.cli.boundary import UsageError
-from genprm.runs.keep import Keep
+from genprm.cli.boundary import friendly
+from genprm.config import RunConfig
+from genprm.fields import Config, ConfigError, option_of, read_yaml
 
-if TYPE_CHECKING:
-    from pydantic import JsonValue
-
-_NOT_IN_RECIPES = {"config", "help", "clean"}
-
-
-EngineName = Literal["auto", "vllm", "openai", "transformers"]
-SandboxName = Literal["auto", "docker", "bubblewrap"]
-ModeName = Literal["direct", "analyze", "code", "execute", "auto"]
-FamilyName = Literal[
-    "genprm",
-    "thinkprm",
-    "critic",
-    "implicit",
-    "qwen-prm",
-    "math-shepherd",
-    "rlhflow",
-    "skywork-prm",
-    "versaprm",
-    "token-classification",
-]
+_NOT_IN_FILES = {"config", "help", "clean", "dry_run"}
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def resolve_mode(mode: ModeName | None, with_code: bool | None) -> ModeName:
-    """The mode that `--mode` and `--with-code/--no-code` ask for together.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a command offers the fields of a configuration.
 
-    Raises:
-        UsageError: they contradict each other.
+    As in `policy: Annotated[PolicyConfig, Options("policy", defaults={"temperature": 0.7})]`.
     """
-    if mode is None:
-        return "analyze" if with_code is False else "execute"
-    if with_code is not None and with_code != (mode in ("execute", "auto")):
-        flag = "--with-code" if with_code else "--no-code"
-        raise UsageError(f"--mode {mode} contradicts {flag}: give one of the two")
-    return mode
+
+    prefix: str = ""
+    """Before every option: `policy` makes `--policy`, `--policy-url`, `--policy-temperature` and so on."""
+    defaults: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Defaults that differ from the model's."""
+    without: tuple[str, ...] = ()
+    """Fields that the command has no option for."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Fields whose option has another name: `{"model": "teacher"}`."""
+
+    def name(self, field_name: str) -> str:
+        """The name of a field's option, as a parameter of the command has it."""
+        if field_name in self.names:
+            return self.names[field_name]
+        if not self.prefix:
+            return field_name
+        return self.prefix if field_name == "model" else f"{self.prefix}_{field_name.removeprefix('base_')}"
 
 
-ADAPTIVE = "adaptive"
-ADAPTIVE_VOTES = 8
-"""Votes at most where `adaptive` names no number: what the published results use."""
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Options that change what a recipe says. The command gets those that were given, by the recipe's keys."""
+
+    sections: Mapping[str, tuple[type[Config], Options]]
+    """The section of the recipe (an empty text for its top level), and what can be changed there."""
 
 
-def resolve_votes(votes: str, confidence: float | None = None) -> tuple[int, float | None]:
-    """What `--votes` and `--confidence` ask for: votes at most, and when to stop; None for never.
-
-    Raises:
-        UsageError: they make no sense.
-    """
-    word, _, number = votes.partition(":")
-    adaptive = word == ADAPTIVE
-    text = (number or str(ADAPTIVE_VOTES)) if adaptive else votes
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"votes are a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
-    if confidence is not None and not adaptive:
-        raise UsageError(f"--confidence {confidence:g} is for adaptive votes: --votes adaptive:{votes}")
-    return int(text), (confidence or 1.0) if adaptive else None
-
-
-class WithCodeAuto(TyperCommand):
+class ConfiguredCommand(TyperCommand):
     """A command that also takes `--with-code auto`, which is `--mode auto`.
 
     The flag alone takes no value, so that a file may follow it.
@@ -85,209 +72,187 @@ class WithCodeAuto(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def load_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """Makes the values of a recipe the defaults of the command: flag > file > default.
+def command(app: typer.Typer, name: str, **how: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command. Every field of a configuration among its parameters becomes an option.
+
+    The command is called with configurations that have been checked; `--dry-run` prints them instead, and `--config`
+    reads a file with the options as keys.
+
+    Args:
+        app: the commands.
+        name: the command's.
+        **how: for `typer.Typer.command`.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, cls=ConfiguredCommand, **how)(_configured(function))
+        return function
+
+    return register
+
+
+def _configured(function: Callable[..., None]) -> Callable[..., None]:
+    """The function as typer reads it: with a parameter for every option."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: dict[str, inspect.Parameter] = {}
+    makers: dict[str, Callable[[Mapping[str, Any]], object]] = {}
+    plain: list[str] = []
+    plan = True
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, *extras = get_args(hints[name]) if get_origin(hints[name]) is Annotated else [hints[name]]
+        if isinstance(kind, type) and issubclass(kind, Config):
+            options = next((one for one in extras if isinstance(one, Options)), Options())
+            parameters |= _parameters(kind, options)
+            makers[name] = partial(_config, kind, options)
+        elif overrides := next((one for one in extras if isinstance(one, Overrides)), None):
+            for model, options in overrides.sections.values():
+                parameters |= _parameters(model, options, shown="the recipe's")
+            makers[name] = partial(_overrides, overrides)
+            # The command prints the plan itself, as it is the one to resolve the recipe.
+            plan = False
+        else:
+            parameters[name] = parameter.replace(kind=_KEYWORD, annotation=hints[name])
+            plain.append(name)
+    parameters["context"] = inspect.Parameter("context", _KEYWORD, annotation=typer.Context)
+    parameters["config"] = inspect.Parameter("config", _KEYWORD, default=None, annotation=_CONFIG)
+
+    def run(**values: Any) -> None:
+        context: typer.Context = values["context"]
+        # What was not given has its default from the model.
+        sources = {name: context.get_parameter_source(name) for name in values}
+        given = {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+        with friendly():
+            made = {name: make(given) for name, make in makers.items()} | {name: values[name] for name in plain}
+            if plan and any(isinstance(one, RunConfig) and one.dry_run for one in made.values()):
+                from genprm.cli.plan import print_plan
+
+                print_plan(made)
+            else:
+                function(**made)
+
+    run.__doc__ = function.__doc__
+    run.__annotations__ = {name: one.annotation for name, one in parameters.items()}
+    run.__signature__ = inspect.Signature(list(parameters.values()))  # pyright: ignore[reportFunctionMemberAccess]
+    return run
+
+
+def _config(model: type[Config], options: Options, given: Mapping[str, Any]) -> Config:
+    """The configuration that options make."""
+    return model.of({**options.defaults, **_given(model, options, given)})
+
+
+def _overrides(overrides: Overrides, given: Mapping[str, Any]) -> dict[str, object]:
+    """What options change of a recipe, in the recipe's form."""
+    changes: dict[str, object] = {}
+    for section, (model, options) in overrides.sections.items():
+        found = _given(model, options, given)
+        if section and found:
+            changes[section] = found
+        elif found:
+            changes |= found
+    return changes
+
+
+def _given(model: type[Config], options: Options, given: Mapping[str, Any]) -> dict[str, object]:
+    """The fields that were given on the command line, in the environment or in a file."""
+    fields = [name for name in model.model_fields if name not in options.without]
+    return {name: given[options.name(name)] for name in fields if options.name(name) in given}
+
+
+def _parameters(model: type[Config], options: Options, shown: str | None = None) -> dict[str, inspect.Parameter]:
+    """The options of a configuration, as parameters that typer reads: the model first, then what is its own."""
+    own = inspect.get_annotations(model)
+    fields = sorted(model.model_fields.items(), key=lambda field: (field[0] != "model", field[0] not in own))
+    made: dict[str, inspect.Parameter] = {}
+    for field_name, info in fields:
+        if field_name not in options.without:
+            name = options.name(field_name)
+            value = options.defaults.get(field_name, info.default)
+            made[name] = _parameter(name, info, None if shown else value, shown or option_of(info).shown)
+    return made
+
+
+def _parameter(name: str, info: FieldInfo, default: object, shown: str | None) -> inspect.Parameter:
+    extra = option_of(info)
+    flag = f"--{name.replace('_', '-')}"
+    flags = extra.flags or (f"{flag}/--no-{flag.removeprefix('--')}" if info.annotation is bool else flag,)
+    low = next((one.ge for one in info.metadata if isinstance(one, Ge)), None)
+    high = next((one.le for one in info.metadata if isinstance(one, Le)), None)
+    kind = str if extra.text else _type_of(info.annotation)
+    numeric = kind in (int, float)
+    plain = default not in (None, (), "") and not isinstance(default, tuple)
+    option = typer.Option(
+        *flags,
+        help=info.description,
+        envvar=f"GENPRM_{name.upper()}",
+        show_envvar=False,
+        metavar=extra.metavar,
+        show_default=shown or (True if plain else "none"),
+        min=cast("float | None", low) if numeric else None,
+        max=cast("float | None", high) if numeric else None,
+    )
+    value = (str(default) if extra.text else default) if plain else None
+    return inspect.Parameter(name, _KEYWORD, default=value, annotation=Annotated[kind | None, option])
+
+
+def _type_of(annotation: Any) -> Any:
+    """The type that typer parses for a field."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation
+    if get_origin(annotation) is tuple:
+        return list[get_args(annotation)[0]]
+    if get_origin(annotation) is Literal:
+        return annotation
+    parts = [one for one in get_args(annotation) if one is not NoneType]
+    if get_origin(annotation) is Annotated or len(parts) == 1:
+        return _type_of(parts[0])
+    return Literal[tuple(value for part in parts for value in get_args(part))]
+
+
+def _load_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the values of a file the defaults of the command: flag > environment > file > default.
 
     Raises:
         typer.BadParameter: the file cannot be read, or has a key that is no option, or a value of the wrong shape.
     """
     if path is None:
         return None
-    import yaml
-
     try:
-        found: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{str(path)!r} is not YAML: {error}") from error
+        found = read_yaml(path, "the file")
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
     if found is None:
         return path
     if not isinstance(found, dict):
         raise typer.BadParameter(f"{str(path)!r} must hold keys and values, not {found!r}")
+    # An option may be named by any of its flags.
     parameters = {
-        parameter.name: parameter for parameter in context.command.params if parameter.name not in _NOT_IN_RECIPES
+        flag.lstrip("-").replace("-", "_"): one
+        for one in context.command.params
+        if one.name not in _NOT_IN_FILES
+        for flag in (str(one.name), *one.opts)
     }
     defaults: dict[str, object] = {}
     for key, value in cast("dict[object, object]", found).items():
         name = str(key).replace("-", "_")
         if name not in parameters:
-            near = difflib.get_close_matches(name, [str(known) for known in parameters], n=1, cutoff=0.0)
+            near = difflib.get_close_matches(name, parameters, n=1, cutoff=0.0)
             raise typer.BadParameter(f"{str(path)!r} has the unknown key {key!r}. The nearest one is {near[0]!r}.")
-        several = parameters[name].nargs == -1 or getattr(parameters[name], "multiple", False)
+        parameter = parameters[name]
+        several = parameter.nargs == -1 or getattr(parameter, "multiple", False)
         if isinstance(value, dict) or (isinstance(value, list) and not several):
             raise typer.BadParameter(f"{str(path)!r}: {key!r} cannot be {value!r}")
-        defaults[name] = [value] if several and value is not None and not isinstance(value, list) else value
+        one = [value] if several and value is not None and not isinstance(value, list) else value
+        defaults[str(parameter.name)] = one
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
-def read_profile_file(path: Path | None) -> dict[str, JsonValue] | None:
-    """The fields of a profile that a file changes.
-
-    Raises:
-        UsageError: it cannot be read, or holds something else.
-    """
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        found: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read the profile {str(path)!r}: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{str(path)!r} must hold fields of a profile and their values, not {found!r:.80}")
-    return {str(name): value for name, value in cast("dict[object, JsonValue]", found).items()}
-
-
-Model = Annotated[
-    str,
-    typer.Option(help="`nano` (the built-in model), a Hugging Face name such as GenPRM/GenPRM-7B, or a folder."),
-]
-Family = Annotated[
-    FamilyName | None,
-    typer.Option(
-        "--prm",
-        "--family",
-        help="The kind of PRM that the model is taken as: `critic` takes any chat model, `implicit` any causal "
-        "language model with a --reference.",
-        show_default="what its genprm.json, its name or its architecture says",
-    ),
-]
-Reference = Annotated[
-    str | None,
-    typer.Option(
-        help="The model that an implicit PRM was trained against: a Hugging Face name or a folder; `none` scores "
-        "without one.",
-        show_default="what is known of a released one",
-    ),
-]
-ReferenceUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A server with the OpenAI completions API that serves the reference. Repeat it for several servers.",
-        show_default="none",
-    ),
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from Hugging Face.")]
-Dtype = Annotated[str, typer.Option(help="Number type of the weights: auto, bfloat16, float16 or float32.")]
-Engine = Annotated[
-    EngineName,
-    typer.Option(help="`auto`: openai with --base-url, else vllm where it is installed on a GPU, else transformers."),
-]
-BaseUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A server with the OpenAI completions API, like http://127.0.0.1:8000/v1. Repeat it for several servers.",
-        show_default="none",
-    ),
-]
-Sandbox = Annotated[
-    SandboxName,
-    typer.Option(help="What runs the code. `auto`: Docker where an engine answers, else bubblewrap."),
-]
-WithCode = Annotated[
-    bool | None,
-    typer.Option(
-        "--with-code/--no-code",
-        help="Let the model write Python that checks a step, and run it; `--with-code auto` does so where it pays.",
-        show_default="with-code",
-    ),
-]
-Mode = Annotated[
-    ModeName | None,
-    typer.Option(
-        help="In detail: `execute` runs code, `code` lets it be written but not run, `analyze` goes without, "
-        "`direct` asks for the verdict alone, `auto` runs code for the steps where it pays.",
-        show_default="execute with code, analyze without",
-    ),
-]
-
-
-def _check_votes(votes: str) -> str:
-    try:
-        resolve_votes(votes)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from None
-    return votes
-
-
-Votes = Annotated[
-    str,
-    typer.Option(
-        metavar="N|adaptive[:N]",
-        callback=_check_votes,
-        help="Independent chains a solution; their scores are averaged. `adaptive` stops voting on a step when the "
-        "missing votes cannot flip its verdict (see --confidence); it asks for 8 at most, or N.",
-    ),
-]
-Confidence = Annotated[
-    float | None,
-    typer.Option(
-        min=0.5,
-        max=1.0,
-        help="With adaptive votes: how sure a verdict must be to stop; below 1, voting also stops when the missing "
-        "votes will probably not flip it.",
-        show_default="1",
-    ),
-]
-Until = Annotated[
-    Literal["end", "first-error"],
-    typer.Option(help="`first-error` leaves out the steps after the first wrong one."),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ray|ADDRESS",
-        help="Open the model on the workers of a Ray cluster: `ray` for the one this machine belongs to (or one of its "
-        "own), or an address like ray://head:10001.",
-        show_default="none",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Workers of each model on the cluster.", show_default="one a GPU, or one a node without GPUs"
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(min=0.0, max=2.0, help="0 is greedy.", show_default="the model's own"),
-]
-Threshold = Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is judged wrong.")]
-ProfileFile = Annotated[
+_CONFIG = Annotated[
     Path | None,
     typer.Option(
-        "--profile",
-        help="A YAML or JSON file with fields of the family's protocol, such as `rounds: 4` or `per_step: true` of "
-        "ThinkPRM, or a `template` for another domain.",
-        show_default="the model's own",
-    ),
-]
-CalibrationFile = Annotated[
-    Path | None,
-    typer.Option("--calibration", help="A file of `genprm calibrate`, applied to all scores.", show_default="none"),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Makes sampling repeatable.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read at most so many rows.", show_default="all")]
-Concurrency = Annotated[
-    int | None,
-    typer.Option(min=1, help="Solutions in flight at once.", show_default="what keeps the engine full"),
-]
-KeepOption = Annotated[
-    Keep, typer.Option(help="What rows keep: `full` (texts, code, output) or `scores` (about 100 bytes a step).")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the run. The same command goes on where it stopped.", show_default="runs/NAME-DIGEST"),
-]
-Clean = Annotated[bool, typer.Option("--clean", help="Delete the run that is in the folder, and start over.")]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        help="A YAML recipe with these options as keys. What stands on the command line wins.",
-        callback=load_recipe,
+        help="A YAML file with these options as keys. What stands on the command line wins.",
+        callback=_load_file,
         is_eager=True,
         show_default="none",
     ),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from genprm.cli import options
-from genprm.cli.boundary import FAILED, UsageError, friendly, run_async, stderr, stdout
-from genprm.engines import PATIENCE_S
+from genprm.cli.boundary import FAILED, UsageError, run_async, stdout
+from genprm.cli.options import Options
+from genprm.config import JudgeConfig, PolicyConfig, RunConfig
+from genprm.fields import free_fields
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -18,17 +19,14 @@ if TYPE_CHECKING:
     from genprm.benchmarks.metrics import SessionMetrics
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
-    from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
+    from genprm.search.recipe import Problems
     from genprm.search.refine import RefineSettings
 
 FREE = (
-    "concurrency",
+    *free_fields(RunConfig),
     "problems.limit",
-    "policy.base_url",
-    "policy.patience_s",
-    "prm.base_url",
-    "prm.reference_url",
-    "prm.sandbox",
+    *free_fields(PolicyConfig, "policy."),
+    *free_fields(JudgeConfig, "prm."),
 )
 """Settings that do not change results: they may differ when a run goes on."""
 
@@ -39,18 +37,13 @@ EPILOG = """Examples:\n
 
 
 def refine(
-    context: typer.Context,
+    judge: JudgeConfig,
+    policy: Annotated[PolicyConfig, Options("policy", defaults={"temperature": 0.7, "top_p": 0.8, "top_k": 20})],
+    run: Annotated[RunConfig, Options(without=("keep",))],
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE", help="Problems: JSONL files or JSON arrays.", show_default=False),
     ] = None,
-    policy: Annotated[str, typer.Option(help="The model that writes solutions.")] = "nano-policy",
-    policy_url: Annotated[
-        list[str] | None, typer.Option(help="A server of the policy. Repeat it for several.", show_default="none")
-    ] = None,
-    patience: Annotated[
-        float, typer.Option(min=0.0, help="Seconds for which a server of the policy that fails is tried again.")
-    ] = PATIENCE_S,
     turns: Annotated[int, typer.Option(min=0, help="Most times that the policy is told to think again.")] = 3,
     keep: Annotated[
         Literal["best", "last"], typer.Option(help="Which turn's solution counts: the best-scored one, or the last.")
@@ -59,81 +52,29 @@ def refine(
         Literal["analysis", "code"],
         typer.Option(help="What the policy is told: the analysis alone, or also the code that was run and its output."),
     ] = "analysis",
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Of the policy; 0 is greedy.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus of the policy's sampling.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Candidates of the policy's sampling; 0 for all.")] = 20,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest solution.")] = 2048,
-    system: Annotated[str | None, typer.Option(help="System prompt of the policy.", show_default="none")] = None,
     generate: Annotated[
         int | None,
         typer.Option(min=1, help="Take so many word problems made by rule, in place of files.", show_default="none"),
     ] = None,
     generate_seed: Annotated[int, typer.Option(help="Which of them.")] = 1,
-    model: options.Model = "nano",
-    prm: options.Family = None,
-    with_code: options.WithCode = None,
-    mode: options.Mode = None,
-    engine: options.Engine = "auto",
-    base_url: options.BaseUrl = None,
-    votes: Annotated[int, typer.Option(min=1, help="Independent chains a solution; their scores are averaged.")] = 1,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="A step that scores below this is wrong.")] = 0.5,
-    sandbox: options.Sandbox = "auto",
-    seed: options.Seed = 0,
-    concurrency: options.Concurrency = None,
-    limit: options.Limit = None,
-    out: options.Out = None,
-    clean: options.Clean = False,
-    config: options.Config = None,
 ) -> None:
     """Has a policy solve problems, and refine its solutions by what a PRM says is wrong with them.
 
     The folder of the run keeps every turn. The table says how many answers each turn mended, and how many it broke.
     The defaults of the sampling are those of the published experiment with Qwen2.5-7B-Instruct.
     """
-    del context, config
-    with friendly():
-        from genprm.prms.genprm.protocol import Mode
-        from genprm.search.recipe import PolicyRecipe, PRMRecipe, Problems
-        from genprm.search.refine import KeepTurn, RefineSettings, Style
+    from genprm.search.recipe import Problems
+    from genprm.search.refine import KeepTurn, RefineSettings, Style
 
-        if bool(files) == bool(generate):
-            raise UsageError("name files with problems, or give --generate, one of the two")
-        problems = Problems(files=list(files or ()), generate=generate, generate_seed=generate_seed, limit=limit)
-        writer = PolicyRecipe(
-            model=policy,
-            engine="auto" if policy_url else engine,
-            base_url=list(policy_url or ()),
-            patience_s=patience,
-            system=system,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_tokens=max_tokens,
-        )
-        judge = PRMRecipe(
-            model=model,
-            family=prm,
-            engine="auto" if base_url else engine,
-            base_url=list(base_url or ()),
-            mode=Mode(options.resolve_mode(mode, with_code)),
-            votes=votes,
-            threshold=threshold,
-            sandbox=sandbox,
-        )
-        settings = RefineSettings(turns, KeepTurn(keep), Style(critique))
-        code = run_async(_refine(problems, writer, judge, settings, seed, concurrency, out, clean))
-    raise typer.Exit(code)
+    if bool(files) == bool(generate):
+        raise UsageError("name files with problems, or give --generate, one of the two")
+    source = {"files": list(files or ()), "generate": generate, "generate_seed": generate_seed, "limit": run.limit}
+    settings = RefineSettings(turns, KeepTurn(keep), Style(critique))
+    raise typer.Exit(run_async(_refine(Problems.of(source), policy, judge, settings, run)))
 
 
 async def _refine(
-    problems: Problems,
-    writer: PolicyRecipe,
-    judge: PRMRecipe,
-    settings: RefineSettings,
-    seed: int,
-    concurrency: int | None,
-    out: Path | None,
-    clean: bool,
+    problems: Problems, writer: PolicyConfig, config: JudgeConfig, settings: RefineSettings, how: RunConfig
 ) -> int:
     from genprm.benchmarks.searches import flattened
     from genprm.cli.search import policy_of, prm_of, problems_of
@@ -147,24 +88,24 @@ async def _refine(
     from genprm.search.refine import refine
 
     parts: dict[str, object] = {
-        "problems": problems.model_dump(mode="json"),
-        "policy": writer.model_dump(mode="json"),
-        "prm": judge.model_dump(mode="json"),
+        "problems": problems.stored(),
+        "policy": writer.stored(),
+        "prm": config.stored(),
         "turns": settings.turns,
         "keep": settings.keep.value,
         "critique": settings.style.value,
-        "seed": seed,
-        "concurrency": concurrency,
+        "seed": how.seed,
+        "concurrency": how.concurrency,
     }
-    config = cast("dict[str, JsonValue]", flattened(parts))
+    stored = cast("dict[str, JsonValue]", flattened(parts))
     rows = problems_of(problems)
-    out = out or Path("runs") / f"refine-{digest('refine', config, FREE)[:8]}"
-    with open_run(out, command="refine", config=config, free=FREE, clean=clean) as run:
+    out = how.out or Path("runs") / f"refine-{digest('refine', stored, FREE)[:8]}"
+    with open_run(out, command="refine", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
         with session_of(run, progress, partial(_finish, run, progress)) as session:
             async with (
-                policy_of(writer, seed, run) as policy,
-                prm_of(judge, seed, run) as prm,
+                policy_of(writer, how.seed, run) as policy,
+                prm_of(config, how.seed, run) as prm,
                 AnswerChecker() as checker,
             ):
                 assert policy is not None
@@ -172,7 +113,7 @@ async def _refine(
                 grader = AnswerGrader(checker)
 
                 async def work(row: ProblemRow) -> Finished:
-                    found = await refine(row, settings, policy=policy, prm=prm, grader=grader, seed=seed)
+                    found = await refine(row, settings, policy=policy, prm=prm, grader=grader, seed=how.seed)
                     return Finished(found, found.generated)
 
                 capacity = max(policy.capacity, prm.capacity)
@@ -181,7 +122,7 @@ async def _refine(
                         rows,
                         run,
                         work,
-                        concurrency=concurrency or default_concurrency(capacity, judge.votes),
+                        concurrency=how.concurrency or default_concurrency(capacity, config.most_votes),
                         progress=progress,
                         on_progress=on_progress,
                     )
@@ -191,10 +132,9 @@ async def _refine(
 def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
     """Writes metrics and page, and prints what the run came to."""
     from genprm.benchmarks.refinement import evaluate_refinement
-    from genprm.cli import summary
     from genprm.cli.search_report import print_refinement
+    from genprm.cli.session import finish_run
     from genprm.report.search_page import write_search_page
-    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
     from genprm.runs.rows import FailureRow
     from genprm.search.rows import RefineRow
 
@@ -203,12 +143,8 @@ def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interru
     metrics = evaluate_refinement(rows, failed=progress.failed).model_copy(
         update={"session": session, "interrupted": interrupted}
     )
-    write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
-    if interrupted:
-        return
-    failures = list(read_rows_of(run.path, FailureRow, FAILURES))
-    page = run.path / REPORT
-    write_search_page(page, info=run.info, metrics=metrics, rows=rows, failures=failures)
-    print_refinement(stdout(), metrics)
-    summary.print_failures(stderr(), failures, str(run.path / FAILURES))
-    stdout().print(f"page: {page}", soft_wrap=True)
+
+    def page(path: Path, failures: list[FailureRow]) -> int:
+        return write_search_page(path, info=run.info, metrics=metrics, rows=rows, failures=failures)
+
+    finish_run(run, metrics, interrupted=interrupted, table=partial(print_refinement, stdout(), metrics), page=page)

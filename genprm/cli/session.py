@@ -1,22 +1,26 @@
-"""What stands around the work of a batch command: what it says, the time it takes, and its end, orderly or not."""
+"""What surrounds the work of a batch command: what it says, the time it takes, and its end, orderly or not."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genprm.cli.boundary import stderr
+from genprm.cli.boundary import stderr, stdout
 from genprm.cli.progress import shown
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel, JsonValue
+
     from genprm.benchmarks.metrics import SessionMetrics
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import FailureRow
 
 
-class Session:
+class CommandSession:
     """One run of a command on a run's folder. Its time counts from the call of `working`, when the models are open."""
 
     def __init__(self) -> None:
@@ -33,7 +37,7 @@ class Session:
 @contextmanager
 def session_of(
     run: RunFolder, progress: Progress, finish: Callable[[SessionMetrics, bool], None]
-) -> Generator[Session]:
+) -> Generator[CommandSession]:
     """Says what is there already, and has `finish` sum up, also where the work was stopped or given up.
 
     Args:
@@ -52,7 +56,7 @@ def session_of(
 
     if run.done:
         stderr().print(f"Going on with {run.path}: {len(run.done):,} rows are there.", soft_wrap=True)
-    session = Session()
+    session = CommandSession()
     stopped: BaseException | None = None
     try:
         yield session
@@ -69,3 +73,43 @@ def session_of(
     if stopped is not None:
         stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
         raise stopped
+
+
+def finish_run(
+    run: RunFolder,
+    metrics: BaseModel | Mapping[str, JsonValue],
+    *,
+    interrupted: bool,
+    table: Callable[[], None],
+    page: Callable[[Path, list[FailureRow]], int] | None = None,
+    more: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes a run's metrics; unless it was interrupted also its page, and prints what it found.
+
+    Args:
+        run: the folder.
+        metrics: what `metrics.json` holds.
+        interrupted: the work was stopped before its end.
+        table: prints the result.
+        page: writes the page, given its path and the failures; returns the rows whose texts found no room in it.
+        more: prints what comes after the table and the failures, such as the paths of plots.
+    """
+    import json
+
+    from genprm.cli import summary
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.rows import FailureRow
+
+    text = json.dumps(metrics, indent=2) if isinstance(metrics, Mapping) else metrics.model_dump_json(indent=2)
+    write_atomically(run.path / METRICS, text)
+    if interrupted:
+        return
+    failures = list(read_rows_of(run.path, FailureRow, FAILURES))
+    left_out = 0 if page is None else page(run.path / REPORT, failures)
+    table()
+    summary.print_failures(stderr(), failures, str(run.path / FAILURES))
+    if left_out:
+        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+    more()
+    if page is not None:
+        stdout().print(f"page: {run.path / REPORT}", soft_wrap=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from genprm.engines.base import PATIENCE_S, Completion, Engine, Finish, Sampling
+from genprm.config import BUILT_IN as JUDGE
+from genprm.config import BUILT_IN_POLICY, PATIENCE_S, EngineConfig, EngineKind
+from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.hub import check_model
 
@@ -27,13 +29,12 @@ __all__ = [
     "Sampling",
     "choose_engine",
     "load_engine",
+    "open_engine",
 ]
 
-EngineKind = Literal["auto", "transformers", "vllm", "openai"]
-
 BUILT_IN = {
-    "nano": Path(__file__).parent.parent / "nano",
-    "nano-policy": Path(__file__).parent.parent / "nano_policy",
+    JUDGE: Path(__file__).parent.parent / "nano",
+    BUILT_IN_POLICY: Path(__file__).parent.parent / "nano_policy",
 }
 """The models that come with the package, by name: a judge and a policy."""
 
@@ -95,6 +96,32 @@ async def load_engine(
             model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options
         )
     raise EngineError(f"there is no engine {kind!r}: use auto, transformers, vllm or openai")
+
+
+async def open_engine(config: EngineConfig, *, seed: int = 0, **options: Any) -> Engine:
+    """Opens the engine that a configuration asks for.
+
+    Args:
+        config: which model, and where it runs.
+        seed: seed of requests that bring none.
+        **options: further ones of the engine; the configuration's win.
+
+    Raises:
+        ConfigError: an option is set that is for another engine.
+        EngineError: the engine is not installed, the model does not load, no server answers.
+    """
+    kind = choose_engine(config.engine, config.base_url)
+    served = config.base_url and config.model not in BUILT_IN
+    return await load_engine(
+        kind,
+        config.model,
+        base_urls=config.base_url,
+        revision=config.revision,
+        tokenizer=config.tokenizer or (config.model if served else None),
+        seed=seed,
+        dtype=config.dtype,
+        **(options | config.options_for(kind)),
+    )
 
 
 def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind:

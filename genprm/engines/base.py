@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 300.0
-"""For how long a request to servers that fail is sent again: a large model needs minutes to be loaded anew."""
-
 
 class Finish(StrEnum):
     """Why a generation ended."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import openai
 
-from genprm.engines.base import PATIENCE_S, Completion, Sampling
+from genprm.config import PATIENCE_S
+from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.routing import Router, Server

@@ -1,215 +1,199 @@
-"""From a model's name to a judge that is ready: family, engine and sandbox."""
+"""Opens a judge, whatever family its model is of."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from genprm.engines import EngineKind, load_engine
-from genprm.engines.base import Engine
+from genprm.config import BUILT_IN, JudgeConfig, Until
+from genprm.engines import BUILT_IN as BUILT_IN_PATHS
+from genprm.engines import Engine, open_engine
+from genprm.fields import merged
 from genprm.prms.base import PRM, PRMError
 from genprm.prms.calls import check_votes
 from genprm.prms.critic import Critic, CriticProfile
 from genprm.prms.discriminative.judge import load_discriminative
-from genprm.prms.genprm.adaptive import CERTAINTY, Until
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
+from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.prms.implicit.load import load_implicit
 from genprm.prms.profiles import (
     AnyProfile,
     DiscriminativeModel,
     GenPRMModel,
     ImplicitModel,
+    ModelProfile,
     change_profile,
     read_profile,
 )
 from genprm.prms.thinkprm.judge import ThinkPRMJudge, ThinkProfile
-from genprm.sandbox import Limits, Sandbox, open_sandbox
-from genprm.sandbox.opening import BackendName
-from genprm.types import DEFAULT_THRESHOLD
-
-BUILT_IN = "nano"
-"""The name of the built-in model."""
-BUILT_IN_PATH = Path(__file__).parent.parent / "nano"
-
-ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
+from genprm.sandbox import Sandbox
 
 
-async def load_prm(
-    name_or_path: str = BUILT_IN,
-    *,
-    family: str | None = None,
-    engine: EngineKind | Engine = "auto",
-    sandbox: BackendName | Sandbox | None = "auto",
-    mode: Mode | str = Mode.EXECUTE,
-    votes: int = 1,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    threshold: float = DEFAULT_THRESHOLD,
-    until: Until | str = Until.END,
-    confidence: float | None = None,
-    certainty: float = CERTAINTY,
-    profile: AnyProfile | Mapping[str, object] | None = None,
-    reference: str | Engine | None = None,
-    reference_urls: Sequence[str] = (),
-    lazy: bool = False,
-    limits: Limits | None = None,
-    base_urls: Sequence[str] = (),
-    revision: str | None = None,
-    tokenizer: str | None = None,
-    seed: int = 0,
-    dtype: str = "auto",
-    **engine_options: Any,
-) -> PRM:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a judge is opened with besides its configuration."""
+
+    engine: Engine | None = None
+    """An engine that is open already, with the model in it; it stays open."""
+    sandbox: Sandbox | None = None
+    """A sandbox that is open already; it stays open."""
+    reference: Engine | None = None
+    """An engine that is open already, with an implicit PRM's reference in it."""
+    profile: AnyProfile | None = None
+    """The variant of the protocol, in place of the model's own."""
+    seed: int = 0
+    """The engine's seed."""
+    lazy: bool = False
+    """Open the two models of an implicit PRM when they are first needed: see `ImplicitPRM.prepare`."""
+
+
+_OPEN = ("engine", "sandbox", "reference", "profile")
+"""Settings that may be given as an object."""
+
+
+async def load_prm(model: str | JudgeConfig = BUILT_IN, *, seed: int = 0, lazy: bool = False, **settings: Any) -> PRM:
     """Loads a judge. The model and the sandbox start side by side; `close` ends both.
 
     Args:
-        name_or_path: `nano` (built in), a folder, or a model id such as `GenPRM/GenPRM-7B`. Behind `base_urls` it is
-            the name that the server knows, and where the tokenizer comes from.
-        family: the protocol to talk to the model in, where it is not the one that its profile or its name says:
-            `critic` for any chat model, `implicit` for any causal language model with a reference.
-        engine: an engine's name, or an engine that is open already (and stays open).
-        sandbox: a backend's name, or a sandbox that is open already (and stays open). Only `Mode.EXECUTE` opens one.
-        mode: how much of GenPRM's protocol to go through; the other families run no code.
-        votes: independent chains a solution.
-        temperature: of the chains; 0 is greedy. By default the model's own (0.6 for the released GenPRMs; ThinkPRM and
-            critics are greedy with one vote), and so for `top_p` and `top_k`.
-        top_p: nucleus of the sampling.
-        top_k: number of candidates of the sampling; 0 for all.
-        threshold: the score from which a step is right.
-        until: of a GenPRM: how far a solution is judged: `first-error` leaves out the steps after the first wrong one.
-        confidence: of a GenPRM with several votes: stop voting on a step once its verdict is settled with that
-            confidence, in (0, 1]; 1 once the missing votes cannot flip it. None takes all votes.
-        certainty: of `Mode.AUTO`: see `genprm.prms.genprm.adaptive.needs_code`.
-        profile: the variant of the protocol, where it is not the model's own; or those of its fields that differ from
-            the model's own, by name.
-        reference: of an implicit PRM, the model it was trained against, where it is not the one that its profile or its
-            name says: a folder, a model id, an engine that is open, or `none` to score without one.
-        reference_urls: servers with the OpenAI completions API that serve the reference.
-        lazy: open the two models of an implicit PRM when they are first needed: see `ImplicitPRM.prepare`.
-        limits: what a snippet may use.
-        base_urls: servers with the OpenAI completions API.
-        revision: the model's revision on the Hub.
-        tokenizer: folder or id of the tokenizer, where it is not the model's.
+        model: `nano` (built in), a folder, or a model id such as `GenPRM/GenPRM-7B`; or a whole configuration.
         seed: the engine's seed.
-        dtype: type of the weights.
-        **engine_options: passed to the engine; and `cache` and `reference_revision` of an implicit PRM to
-            `genprm.prms.implicit.load.load_implicit`.
+        lazy: open the two models of an implicit PRM when they are first needed: see `ImplicitPRM.prepare`.
+        **settings: fields of `genprm.config.JudgeConfig`, such as `votes=8` or `base_url=["http://127.0.0.1:8000/v1"]`.
+            `engine`, `sandbox` and `reference` may also be one that is open already, and stays open; `profile` may also
+            be a profile.
 
     Raises:
-        PRMError: the family is not known, or an argument does not fit it.
+        ConfigError: a setting does not exist, is out of range, or contradicts another.
+        PRMError: the family is not known, or a setting does not fit it.
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
     """
-    mode = _one_of(Mode, mode, "mode")
-    until = _one_of(Until, until, "until")
-    path = _path(name_or_path)
-    known = await asyncio.to_thread(read_profile, path, revision, family)
-    if isinstance(profile, Mapping):
-        profile = change_profile(known, profile)
-    if profile is not None and not isinstance(profile, type(known.profile)):
+    given = {name: value for name, value in settings.items() if value is not None}
+    is_open = [name for name in _OPEN if not isinstance(given.get(name, ""), (str, Path, Mapping))]
+    parts = Parts(seed=seed, lazy=lazy, **{name: given.pop(name) for name in is_open})
+    return await open_prm(resolve(model, given), parts)
+
+
+def resolve(model: str | JudgeConfig | None, settings: Mapping[str, object]) -> JudgeConfig:
+    """The configuration with some settings changed.
+
+    Raises:
+        ConfigError: a setting does not exist, is out of range, or contradicts another.
+    """
+    if isinstance(model, JudgeConfig):
+        return JudgeConfig.of(merged(dict(model), settings)) if settings else model
+    return JudgeConfig.of({"model": model or BUILT_IN, **settings})
+
+
+async def open_prm(config: JudgeConfig, parts: Parts = Parts()) -> PRM:
+    """Opens the judge that a configuration describes; see `load_prm`."""
+    path = model_path(config.model)
+    known = await asyncio.to_thread(read_profile, path, config.revision, config.family)
+    profile = parts.profile or (known.profile if config.profile is None else change_profile(known, config.profile))
+    if not isinstance(profile, type(known.profile)):
         raise PRMError(f"a judge of the family {known.family!r} cannot have the profile {profile!r}")
-    if not isinstance(known, ImplicitModel) and (reference is not None or reference_urls):
-        raise PRMError(f"a reference is for implicit PRMs: {path!r} is taken as one of the family {known.family!r}")
-    if not isinstance(known, GenPRMModel) and (until != Until.END or confidence is not None):
-        raise PRMError(
-            f"until and confidence are for the family 'genprm', which judges step by step: {path!r} is taken as one of "
-            f"the family {known.family!r}"
-        )
+    _check_fits(config, known, path, parts)
     if isinstance(known, (ImplicitModel, DiscriminativeModel)):
-        if votes != 1 or temperature:
-            raise PRMError(
-                f"a PRM of the family {known.family!r} samples nothing: leave out votes ({votes!r}) and temperature "
-                f"({temperature!r})"
-            )
-        options: dict[str, Any] = engine_options | {
-            "engine": engine,
-            "base_urls": base_urls,
-            "revision": revision,
-            "tokenizer": tokenizer,
-            "seed": seed,
-            "dtype": dtype,
-            "threshold": threshold,
-            "profile": profile or known.profile,
-        }
-        if isinstance(known, DiscriminativeModel):
-            return await load_discriminative(path, family=known.family, **options)
-        if isinstance(reference, str):
-            reference = _path(reference)
-        return await load_implicit(path, reference=reference, reference_urls=reference_urls, lazy=lazy, **options)
-    own = known.sampled(votes)
+        return await _open_scorer(config, known, profile, path, parts)
+    own = known.sampled(config.most_votes)
     sampling = SamplingDefaults(
-        own.temperature if temperature is None else temperature,
-        own.top_p if top_p is None else top_p,
-        own.top_k if top_k is None else top_k,
+        own.temperature if config.temperature is None else config.temperature,
+        own.top_p if config.top_p is None else config.top_p,
+        own.top_k if config.top_k is None else config.top_k,
     )
-    check_votes(votes, sampling.temperature)
-    executes = isinstance(known, GenPRMModel) and mode.executes
+    check_votes(config.most_votes, sampling.temperature)
+    executes = isinstance(known, GenPRMModel) and config.mode.executes
     async with AsyncExitStack() as stack:
-        opening = asyncio.create_task(_open(sandbox, executes, limits, stack))
+        opening = asyncio.create_task(_open_sandbox(config, parts, executes, stack))
         try:
-            if isinstance(engine, str):
-                # What a server calls the built-in model is its own business; it serves one model.
-                model = None if base_urls and name_or_path == BUILT_IN else path
-                engine = await load_engine(
-                    engine,
-                    model,
-                    base_urls=base_urls,
-                    revision=revision,
-                    tokenizer=tokenizer or (path if base_urls else None),
-                    seed=seed,
-                    dtype=dtype,
-                    **engine_options,
-                )
+            engine = parts.engine
+            if engine is None:
+                engine = await open_engine(config, seed=parts.seed)
                 stack.push_async_callback(engine.close)
         finally:
             box = await opening
-        match profile or known.profile:
-            case Profile() as chosen:
+        votes, threshold = config.most_votes, config.threshold
+        match profile:
+            case Profile():
                 judge = GenPRM(
                     engine,
                     box,
-                    mode=mode,
+                    mode=config.mode,
                     votes=votes,
-                    profile=chosen,
+                    profile=profile,
                     sampling=sampling,
                     threshold=threshold,
-                    until=until,
-                    confidence=confidence,
-                    certainty=certainty,
+                    until=config.until,
+                    confidence=config.settled_at,
+                    certainty=config.certainty,
                 )
-            case ThinkProfile() as chosen:
-                judge = ThinkPRMJudge(engine, votes=votes, profile=chosen, sampling=sampling, threshold=threshold)
-            case CriticProfile() as chosen:
-                judge = Critic(engine, votes=votes, profile=chosen, sampling=sampling, threshold=threshold)
-            case chosen:
-                raise AssertionError(f"a family that samples has no such profile: {chosen!r}")
+            case ThinkProfile():
+                judge = ThinkPRMJudge(engine, votes=votes, profile=profile, sampling=sampling, threshold=threshold)
+            case CriticProfile():
+                judge = Critic(engine, votes=votes, profile=profile, sampling=sampling, threshold=threshold)
+            case _:
+                raise AssertionError(f"a family that samples has no such profile: {profile!r}")
         judge.owned = stack.pop_all()
         return judge
 
 
-def _path(model: str) -> str:
-    """Where the built-in model lies; any other is left as it is."""
-    return str(BUILT_IN_PATH) if model == BUILT_IN else model
+def model_path(model: str) -> str:
+    """Where a built-in model lies; any other name is left as it is."""
+    return str(BUILT_IN_PATHS[model]) if model in BUILT_IN_PATHS else model
 
 
-def _one_of(kind: type[ChoiceT], value: ChoiceT | str, name: str) -> ChoiceT:
-    try:
-        return kind(value)
-    except ValueError:
-        raise PRMError(f"{name} must be one of {', '.join(kind)}, not {value!r}") from None
+def _check_fits(config: JudgeConfig, known: ModelProfile, path: str, parts: Parts) -> None:
+    """Refuses settings that mean nothing to the family."""
+    referred = config.reference is not None or config.reference_url or parts.reference is not None
+    if referred and not isinstance(known, ImplicitModel):
+        raise PRMError(f"a reference is for implicit PRMs: {path!r} is taken as one of the family {known.family!r}")
+    if not isinstance(known, GenPRMModel) and (config.until != Until.END or config.adaptive):
+        raise PRMError(
+            f"until and adaptive votes are for the family 'genprm', which judges step by step: {path!r} is taken as "
+            f"one of the family {known.family!r}"
+        )
+    scores = isinstance(known, (ImplicitModel, DiscriminativeModel))
+    if scores and (config.most_votes != 1 or config.temperature):
+        raise PRMError(
+            f"a PRM of the family {known.family!r} samples nothing: leave out votes ({config.votes!r}) and temperature "
+            f"({config.temperature!r})"
+        )
 
 
-async def _open(
-    sandbox: BackendName | Sandbox | None, executes: bool, limits: Limits | None, stack: AsyncExitStack
-) -> Sandbox | None:
-    if not isinstance(sandbox, str):
-        return sandbox
-    if not executes:
-        return None
-    return await stack.enter_async_context(open_sandbox(sandbox, limits=limits or Limits()))
+async def _open_scorer(
+    config: JudgeConfig, known: ImplicitModel | DiscriminativeModel, profile: AnyProfile, path: str, parts: Parts
+) -> PRM:
+    """Opens a PRM that samples nothing."""
+    options: dict[str, Any] = {
+        "engine": parts.engine or config.engine,
+        "base_urls": config.base_url,
+        "revision": config.revision,
+        "tokenizer": config.tokenizer,
+        "seed": parts.seed,
+        "dtype": config.dtype,
+        "threshold": config.threshold,
+        "profile": profile,
+        **config.options_for(None),
+    }
+    if isinstance(known, DiscriminativeModel):
+        return await load_discriminative(path, family=known.family, **options)
+    cache = config.reference_cache
+    return await load_implicit(
+        path,
+        reference=parts.reference or (None if config.reference is None else model_path(config.reference)),
+        reference_urls=config.reference_url,
+        reference_revision=config.reference_revision,
+        cache={"auto": "auto", "none": None}.get(cache, Path(cache)),  # pyright: ignore[reportArgumentType]
+        lazy=parts.lazy,
+        **options,
+    )
+
+
+async def _open_sandbox(config: JudgeConfig, parts: Parts, executes: bool, stack: AsyncExitStack) -> Sandbox | None:
+    if parts.sandbox is not None or not executes:
+        return parts.sandbox
+    return await stack.enter_async_context(config.open_sandbox())

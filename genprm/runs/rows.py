@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genprm.config import Keep
 from genprm.data.inputs import BadRow, InputRow
-from genprm.runs.keep import Keep
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Verdict
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+from pydantic import JsonValue
+
+from genprm.config import Keep
 from genprm.data.inputs import BadRow, InputRow
 from genprm.grading.code_tests import CodeTests
 from genprm.prms.base import PRM
 from genprm.runs.driver import Finished, Progress, drive
-from genprm.runs.folder import RunFolder
-from genprm.runs.keep import Keep
+from genprm.runs.folder import RunFolder, open_run
 from genprm.runs.rows import VerifyRow, verify_row
 
 OVERSUBSCRIPTION = 2
@@ -30,9 +33,9 @@ def default_concurrency(capacity: int, votes: int) -> int:
 async def verify(
     rows: Iterable[InputRow | BadRow],
     prm: PRM,
-    run: RunFolder,
+    run: RunFolder | Path,
     *,
-    concurrency: int,
+    concurrency: int | None = None,
     seed: int = 0,
     keep: Keep = Keep.FULL,
     code_tests: CodeTests | None = None,
@@ -46,8 +49,8 @@ async def verify(
     Args:
         rows: read in a thread of its own, no further ahead than needed.
         prm: judges them.
-        run: where they are written to.
-        concurrency: rows in flight at once.
+        run: where they are written to: an open folder of a run, or a path, where a run is opened or goes on.
+        concurrency: rows in flight at once; by default so many that the engine is always full.
         seed: given to the PRM for every row, so that a row does not depend on its place.
         keep: how much of a judgement is kept.
         code_tests: runs the tests of rows that have them; without it they are not run.
@@ -59,6 +62,14 @@ async def verify(
         RunError: a row cannot be written.
         InputError: a file cannot be read.
     """
+    if isinstance(run, Path):
+        stored: dict[str, JsonValue] = {"judge": dict(prm.facts), "seed": seed, "keep": keep.value}
+        with open_run(run, command="verify", config=stored) as folder:
+            return await verify(
+                rows, prm, folder, concurrency=concurrency, seed=seed, keep=keep, code_tests=code_tests,
+                progress=progress, on_progress=on_progress,
+            )  # fmt: skip
+    concurrency = concurrency or default_concurrency(prm.capacity, getattr(prm, "votes", 1))
 
     async def judge(row: InputRow) -> Finished:
         started = time.perf_counter()

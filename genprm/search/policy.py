@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from genprm import prompts
+from genprm.config import PolicyConfig
 from genprm.data.steps import split_steps
 from genprm.data.thoughts import THINK, THINK_END, UNCLOSED, cut_thoughts
 from genprm.engines.base import Completion, Engine, Finish, Sampling
@@ -31,30 +32,6 @@ class SolutionState(StrEnum):
     """The model ended its turn or gave its answer."""
     CUT = "cut"
     """Tokens or steps ran out before the end. It never counts as a solution."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySettings:
-    r"""Prompt and sampling settings of a policy."""
-
-    prompt: str = "{{ problem }}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-    """Jinja template of the user's turn. The default is GenPRM's (arXiv 2504.00891, app. A)."""
-    system: str | None = None
-    chat: bool = True
-    """Whether to use the model's chat template; otherwise the prompt is continued as plain text."""
-    temperature: float = 0.8
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int = 2048
-    """Maximum length of a solution, in tokens."""
-    stop: tuple[str, ...] = ("\n\n",)
-    """Strings that end a step."""
-    opening: str = ""
-    """Text put before every step, such as `Step {number}: ` (step forcing)."""
-    ends_with: str | None = None
-    r"""A step that contains this text, such as `\boxed{`, ends the solution; None waits for the end of the turn."""
-    max_steps: int = 64
-    """Maximum number of steps of a solution that is sampled step by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +70,9 @@ class Policy:
         settings: prompt and sampling.
     """
 
-    def __init__(self, engine: Engine, settings: PolicySettings | None = None) -> None:
+    def __init__(self, engine: Engine, settings: PolicyConfig | None = None) -> None:
         self.engine = engine
-        self.settings = settings or PolicySettings()
+        self.settings = settings or PolicyConfig()
         self.name = engine.model_name
         self.capacity = engine.capacity
 

@@ -6,40 +6,27 @@ errors.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from genprm.engines import PATIENCE_S, EngineKind
-from genprm.prms.genprm.protocol import Mode
-from genprm.runs.keep import Keep
-from genprm.search.policy import PolicySettings
+from genprm.config import JudgeConfig, Keep, PolicyConfig, WorkConfig
+from genprm.fields import Config, ConfigError, explain, merged, read_yaml
 from genprm.search.run import Choose, Method, SearchSettings
 from genprm.search.voting import Aggregate
-from genprm.types import DEFAULT_THRESHOLD
 
 EXTENDS = "extends"
-_POLICY = PolicySettings()
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be read, or that says something that makes no sense."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Problems(_Strict):
+class Problems(Config):
     """Where problems come from: one of `files`, `pool`, `dataset` and `generate`."""
 
-    files: list[str] = []
+    files: tuple[str, ...] = ()
     """JSONL files or JSON arrays."""
-    pool: list[str] = []
+    pool: tuple[str, ...] = ()
     """JSONL files of problems with several solutions each; nothing is sampled then."""
     dataset: str | None = None
     """A data set of the Hub, or a folder."""
@@ -62,64 +49,13 @@ class Problems(_Strict):
         return self
 
 
-class PolicyRecipe(_Strict):
-    """The model that writes solutions. What is not here is said by `genprm.search.policy.PolicySettings`."""
-
-    model: str
-    engine: EngineKind = "auto"
-    base_url: list[str] = []
-    patience_s: float = Field(default=PATIENCE_S, ge=0)
-    """For how long a request to a server that fails is sent again."""
-    revision: str | None = None
-    dtype: str = "auto"
-    prompt: str = _POLICY.prompt
-    system: str | None = None
-    chat: bool = True
-    temperature: float = Field(default=_POLICY.temperature, ge=0, le=2)
-    top_p: float = Field(default=_POLICY.top_p, gt=0, le=1)
-    top_k: int = Field(default=_POLICY.top_k, ge=0)
-    max_tokens: int = Field(default=_POLICY.max_tokens, ge=1)
-    stop: list[str] = list(_POLICY.stop)
-    opening: str = _POLICY.opening
-    ends_with: str | None = None
-    max_steps: int = Field(default=_POLICY.max_steps, ge=1)
-
-    def settings(self) -> PolicySettings:
-        """The part that says how the model is asked."""
-        own = self.model_dump(exclude={"model", "engine", "base_url", "patience_s", "revision", "dtype", "stop"})
-        return PolicySettings(stop=tuple(self.stop), **own)
-
-
-class PRMRecipe(_Strict):
-    """The model that judges; see `genprm.load_prm`."""
-
-    model: str = "nano"
-    family: str | None = None
-    reference: str | None = None
-    """The reference model of an implicit PRM."""
-    reference_url: list[str] = []
-    engine: EngineKind = "auto"
-    base_url: list[str] = []
-    revision: str | None = None
-    dtype: str = "auto"
-    mode: Mode = Mode.EXECUTE
-    votes: int = Field(default=1, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    threshold: float = Field(default=DEFAULT_THRESHOLD, ge=0, le=1)
-    sandbox: Literal["auto", "docker", "bubblewrap"] = "auto"
-    profile: str | None = None
-    """A file with fields of the family's protocol."""
-    calibration: str | None = None
-    """A file of `genprm calibrate`."""
-
-
-class Recipe(_Strict):
+class Recipe(WorkConfig):
     """A search."""
 
     description: str = ""
     problems: Problems
-    policy: PolicyRecipe | None = None
-    prm: PRMRecipe | None = None
+    policy: PolicyConfig | None = None
+    prm: JudgeConfig | None = None
     method: Method = Method.BEST_OF_N
     n: int = Field(default=8, ge=1)
     width: int = Field(default=4, ge=1)
@@ -127,9 +63,7 @@ class Recipe(_Strict):
     lookahead: int = Field(default=0, ge=0)
     aggregate: Aggregate | None = None
     choose: Choose = Choose.BEST
-    seed: Annotated[int, Field(ge=0)] = 0
-    concurrency: int | None = Field(default=None, ge=1)
-    keep: Keep = Keep.SCORES
+    keep: Keep = Field(default=Keep.SCORES, description=WorkConfig.model_fields["keep"].description)
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
@@ -160,79 +94,46 @@ class Recipe(_Strict):
         )
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, object] | None = None) -> Recipe:
     """Reads a recipe, with what it extends.
 
     Args:
         path: the file.
         overrides: `key=value`, where a key may be `policy.temperature` and a value is YAML. They win over the file.
+        changes: further values, in the form of the recipe. They win over both.
 
     Raises:
-        RecipeError: a file cannot be read, or a key or value makes no sense.
+        ConfigError: a file cannot be read, or a key or value makes no sense.
     """
     values = _read(path, ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"{override!r} is no setting: write it as key=value, policy.temperature=0.6 for example")
+            raise ConfigError(f"{override!r} is no setting: write it as key=value, policy.temperature=0.6 for example")
         try:
-            value: JsonValue = yaml.safe_load(text)
+            value: object = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"{override!r}: the value is not YAML: {error}") from error
+            raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        values = _merged(values, cast("dict[str, JsonValue]", value))
+        values = merged(values, cast("dict[str, object]", value))
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(merged(values, changes or {}))
     except ValidationError as error:
-        raise RecipeError(f"{str(path)!r}: {'; '.join(_explained(one) for one in error.errors())}") from None
+        raise ConfigError(f"{str(path)!r}: {explain(error, Recipe, more_keys=(EXTENDS,))}") from None
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, JsonValue]:
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, object]:
     where = path.resolve()
     if where in above:
-        raise RecipeError(f"{str(path)!r} extends itself, by way of {' and '.join(str(one) for one in above)}")
-    try:
-        found: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{str(path)!r} is not YAML: {error}") from error
+        raise ConfigError(f"{str(path)!r} extends itself, by way of {' and '.join(str(one) for one in above)}")
+    found = read_yaml(path, "the recipe")
     if not isinstance(found, dict):
-        raise RecipeError(f"{str(path)!r} must hold keys and values, not {found!r:.80}")
-    values = {str(key): value for key, value in cast("dict[object, JsonValue]", found).items()}
+        raise ConfigError(f"{str(path)!r} must hold keys and values, not {found!r:.80}")
+    values = {str(key): value for key, value in cast("dict[object, object]", found).items()}
     base = values.pop(EXTENDS, None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise RecipeError(f"{str(path)!r}: extends must name a file, not {base!r}")
-    return _merged(_read(path.parent / base, (*above, where)), values)
-
-
-def _merged(base: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """`over`'s values, and `base`'s where it has none; mappings are merged, anything else is replaced as a whole."""
-    out = dict(base)
-    for key, value in over.items():
-        before = out.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        out[key] = _merged(cast("dict[str, JsonValue]", before), cast("dict[str, JsonValue]", value)) if both else value
-    return out
-
-
-def _explained(error: Mapping[str, object]) -> str:
-    places = [str(part) for part in cast("tuple[object, ...]", error["loc"])]
-    where = ".".join(places)
-    if error["type"] == "extra_forbidden":
-        known = [*_fields(places[:-1]), *([EXTENDS] if len(places) == 1 else [])]
-        (near,) = difflib.get_close_matches(places[-1], known, n=1, cutoff=0.0)
-        return f"the key {where!r} is unknown; the nearest one is {near!r}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] in ("value_error", "missing"):
-        return f"{where!r} is missing" if error["type"] == "missing" else f"{where}: {message}" if where else message
-    return f"{where!r} cannot be {error['input']!r:.80}: {message}"
-
-
-def _fields(places: Sequence[str]) -> list[str]:
-    """The keys that are known at a place."""
-    models: dict[str, type[BaseModel]] = {"problems": Problems, "policy": PolicyRecipe, "prm": PRMRecipe}
-    return list((models[places[0]] if places else Recipe).model_fields)
+        raise ConfigError(f"{str(path)!r}: extends must name a file, not {base!r}")
+    return merged(_read(path.parent / base, (*above, where)), values)

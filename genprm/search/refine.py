@@ -15,13 +15,13 @@ from enum import StrEnum
 from typing import Any
 
 from genprm import prompts
+from genprm.config import Keep
 from genprm.data.problems import ProblemRow
 from genprm.data.steps import join_steps
 from genprm.engines.errors import ContextOverflowError
 from genprm.grading.grades import Grade, Grader
 from genprm.prms.base import PRM
 from genprm.prms.calls import call_seed, chain_name
-from genprm.runs.keep import Keep
 from genprm.runs.rows import StepRow, TokensRow, step_row
 from genprm.search.policy import PartialSolution, Policy, SolutionState
 from genprm.search.rows import RefineRow, TurnRow

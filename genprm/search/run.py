@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
+from genprm.config import Keep
 from genprm.data.problems import ProblemRow
 from genprm.data.steps import split_steps
 from genprm.data.thoughts import cut_thoughts
 from genprm.grading.grades import Grade, Grader
 from genprm.prms.base import PRM
-from genprm.runs.keep import Keep
 from genprm.runs.rows import TokensRow, step_row
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n

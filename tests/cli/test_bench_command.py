@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 from typer.testing import CliRunner
 
-from genprm.cli import bench_runs
 from genprm.cli.main import app
+from genprm.runs import opening
 from tests.judges import ArithmeticJudge
 
 ROWS = [
@@ -24,11 +24,11 @@ def judge(monkeypatch, tmp_path):
     judge = ArithmeticJudge()
 
     @asynccontextmanager
-    async def opened(judging, seed, run, rows):
+    async def open_judge(config, *, seed, run, rows, tell):
         run.note({"model": judge.name})
         yield judge
 
-    monkeypatch.setattr(bench_runs, "opened", opened)
+    monkeypatch.setattr(opening, "open_judge", open_judge)
     (tmp_path / "math.json").write_text(json.dumps(ROWS))
     return judge
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genprm.cli.main import app
-from genprm.prms.load import BUILT_IN_PATH
+from genprm.engines import BUILT_IN
 from genprm.rpe.rows import Drop, SynthesisRow
 from genprm.runs.folder import read_rows_of
 from tests.engines.conftest import VLLM_ENV, need_vllm
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.bubblewrap, pytest
 def nano_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`vllm serve` with the built-in judge; its base URL."""
     need_vllm()
-    with vllm_server(BUILT_IN_PATH, tmp_path_factory.mktemp("server") / "log.txt") as url:
+    with vllm_server(BUILT_IN["nano"], tmp_path_factory.mktemp("server") / "log.txt") as url:
         yield url
 
 

@@ -63,7 +63,7 @@ def test_another_configuration_is_refused(made: Path) -> None:
     [
         ((), "give files with problems, or --generate"),
         (("x.jsonl", "--generate", "2"), "give files with problems, or --generate"),
-        (("--generate", "2", "--budget", "some"), "adaptive, dynamic or a number, not 'some'"),
+        (("--generate", "2", "--budget", "some"), "adaptive, dynamic or a number from 1, not 'some'"),
         (("--generate", "2", "--method", "hard"), "use a fixed one for the method 'hard'"),
         (("--generate", "2", "--first", "64", "--most", "8"), "out of range"),
     ],

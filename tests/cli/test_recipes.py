@@ -4,22 +4,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from genprm.cli import options
+from genprm.cli.options import command
+from genprm.config import JudgeConfig, RunConfig
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
-def show(
-    files: Annotated[list[str], typer.Argument()],
-    with_code: options.WithCode = None,
-    votes: options.Votes = "1",
-    base_url: options.BaseUrl = None,
-    sandbox: options.Sandbox = "auto",
-    limit: options.Limit = None,
-    config: options.Config = None,
-) -> None:
-    typer.echo(repr((files, with_code, votes, base_url, sandbox, limit)))
+def show(files: Annotated[list[str], typer.Argument()], judge: JudgeConfig, run: RunConfig) -> None:
+    typer.echo(repr((files, judge.with_code, judge.votes, judge.base_url, judge.sandbox, run.limit)))
+
+
+command(app, "show")(show)
 
 
 def run(tmp_path, recipe: str, *arguments: str):
@@ -31,13 +26,13 @@ def run(tmp_path, recipe: str, *arguments: str):
 def test_flag_then_file_then_default(tmp_path):
     recipe = "files: [a.jsonl, b.jsonl]\nwith-code: false\nvotes: 4\nbase_url: http://x\nsandbox: docker\nlimit:\n"
     result = run(tmp_path, recipe, "--votes", "8")
-    assert result.output == "(['a.jsonl', 'b.jsonl'], False, '8', ['http://x'], 'docker', None)\n"
+    assert result.output == "(['a.jsonl', 'b.jsonl'], False, 8, ('http://x',), 'docker', None)\n"
     result = run(tmp_path, recipe, "c.jsonl", "--with-code", "--base-url", "http://y", "--base-url", "http://z")
-    assert result.output == "(['c.jsonl'], True, '4', ['http://y', 'http://z'], 'docker', None)\n"
+    assert result.output == "(['c.jsonl'], True, 4, ('http://y', 'http://z'), 'docker', None)\n"
 
 
 def test_an_empty_recipe_changes_nothing(tmp_path):
-    assert run(tmp_path, "", "a").output == "(['a'], None, '1', None, 'auto', None)\n"
+    assert run(tmp_path, "", "a").output == "(['a'], True, 1, (), 'auto', None)\n"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +40,7 @@ def test_an_empty_recipe_changes_nothing(tmp_path):
     [
         ("vote: 3", "has the unknown key 'vote'. The nearest one is 'votes'."),
         ("clean: true", "has the unknown key 'clean'"),
-        ("votes: 0", "Invalid value for '--votes': votes are a number from 1, `adaptive` or `adaptive:N`, not '0'"),
+        ("votes: 0", "votes: votes are a number from 1, `adaptive` or `adaptive:N`, not '0'"),
         ("sandbox: dokcer", "Invalid value for '--sandbox'"),
         ("votes: [1, 2]", "'votes' cannot be [1, 2]"),
         ("votes: {a: 1}", "'votes' cannot be {'a': 1}"),

@@ -21,9 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 BEST_OF_N = ("search", str(RECIPES / "best-of-n-no-code.yaml"), "--set", "problems.generate=3", "--set", "n=3")
 # Without code the built-in PRM rejects nothing. Of these problems the last one needs all turns.
 REFINE = (
-    "refine", "--generate", "3", "--turns", "2", "--temperature", "1", "--max-tokens", "256", "--sandbox", "bubblewrap",
+    "refine", "--generate", "3", "--turns", "2", "--policy-temperature", "1", "--policy-max-tokens", "256",
+    "--sandbox", "bubblewrap",
 )  # fmt: skip
-PATIENCE = {"search": "--set=policy.patience_s={}", "refine": "--patience={}"}
+PATIENCE = {"search": "--set=policy.patience_s={}", "refine": "--policy-patience-s={}"}
 
 
 def genprm(*arguments):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from genprm.cli.boundary import UsageError
 from genprm.cli.main import app
-from genprm.cli.options import resolve_votes
+from genprm.config import JudgeConfig
+from genprm.fields import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,25 +23,26 @@ ROOT = Path(__file__).parent.parent.parent
     ],
 )
 def test_votes(votes: str, confidence: float | None, found: tuple[int, float | None]) -> None:
-    assert resolve_votes(votes, confidence) == found
+    config = JudgeConfig.of({"votes": votes, "confidence": confidence})
+    assert (config.most_votes, config.settled_at) == found
 
 
 @pytest.mark.parametrize("votes", ["0", "-1", "many", "adaptive:0", "adaptive:x", "1.5", ""])
 def test_bad_votes_are_quoted(votes: str) -> None:
-    with pytest.raises(UsageError, match="not '"):
-        resolve_votes(votes)
+    with pytest.raises(ConfigError, match="not '"):
+        JudgeConfig.of({"votes": votes})
 
 
 def test_confidence_is_for_adaptive_votes() -> None:
-    with pytest.raises(UsageError, match="--votes adaptive:4"):
-        resolve_votes("4", 0.9)
+    with pytest.raises(ConfigError, match="votes adaptive:4"):
+        JudgeConfig.of({"votes": 4, "confidence": 0.9})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--prm", "critic", "--until", "first-error"), "of the family 'critic'"),
-        (("--workers", "2"), "--workers 2 is for --cluster"),
+        (("--workers", "2"), "workers 2 need a cluster"),
         (("--votes", "none"), "not 'none'"),
     ],
 )

@@ -13,4 +13,4 @@ def test_the_generator_needs_no_cluster(tmp_path: Path) -> None:
     command = ["synthesize", str(labels), "--cluster", "ray", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 2
-    assert "--cluster 'ray' is for a model as --teacher: 'generator' is none" in result.stderr
+    assert "--cluster 'ray' is for a model as --teacher, and 'generator' is not one" in result.stderr

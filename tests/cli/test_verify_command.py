@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 from typer.testing import CliRunner
 
-from genprm.cli import verify
 from genprm.cli.main import app
+from genprm.runs import opening
 from tests.judges import ArithmeticJudge
 
 ROWS = [
@@ -22,10 +22,10 @@ def judge(monkeypatch):
     judge = ArithmeticJudge()
 
     @asynccontextmanager
-    async def opened(judging, seed, run, rows):
+    async def open_judge(config, *, seed, run, rows, tell):
         yield judge
 
-    monkeypatch.setattr(verify, "opened", opened)
+    monkeypatch.setattr(opening, "open_judge", open_judge)
     return judge
 
 
@@ -123,7 +123,7 @@ def test_a_server_that_is_gone(tmp_path, judge, monkeypatch):
     ("arguments", "message"),
     [
         (["nothing.jsonl"], "cannot read 'nothing.jsonl': No such file or directory"),
-        (["solutions.jsonl", "--mode", "direct", "--with-code"], "--mode direct contradicts --with-code"),
+        (["solutions.jsonl", "--mode", "direct", "--with-code"], "mode 'direct' contradicts --with-code"),
         (["solutions.jsonl", "--out", "."], "is no run's folder and is not empty"),
         (["solutions.jsonl", "--model"], "requires an argument"),
         ([], "Missing argument 'FILE...'"),
@@ -138,11 +138,11 @@ def test_wrong_usage_is_one_message_and_code_2(solutions, judge, arguments, mess
 
 def test_a_bug_is_reported_without_a_traceback_unless_asked_for(solutions, monkeypatch):
     @asynccontextmanager
-    async def opened(judging, seed, run, rows):
+    async def open_judge(config, *, seed, run, rows, tell):
         raise ZeroDivisionError("a [bug]")
         yield
 
-    monkeypatch.setattr(verify, "opened", opened)
+    monkeypatch.setattr(opening, "open_judge", open_judge)
     result = genprm("verify", "solutions.jsonl", "--out", "run")
     assert result.exit_code == 1
     assert "ZeroDivisionError: a [bug]" in result.stderr

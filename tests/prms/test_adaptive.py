@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genprm.prms.genprm.adaptive import Until, computes, needs_code, settled
+from genprm.config import Mode, Until
+from genprm.prms.genprm.adaptive import computes, needs_code, settled
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode
 from genprm.sandbox import Sandbox
 from tests.fakes import ScriptedEngine
 

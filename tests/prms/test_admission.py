@@ -8,10 +8,10 @@ from itertools import groupby
 
 import pytest
 
+from genprm.config import Mode
 from genprm.engines.base import Completion, Engine, Sampling
 from genprm.prms.base import PRM
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
 from genprm.search.scoring import Scorer, TokenCount
 from tests.fakes import ScriptedEngine

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genprm.config import Mode
 from genprm.engines.base import Finish
 from genprm.prms.base import PRMError
 from genprm.prms.code_blocks import code_output, last_block
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults, find_verdict
+from genprm.prms.genprm.protocol import Profile, SamplingDefaults, find_verdict
 from genprm.sandbox import Result, Sandbox, Status
 from genprm.types import ChainFinish, Verdict
 from tests.fakes import ScriptedEngine

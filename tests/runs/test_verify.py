@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from genprm.benchmarks.metrics import Tally
+from genprm.config import Keep
 from genprm.data.inputs import BadRow, InputRow, read_rows
 from genprm.engines.errors import ContextOverflowError
 from genprm.runs.driver import MAX_FAILURES_IN_A_ROW, BatchError
 from genprm.runs.folder import RunError, open_run, read_rows_of
-from genprm.runs.keep import Keep
 from genprm.runs.rows import FailureRow, VerifyRow, verify_row
 from genprm.runs.verify import default_concurrency, finished_rows, verify
 from genprm.types import Judgement

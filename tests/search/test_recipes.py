@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from genprm.search.recipe import Recipe, RecipeError, load_recipe
+from genprm.fields import ConfigError
+from genprm.search.recipe import Recipe, load_recipe
 from genprm.search.run import Method
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
@@ -39,7 +40,7 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path)
     recipe = loaded(tmp_path, text, "policy.top_p=0.9", "prm.votes=4", "method=beam")
     assert recipe.policy is not None
     assert (recipe.policy.model, recipe.policy.temperature, recipe.policy.top_p) == ("m", 0.5, 0.9)
-    assert recipe.policy.settings().stop == ("\n",)
+    assert recipe.policy.stop == ("\n",)
     assert (recipe.n, recipe.seed, recipe.method) == (16, 1, Method.BEAM)
     assert recipe.prm is not None
     assert recipe.prm.votes == 4
@@ -73,13 +74,13 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path)
     ],
 )
 def test_wrong_recipes_say_what_is_wrong(tmp_path, text, message):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, text)
     assert message in str(caught.value)
 
 
 def test_wrong_overrides_say_what_is_wrong(tmp_path):
-    with pytest.raises(RecipeError, match="write it as key=value"):
+    with pytest.raises(ConfigError, match="write it as key=value"):
         loaded(tmp_path, MINIMAL, "n")
-    with pytest.raises(RecipeError, match=r"the key 'policy\.n' is unknown"):
+    with pytest.raises(ConfigError, match=r"the key 'policy\.n' is unknown"):
         loaded(tmp_path, MINIMAL, "policy.n=3")

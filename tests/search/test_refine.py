@@ -6,8 +6,9 @@ import pytest
 
 import genprm
 from genprm.benchmarks.refinement import evaluate_refinement
+from genprm.config import PolicyConfig
 from genprm.data.problems import ProblemRow
-from genprm.search.policy import Policy, PolicySettings
+from genprm.search.policy import Policy
 from genprm.search.refine import KeepTurn, RefineSettings, Style, analysis_of, critique, critique_of, refine
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, combine_chains, logit
 from tests.fakes import ASSISTANT, EOS, USER, RuleEngine
@@ -88,7 +89,7 @@ class Sayings:
     def policy(self, **settings) -> Policy:
         engine = RuleEngine(lambda *_: self.replies.pop(0))
         engine.prompts = self.seen
-        return Policy(engine, PolicySettings(prompt="{{ problem }}", **settings))
+        return Policy(engine, PolicyConfig(prompt="{{ problem }}", **settings))
 
 
 def worth(step: str) -> float:

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
+from genprm.config import Keep, PolicyConfig
 from genprm.data.pools import PoolItem
 from genprm.data.problems import ProblemRow
-from genprm.runs.keep import Keep
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
 from genprm.search.candidates import NodeState, SearchResult
 from genprm.search.dvts import dvts
-from genprm.search.policy import Policy, PolicySettings, SolutionState
+from genprm.search.policy import Policy, SolutionState
 from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.search.scoring import Scorer, TokenCount
 from genprm.search.voting import Aggregate
@@ -42,7 +42,7 @@ def scorer(judge: TruthJudge, how: Aggregate = Aggregate.PRODUCT) -> Scorer:
 
 
 def policy(rule=digits, **settings) -> Policy:
-    return Policy(RuleEngine(rule), PolicySettings(**settings))
+    return Policy(RuleEngine(rule), PolicyConfig(**settings))
 
 
 async def beam(rule=digits, n=8, width=4, iterations=9, lookahead=0, judge=None, **settings) -> SearchResult:

@@ -5,25 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 
-CERTAINTY = 0.9
-"""The certainty of the analysis verdict from which a step that computes nothing goes without code."""
+from genprm.config import CERTAINTY
+
 WAVE = 2
 """Votes asked for at once while it is open whether more are needed."""
 
 _COMPUTES = re.compile(
     r"\d\s*(?:[-+*/^×÷·%=<>]|\\(?:times|div|cdot|frac|sqrt|pm|equiv|approx|le|ge)\b|\bx\b)|[=^]\s*[-$\d\\(]"
 )
-
-
-class Until(StrEnum):
-    """How far a solution is judged."""
-
-    END = "end"
-    """Every step."""
-    FIRST_ERROR = "first-error"
-    """Up to the first wrong step, as decided by the mean of the votes."""
 
 
 def computes(step: str) -> bool:

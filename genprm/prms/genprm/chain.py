@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from genprm import prompts
+from genprm.config import Mode
 from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.stops import cut_at_stop
 from genprm.engines.tokenizer import Tokenizer, Trusted, Untrusted
@@ -20,7 +21,6 @@ from genprm.prms.genprm.protocol import (
     FENCE_END,
     FORCED_TOKENS,
     OUTPUT_END,
-    Mode,
     Profile,
     SamplingDefaults,
     find_verdict,

@@ -17,14 +17,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from genprm.concurrency import gather
+from genprm.config import CERTAINTY, Mode, Until
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
 from genprm.prms.base import OnStep, PRMError, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
-from genprm.prms.genprm.adaptive import CERTAINTY, WAVE, Until, settled
+from genprm.prms.genprm.adaptive import WAVE, settled
 from genprm.prms.genprm.chain import ChainRun, ChainSetup
-from genprm.prms.genprm.protocol import Mode, Profile, SamplingDefaults
+from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.sandbox import Sandbox
 from genprm.types import DEFAULT_THRESHOLD, Chain, Judgement, StepJudgement, Tokens, combine_chains
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 from genprm.prms.base import PRMError
@@ -18,26 +17,6 @@ FORCED_TOKENS = 20
 """What the forced question may generate."""
 
 _VERDICT = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?(Yes|No)\b")
-
-
-class Mode(StrEnum):
-    """How much of the protocol a judge goes through."""
-
-    DIRECT = "direct"
-    """Only the judgement."""
-    ANALYZE = "analyze"
-    """An analysis, then the judgement."""
-    CODE = "code"
-    """Code is written but never run; the model imagines its output."""
-    EXECUTE = "execute"
-    """Code is written and run, and its real output goes into the judgement."""
-    AUTO = "auto"
-    """Code is written and run for the steps where it pays: see `genprm.prms.genprm.adaptive.needs_code`."""
-
-    @property
-    def executes(self) -> bool:
-        """Whether code may run, so that a sandbox is needed."""
-        return self in (Mode.EXECUTE, Mode.AUTO)
 
 
 @dataclass(frozen=True, slots=True)

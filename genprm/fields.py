@@ -1,0 +1,149 @@
+"""What the configuration models are made of: fields that say all about a setting, and errors that quote values."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist, is out of range, or contradicts another one. The message quotes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the models cannot say about a field by themselves."""
+
+    flags: tuple[str, ...] = ()
+    """Names on the command line, where they are not the field's own."""
+    shown: str | None = None
+    """The default as the help shows it, where the value itself says too little."""
+    metavar: str | None = None
+    text: bool = False
+    """The command line takes a text that the model parses."""
+    free: bool = False
+    """It does not change results, so it may differ when a run goes on."""
+    stored: bool = True
+    """Whether `run.json` holds it."""
+    engine: str | None = None
+    """The one engine that takes it, under the same name."""
+
+
+class Config(BaseModel):
+    """The base of all of them: frozen, and keys that mean nothing are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object], where: str = "") -> Self:
+        """Checks values and makes the model.
+
+        Raises:
+            ConfigError: a key is unknown, or a value makes no sense; the message names the nearest key or the range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(where + explain(error, cls)) from None
+
+    def stored(self) -> dict[str, JsonValue]:
+        """What `run.json` keeps of it."""
+        left_out = {name for name, field in type(self).model_fields.items() if not option_of(field).stored}
+        return cast("dict[str, JsonValue]", self.model_dump(mode="json", exclude=left_out))
+
+
+def option_of(field: FieldInfo) -> Option:
+    """What a field says about itself beside what pydantic knows."""
+    return next((one for one in field.metadata if isinstance(one, Option)), Option())
+
+
+def free_fields(model: type[Config], prefix: str = "") -> tuple[str, ...]:
+    """The names of the stored fields that do not change results, as `run.json` has them below `prefix`."""
+    fields = model.model_fields.items()
+    return tuple(prefix + name for name, field in fields if option_of(field).free and option_of(field).stored)
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, more_keys: Iterable[str] = ()) -> str:
+    """What is wrong with values, quoting them and naming the nearest key.
+
+    Args:
+        error: of pydantic.
+        model: what the values were for.
+        more_keys: keys that are known at the top level besides.
+    """
+    return "; ".join(_explained(one, model, more_keys) for one in error.errors())
+
+
+def _explained(error: Mapping[str, Any], model: type[BaseModel], more_keys: Iterable[str]) -> str:
+    places = [str(part) for part in error["loc"]]
+    where = ".".join(places)
+    if error["type"] == "extra_forbidden":
+        known = [*_fields_at(model, places[:-1]), *(more_keys if len(places) == 1 else ())]
+        near = difflib.get_close_matches(places[-1], known, n=1, cutoff=0.0)
+        return f"the key {where!r} is unknown; the nearest one is {near[0]!r}" if near else f"no key {where!r}"
+    if error["type"] == "missing":
+        return f"{where!r} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where!r} cannot be {error['input']!r:.80}: {message}"
+
+
+def _fields_at(model: type[BaseModel], places: Iterable[str]) -> list[str]:
+    for place in places:
+        field = model.model_fields.get(place)
+        inner = () if field is None else (field.annotation, *get_args(field.annotation))
+        found = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over`'s values, and `base`'s where it has none. Mappings are merged; anything else is replaced as a whole."""
+    out = dict(base)
+    for key, value in over.items():
+        before = out.get(key)
+        both = isinstance(before, dict) and isinstance(value, Mapping)
+        out[key] = merged(cast("dict[str, Any]", before), cast("Mapping[str, Any]", value)) if both else value
+        # Of two keys that say the same thing, the later one counts.
+        other = {"mode": "with_code", "with_code": "mode"}.get(key)
+        if other is not None and other not in over:
+            out.pop(other, None)
+    return out
+
+
+def read_yaml(path: Path, what: str) -> object:
+    """What a YAML or JSON file holds.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {str(path)!r}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} is not YAML: {error}") from None
+
+
+def content_digest(path: Path, what: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {str(path)!r}: {error.strerror}") from None

@@ -1,0 +1,69 @@
+"""What labelling and synthesis are configured with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from genprm.config import BUILT_IN_POLICY, ClusterConfig, EngineConfig, SandboxConfig
+from genprm.fields import Config, Option
+
+
+class LabelConfig(Config):
+    """How `genprm label` samples solutions and values their prefixes."""
+
+    policy: str = Field(default=BUILT_IN_POLICY, description="The model that writes solutions: a name or a folder.")
+    policy_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
+        default=(), description="A server of the policy. Repeat it for several."
+    )
+    completer: Annotated[str | None, Option(shown="the policy")] = Field(
+        default=None, description="The model that continues them."
+    )
+    completer_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
+        default=(), description="A server of the completer. Repeat it for several."
+    )
+    solutions: int = Field(default=4, ge=1, description="Solutions to label a problem, half of them right.")
+    first: int = Field(default=32, ge=1, description="Solutions to sample at first.")
+    most: int = Field(default=128, ge=1, description="Solutions to sample at most.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Of solutions and of continuations.")
+    max_tokens: int = Field(default=2048, ge=1, description="Longest solution and longest continuation, in tokens.")
+    budget: Annotated[int | str, Option(metavar="adaptive|dynamic|N", text=True)] = Field(
+        default="adaptive",
+        description="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number.",
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="From which an adaptive label is decided.")
+    first_error: Annotated[bool, Option(flags=("--first-error/--every-step",))] = Field(
+        default=True, description="Whether an adaptive budget looks for the first wrong step."
+    )
+    method: Literal["ratio", "difference", "hard"] = Field(
+        default="ratio", description="How the progress of a step is measured."
+    )
+    threshold: Annotated[float | None, Option(shown="0.8, -0.3 or 0 by method")] = Field(
+        default=None, description="Progress of a right step."
+    )
+
+    @field_validator("budget", mode="after")
+    @classmethod
+    def _known_budget(cls, budget: int | str) -> int | str:
+        if budget in ("adaptive", "dynamic"):
+            return budget
+        if not str(budget).isdecimal() or int(budget) < 1:
+            raise ValueError(f"the budget is adaptive, dynamic or a number from 1, not {budget!r}")
+        return int(budget)
+
+
+class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
+    """The teacher of `genprm synthesize`, which reviews labelled solutions."""
+
+    model: Annotated[str, Field(min_length=1)] = Field(
+        default="generator",
+        description="A chat model, or `generator` for the rationales of word problems made by rule.",
+    )
+    temperature: float = Field(default=0.6, ge=0, le=2, description="Of the teacher.")
+    max_tokens: int = Field(default=16_384, ge=1, description="Longest review, in tokens.")
+    verdicts: int = Field(default=4, ge=1, description="How often the conclusion is sampled.")
+    question: Literal["question", "bare"] = Field(
+        default="question",
+        description="First user turn: with `Question: ` as in the released data, or bare as `nano` has it.",
+    )
