@@ -15,11 +15,9 @@ from scripts.imports import PICTURE, ROOT, draw, imports, modules, room_of, stor
 LINES = 400
 PARAMETERS = 10
 STILL_WIDE = {
-    "genprm.cli.bench._judging",
     "genprm.engines.openai.open",
     "genprm.prms.genprm.judge.__init__",
     "genprm.prms.implicit.load.load_implicit",
-    "genprm.prms.load.load_prm",
     "genprm.prms.thinkprm.released.__init__",
 }
 COMMAND = re.compile(r"genprm\.cli\.")

@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from genprm.config import Keep
 from genprm.data.inputs import InputRow, Record, parse_row
-from genprm.runs.keep import Keep
 from genprm.runs.rows import StepRow, VerifyRow
 from genprm.search.refine import Style
 from genprm.serve.errors import Refusal

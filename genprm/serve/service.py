@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from genprm.config import Keep
 from genprm.data.inputs import InputRow
 from genprm.prms.base import PRM
 from genprm.runs.folder import RunError, RunFolder
-from genprm.runs.keep import Keep
 from genprm.runs.rows import verify_row
 from genprm.runs.verify import default_concurrency
 from genprm.serve.desk import Desk, Flight, Task, Verdicts

@@ -8,9 +8,9 @@ from genprm.benchmarks.comparison import FirstErrorRun, compare_best_of_n, compa
 from genprm.benchmarks.evaluation import evaluate, items_of, vote_curve
 from genprm.benchmarks.metrics import Metrics, Tally
 from genprm.benchmarks.processbench import tune_threshold
+from genprm.config import Keep
 from genprm.data.inputs import InputRow
 from genprm.runs.folder import METRICS, open_run, write_atomically
-from genprm.runs.keep import Keep
 from genprm.runs.rows import failure_row, step_row, verify_row
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Tokens, combine_chains
 
