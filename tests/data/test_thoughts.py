@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from genprm.runs.keep import Keep
 
 from genprm.data.inputs import BadRow, read_rows
 from genprm.data.pools import PoolItem
 from genprm.data.problems import ProblemRow
 from genprm.data.thoughts import UNCLOSED, cut_thoughts
-from genprm.runs.keep import Keep
 from genprm.runs.rows import verify_row
 from genprm.search.policy import Policy, PolicySettings, SolutionState
 from genprm.search.refine import RefineSettings, refine
