@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from genprm.runs.keep import Keep
 
+from genprm.config import Keep, PolicyConfig
 from genprm.data.inputs import BadRow, read_rows
 from genprm.data.pools import PoolItem
 from genprm.data.problems import ProblemRow
 from genprm.data.thoughts import UNCLOSED, cut_thoughts
 from genprm.runs.rows import verify_row
-from genprm.search.policy import Policy, PolicySettings, SolutionState
+from genprm.search.policy import Policy, SolutionState
 from genprm.search.refine import RefineSettings, refine
 from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.types import Judgement, combine_chains
@@ -44,7 +44,7 @@ def policy(*replies: str, template: str = TEMPLATE, **settings) -> Policy:
     waiting = list(replies)
     tokenizer = byte_tokenizer()
     tokenizer._hf.chat_template = template
-    return Policy(RuleEngine(lambda *_: waiting.pop(0), tokenizer), PolicySettings(**settings))
+    return Policy(RuleEngine(lambda *_: waiting.pop(0), tokenizer), PolicyConfig(**settings))
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, THINKING])
