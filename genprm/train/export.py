@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from genprm import prompts
+from genprm.config import Mode
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.chain import ChainRun
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import ANALYSIS_END, Mode, Profile, find_verdict
+from genprm.prms.genprm.protocol import ANALYSIS_END, Profile, find_verdict
 from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
 from genprm.prms.thinkprm.judge import QUESTION, THINK_END, ThinkPRMJudge, ThinkProfile
 from genprm.sandbox import Sandbox

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genprm import prompts
+from genprm.config import Mode
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Mode, Profile
+from genprm.prms.genprm.protocol import Profile
 from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
 from genprm.prms.thinkprm.judge import ThinkPRMJudge, ThinkProfile
 from genprm.sandbox import Sandbox
