@@ -24,22 +24,18 @@ EXTENDS = "extends"
 class Problems(Config):
     """Where problems come from: one of `files`, `pool`, `dataset` and `generate`."""
 
-    files: tuple[str, ...] = ()
-    """JSONL files or JSON arrays."""
-    pool: tuple[str, ...] = ()
-    """JSONL files of problems with several solutions each; nothing is sampled then."""
-    dataset: str | None = None
-    """A data set of the Hub, or a folder."""
-    config: str | None = None
-    split: str = "test"
-    generate: int | None = Field(default=None, ge=1)
-    """So many word problems, made by rule."""
-    generate_seed: int = 1
-    problem: str = "problem"
-    """The key of the problem in a row."""
-    answer: str = "answer"
-    """The key of the reference answer."""
-    limit: int | None = Field(default=None, ge=1)
+    files: tuple[str, ...] = Field(default=(), description="JSONL files or JSON arrays of problems.")
+    pool: tuple[str, ...] = Field(
+        default=(), description="JSONL files of problems with several solutions each; nothing is sampled then."
+    )
+    dataset: str | None = Field(default=None, description="A data set of the Hub, or a folder.")
+    config: str | None = Field(default=None, description="The configuration of the data set.")
+    split: str = Field(default="test", description="The split of the data set.")
+    generate: int | None = Field(default=None, ge=1, description="So many word problems made by rule.")
+    generate_seed: int = Field(default=1, description="Which of the problems made by rule.")
+    problem: str = Field(default="problem", description="The key of the problem in a row.")
+    answer: str = Field(default="answer", description="The key of the reference answer in a row.")
+    limit: int | None = Field(default=None, ge=1, description="Read at most so many problems.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Problems:
@@ -52,17 +48,26 @@ class Problems(Config):
 class Recipe(WorkConfig):
     """A search."""
 
-    description: str = ""
-    problems: Problems
-    policy: PolicyConfig | None = None
-    prm: JudgeConfig | None = None
-    method: Method = Method.BEST_OF_N
-    n: int = Field(default=8, ge=1)
-    width: int = Field(default=4, ge=1)
-    iterations: int = Field(default=20, ge=1)
-    lookahead: int = Field(default=0, ge=0)
-    aggregate: Aggregate | None = None
-    choose: Choose = Choose.BEST
+    description: str = Field(default="", description="What the recipe is for.")
+    problems: Problems = Field(description="Where problems come from.")
+    policy: PolicyConfig | None = Field(default=None, description="The model that writes solutions.")
+    prm: JudgeConfig | None = Field(default=None, description="The model that judges them.")
+    method: Method = Field(default=Method.BEST_OF_N, description="How solutions are looked for.")
+    n: int = Field(default=8, ge=1, description="Solutions per problem.")
+    width: int = Field(
+        default=4, ge=1, description="Continuations of a beginning that is kept, in beam search and DVTS."
+    )
+    iterations: int = Field(
+        default=20, ge=1, description="Most rounds of beam search and DVTS; the last one writes to the end."
+    )
+    lookahead: int = Field(
+        default=0, ge=0, description="Greedy steps written after a beginning before it is judged; 0 writes none."
+    )
+    aggregate: Aggregate | None = Field(
+        default=None,
+        description="A solution's reward from its steps; by default the judgement of the whole, else the lowest score.",
+    )
+    choose: Choose = Field(default=Choose.BEST, description="Which of the solutions found is the answer.")
     keep: Keep = Field(default=Keep.SCORES, description=WorkConfig.model_fields["keep"].description)
 
     @model_validator(mode="after")
