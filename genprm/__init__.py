@@ -19,6 +19,7 @@ from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdi
 if TYPE_CHECKING:
     from genprm.api import judge, judge_sync
     from genprm.prms import PRM, PRMError, load_prm
+    from genprm.runs.opening import open_judge
     from genprm.search.refine import Critique, critique
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "judge",
     "judge_sync",
     "load_prm",
+    "open_judge",
 ]
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ __getattr__ = names(
         "PRM": "genprm.prms",
         "PRMError": "genprm.prms",
         "load_prm": "genprm.prms",
+        "open_judge": "genprm.runs.opening",
         "judge": "genprm.api",
         "judge_sync": "genprm.api",
         "Critique": "genprm.search.refine",

@@ -35,7 +35,8 @@ def run(*arguments, **environment):
 found = {}
 benches = [["bench", name] for name in ("processbench", "prmbench", "best-of-n")]
 for command in (["verify"], ["search"], ["refine"], *benches):
-    found["help " + command[-1]] = "--novelty" in (text := run(*command, "--help").output) and "A field of today." in text
+    text = run(*command, "--help").output
+    found["help " + command[-1]] = "--novelty" in text and "A field of today." in text
 Path("recipe.yaml").write_text("problems: {generate: 1}\\npolicy: {}\\nprm: {novelty: 3}\\n")
 found["recipe"] = load_recipe(Path("recipe.yaml")).prm.novelty
 found["api"] = resolve("nano", {"novelty": 4}).novelty
