@@ -15,7 +15,7 @@ from genprm.search.voting import pass_at_k, pick_best, pick_majority, pick_weigh
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The solutions of one problem; the first n are used for each n."""
+    """The solutions of one problem."""
 
     id: str
     answers: tuple[str | None, ...]
@@ -23,10 +23,27 @@ class Answered:
     correct: tuple[bool, ...]
     rewards: tuple[float | None, ...] | None
     """Log-odds or other numbers, higher is better; None when the problem has none."""
+    copies: tuple[int, ...] = ()
+    """Samples that each solution stands for, which a vote counts; empty is one each."""
+    places: tuple[int, ...] = ()
+    """The smallest n whose search has found each solution; empty is 1, 2, 3 ..., as independent samples count."""
+
+    def first(self, n: int) -> Answered:
+        """The solutions that a search with this n has found."""
+        places = self.places or tuple(range(1, len(self.answers) + 1))
+        kept = [index for index, place in enumerate(places) if place <= n]
+        return Answered(
+            self.id,
+            tuple(self.answers[index] for index in kept),
+            tuple(self.correct[index] for index in kept),
+            None if self.rewards is None else tuple(self.rewards[index] for index in kept),
+            tuple(self.copies[index] for index in kept) if self.copies else (),
+            tuple(places[index] for index in kept),
+        )
 
 
 class MethodMetrics(BaseModel):
-    """How often one way to choose among the first n solutions is right."""
+    """How often one way to choose among the solutions of a search with n samples is right."""
 
     method: str
     n: int
@@ -36,6 +53,8 @@ class MethodMetrics(BaseModel):
     high: float
     outcomes: list[float]
     """One value per problem, in the order of the pool: 1 right, 0 wrong, a fraction for pass@1."""
+    solutions: float | None = None
+    """Mean number of stored solutions per problem that the choice is made from: a tree stores equal ones once."""
 
 
 class BestOfNMetrics(BaseModel):
@@ -86,33 +105,41 @@ def evaluate_answered(
     """
     methods: list[MethodMetrics] = []
 
-    def add(method: str, n: int, outcomes: list[float]) -> None:
+    def add(method: str, n: int, outcomes: list[float], of: Sequence[Answered]) -> None:
         interval = mean_interval(outcomes, resamples=resamples)
         accuracy = math.fsum(outcomes) / len(outcomes)
         methods.append(
             MethodMetrics(
-                method=method, n=n, accuracy=accuracy, low=interval.low, high=interval.high, outcomes=outcomes
+                method=method,
+                n=n,
+                accuracy=accuracy,
+                low=interval.low,
+                high=interval.high,
+                outcomes=outcomes,
+                solutions=sum(len(item.answers) for item in of) / len(of),
             )
         )
 
     if samples:
-        add("pass@1", sizes[-1], [sum(item.correct) / len(item.correct) for item in items])
-    picks: list[tuple[str, Callable[[Sequence[str | None], Sequence[float | None]], int | None]]]
+        add("pass@1", sizes[-1], [sum(item.correct) / len(item.correct) for item in items], items)
+    picks: list[tuple[str, Callable[[Sequence[str | None], Sequence[float | None], Sequence[int] | None], int | None]]]
     picks = [("majority", pick_majority)]
     if all(item.rewards is not None for item in items):
         picks += [("best-of-n", pick_best), ("weighted", pick_weighted)]
     for name, pick in picks:
         for n in sizes:
+            first = [item.first(n) for item in items]
             outcomes: list[float] = []
-            for item in items:
-                picked = pick(item.answers[:n], (item.rewards or ())[:n])
+            for item in first:
+                picked = pick(item.answers, item.rewards or (), item.copies or None)
                 outcomes.append(0.0 if picked is None else float(item.correct[picked]))
-            add(name, n, outcomes)
+            add(name, n, outcomes, first)
     for n in sizes:
-        add("pass@n", n, [float(any(item.correct[:n])) for item in items])
+        first = [item.first(n) for item in items]
+        add("pass@n", n, [float(any(item.correct)) for item in first], first)
     if samples:
         for n in sizes:
-            add("pass@k", n, [_pass_at_k(item.correct, n) for item in items])
+            add("pass@k", n, [_pass_at_k(item.correct, n) for item in items], items)
     unscored = sum(
         reward is None and answer is not None
         for item in items

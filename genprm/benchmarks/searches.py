@@ -13,7 +13,8 @@ from genprm.benchmarks.metrics import SessionMetrics
 from genprm.benchmarks.statistics import mean_interval
 from genprm.search.rows import CandidateRow, RefineRow, SearchRow
 from genprm.search.run import Method
-from genprm.search.voting import Aggregate, pick_best, pick_majority, powers_of_two, reward
+from genprm.search.voting import Aggregate, clipped, pick_best, pick_majority, powers_of_two, reward
+from genprm.types import logit
 
 
 class _Model(BaseModel):
@@ -65,6 +66,9 @@ class SearchMetrics(_Model):
     low: float | None
     high: float | None
     solutions: int
+    """Stored solutions; a tree stores equal ones once."""
+    samples: int = 0
+    """Sampled solutions, equal ones included."""
     unfinished: int
     """Solutions that ran out of tokens or steps."""
     ungraded: int
@@ -82,29 +86,37 @@ class SearchMetrics(_Model):
 
 
 def evaluate_searches(
-    rows: Sequence[SearchRow], method: Method, *, failed: int, width: int = 1, aggregate: Aggregate | None = None
+    rows: Sequence[SearchRow],
+    method: Method,
+    *,
+    failed: int,
+    n: int | None = None,
+    width: int = 1,
+    aggregate: Aggregate | None = None,
 ) -> SearchMetrics:
     """Computes the metrics of a search run.
 
     Args:
         rows: in the order of the input.
-        method: search method. The candidates of a beam depend on each other, so only all of them together are reported;
-            those of one DVTS tree likewise.
+        method: search method. The candidates of one tree depend on each other, so a beam is reported as a whole and
+            DVTS by its first 1, 2, 4 ... trees.
         failed: number of problems that failed.
-        width: of DVTS.
+        n: samples of a beam or of DVTS; None takes the most candidates of a problem.
+        width: samples of one DVTS tree.
         aggregate: the run's aggregate, used to compute the rewards of fewer votes.
     """
-    graded = [row for row in rows if any(one.correct is not None for one in row.candidates) or row.answer is not None]
+    graded = [row for row in rows if row.answer is not None or any(_marked(one) for one in row.candidates)]
     right = [float(row.correct is True) for row in graded]
     interval = mean_interval(right) if graded else None
     solutions = [one for row in rows for one in row.candidates]
     samples = method is Method.BEST_OF_N
     table, most = None, max((len(row.candidates) for row in graded), default=0)
     if graded and most:
-        sizes = powers_of_two(most) if samples else [most]
+        whole = most if n is None else n
+        sizes = powers_of_two(most) if samples else [whole]
         if method is Method.DVTS:
-            sizes = [size for size in powers_of_two(most) if size >= width]
-        table = evaluate_answered([_answered(row, most) for row in graded], sizes, samples=samples)
+            sizes = [width * trees for trees in powers_of_two(max(1, whole // width))]
+        table = evaluate_answered([_answered(row, method, sizes, width) for row in graded], sizes, samples=samples)
     cells = _cells(graded, aggregate) if samples else {}
     return SearchMetrics(
         rows=len(rows),
@@ -114,6 +126,7 @@ def evaluate_searches(
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         solutions=len(solutions),
+        samples=sum(one.copies for one in solutions),
         unfinished=sum(not one.finished for one in solutions),
         ungraded=sum(
             one.finished and one.answer is not None and one.correct is None
@@ -146,16 +159,28 @@ def tokens_of(rows: Sequence[SearchRow] | Sequence[RefineRow]) -> dict[str, dict
     }
 
 
-def _answered(row: SearchRow, size: int) -> Answered:
-    # Missing candidates count as unfinished ones.
-    missing = size - len(row.candidates)
+def _marked(one: CandidateRow) -> bool:
+    return one.finished and one.correct is not None
+
+
+def _answered(row: SearchRow, method: Method, sizes: Sequence[int], width: int) -> Answered:
+    match method:
+        case Method.BEST_OF_N:
+            # A pool may hold fewer solutions of this problem than of others: the rest count as wrong.
+            missing = sizes[-1] - len(row.candidates)
+            places = tuple(range(1, sizes[-1] + 1))
+        case Method.BEAM:
+            missing, places = 0, tuple(sizes[0] for _ in row.candidates)
+        case Method.DVTS:
+            missing, places = 0, tuple(width * (one.tree + 1) for one in row.candidates)
+    rewarded = any(one.reward is not None for one in row.candidates) or not row.candidates
     return Answered(
         row.id or row.key,
         (*(one.answer for one in row.candidates), *[None] * missing),
         (*(one.correct is True for one in row.candidates), *[False] * missing),
-        (*(one.reward for one in row.candidates), *[None] * missing)
-        if any(one.reward is not None for one in row.candidates) or not row.candidates
-        else None,
+        (*(one.reward for one in row.candidates), *[None] * missing) if rewarded else None,
+        (*(one.copies for one in row.candidates), *[1] * missing),
+        places,
     )
 
 
@@ -168,13 +193,15 @@ def _cost(rows: Sequence[SearchRow], n: int) -> CostPoint:
 def _judging(row: SearchRow, n: int, votes: int | None = None) -> float:
     """Tokens of judging the first n solutions with the first votes; shared prefixes count once."""
     candidates = [one for one in row.candidates[:n] if one.finished]
-    if not any(one.vote_tokens for one in row.candidates):
+    if not any(one.vote_tokens or one.whole_tokens for one in row.candidates):
         return row.prm.generated * n / max(1, len(row.candidates))  # the cost of each solution is unknown
     cost: dict[tuple[str, ...], int] = {}
+    whole: dict[tuple[str, ...], int] = {}
     for one in candidates:
-        for step in range(len(one.scores)):
+        whole[tuple(one.steps)] = sum(one.whole_tokens[:votes])
+        for step in range(len(one.scores) if one.vote_tokens else 0):
             cost[tuple(one.steps[: step + 1])] = sum(chain[step] for chain in one.vote_tokens[:votes])
-    return sum(cost.values())
+    return sum(cost.values()) + sum(whole.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +215,13 @@ def _cells(rows: Sequence[SearchRow], aggregate: Aggregate | None) -> dict[tuple
     if not rows:
         return {}
     most = min(len(row.candidates) for row in rows)
-    votes = min((len(one.votes) for row in rows for one in row.candidates if one.finished), default=0)
+    judged = [one for row in rows for one in row.candidates if one.finished]
+    if aggregate is None and any(one.whole_votes for one in judged):
+        aggregate = Aggregate.SOLUTION
+    whole = aggregate is Aggregate.SOLUTION
+    votes = min((len(one.whole_votes if whole else one.votes) for one in judged), default=0)
     out: dict[tuple[int, int], _Cell] = {}
-    if aggregate is Aggregate.SOLUTION or most < 1 or not any(one.generated for row in rows for one in row.candidates):
+    if most < 1 or not any(one.generated for row in rows for one in row.candidates):
         return out  # the solutions of a pool have no cost here
     for count in [0, *(powers_of_two(votes) if votes else [])]:
         for n in powers_of_two(most):
@@ -227,6 +258,11 @@ def _cell(rows: Sequence[SearchRow], n: int, votes: int, how: Aggregate) -> _Cel
 
 def _reward(one: CandidateRow, votes: int, how: Aggregate) -> float | None:
     """The reward from the first votes only."""
+    if votes == len(one.whole_votes if how is Aggregate.SOLUTION else one.votes):
+        return one.reward
+    if how is Aggregate.SOLUTION:
+        scores = [score for score in one.whole_votes[:votes] if score is not None]
+        return clipped(logit(math.fsum(scores) / len(scores))) if scores else None
     steps = list(zip(*one.votes[:votes], strict=True))
     means: list[float | None] = []
     for step in steps:

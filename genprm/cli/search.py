@@ -207,7 +207,7 @@ def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: Session
 
     rows = finished_searches(run, progress)
     metrics: SearchMetrics = evaluate_searches(
-        rows, recipe.method, failed=progress.failed, width=recipe.width, aggregate=recipe.aggregate
+        rows, recipe.method, failed=progress.failed, n=recipe.n, width=recipe.width, aggregate=recipe.aggregate
     ).model_copy(update={"session": session, "interrupted": interrupted})
 
     def page(path: Path, failures: list[FailureRow]) -> int:

@@ -39,8 +39,12 @@ def print_search(console: Console, metrics: SearchMetrics) -> None:
             f"[dim]95 % interval {percent(metrics.low)} to {percent(metrics.high)}, {metrics.graded:,} problems[/]"
         )
         table.add_row("accuracy of the choice", f"{percent(metrics.accuracy)} %", interval)
-    unfinished = f"[dim]{metrics.unfinished:,} came to no end and are no answers[/]" if metrics.unfinished else ""
-    table.add_row("solutions", f"{metrics.solutions:,}", unfinished)
+    details = [
+        f"{metrics.solutions:,} of them different" if metrics.solutions < metrics.samples else "",
+        f"{metrics.solutions / metrics.rows:.1f} a problem" if metrics.rows else "",
+        f"{metrics.unfinished:,} unfinished, which are never the answer" if metrics.unfinished else "",
+    ]
+    table.add_row("solutions", f"{metrics.samples:,}", f"[dim]{', '.join(filter(None, details))}[/]")
     if metrics.ungraded:
         table.add_row("not compared", f"[yellow]{metrics.ungraded:,}[/]", "[dim]the comparison did not end[/]")
     for name, tokens in metrics.tokens.items():

@@ -23,7 +23,8 @@ class PoolItem:
     id: str
     problem: str
     solutions: tuple[str, ...]
-    answers: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    """None where the pool has no answer, or a blank one: it is never picked."""
     correct: tuple[bool, ...]
     rewards: tuple[float, ...] | None
     """Real numbers, higher is better; None when the pool has none."""
@@ -66,7 +67,7 @@ def _item(record: Record) -> PoolItem:
         str(value.get("idx", value.get("id", record.line))),
         problem,
         tuple(str(solution) for solution in solutions),
-        tuple(str(answer).strip() for answer in answers),
+        tuple(None if answer is None else str(answer).strip() or None for answer in answers),
         tuple(bool(score) for score in correct),
         None if rewards is None else tuple(_number(reward) for reward in _list(value, "pred_score", "rewards")),
     )

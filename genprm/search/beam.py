@@ -3,7 +3,7 @@
 The released code leaves four points open. Here
 
 * a finished solution becomes a candidate and leaves the beam, so its share is not sampled again;
-* equal continuations are judged and continued once;
+* equal continuations are judged and continued once, and a candidate says how many samples it stands for;
 * steps written by lookahead are scored; without lookahead none are written;
 * a solution that never ends cannot be the answer.
 """
@@ -27,6 +27,8 @@ class Leaf:
     solution: PartialSolution
     node: int
     scored: Scored
+    copies: int = 1
+    """Samples with this text in its round."""
 
     @property
     def rank(self) -> float:
@@ -44,7 +46,7 @@ class SearchTree:
     seed: int
     lookahead: int
     spent: TokenCount
-    found: SearchResult
+    result: SearchResult
 
     async def continued(self, parents: Sequence[Leaf], depth: int, *, last: bool) -> list[Leaf]:
         """Writes and scores one continuation of each parent, in their order. Equal continuations are scored once.
@@ -65,17 +67,19 @@ class SearchTree:
         fresh: dict[tuple[tuple[str, ...], SolutionState], tuple[PartialSolution, int]] = {}
         for parent, solution in zip(parents, solutions, strict=True):
             self.spent.policy += solution.spent
-            node = Node(parent.node, solution.steps[len(parent.solution.steps) :], state=NodeState.DUPLICATE)
-            self.found.nodes.append(node)
-            if (solution.steps, solution.state) not in fresh:
-                fresh[solution.steps, solution.state] = (solution, len(self.found.nodes) - 1)
+            node = Node(parent.node, solution.steps[len(parent.solution.steps) :])
+            self.result.nodes.append(node)
+            first = fresh.setdefault((solution.steps, solution.state), (solution, len(self.result.nodes) - 1))[1]
+            if self.result.nodes[first] is not node:
+                node.state, node.copies = NodeState.DUPLICATE, 0
+                self.result.nodes[first].copies += 1
         return await gather(self._judged(solution, node) for solution, node in fresh.values())
 
     async def _judged(self, solution: PartialSolution, index: int) -> Leaf:
-        node = self.found.nodes[index]
+        node = self.result.nodes[index]
         if solution.state is SolutionState.CUT:
             node.state = NodeState.CUT
-            return Leaf(solution, index, Scored(None, None, "the solution is unfinished"))
+            return Leaf(solution, index, Scored(None, None, solution.reason), node.copies)
         ahead = solution
         for number in range(self.lookahead):
             if ahead.state is not SolutionState.OPEN:
@@ -85,7 +89,7 @@ class SearchTree:
         scored = await self.scorer.score(ahead.steps)
         node.reward = scored.reward
         node.state = NodeState.FINISHED if solution.state is SolutionState.FINISHED else NodeState.DROPPED
-        return Leaf(solution, index, scored)
+        return Leaf(solution, index, scored, node.copies)
 
     def collect(self, leaves: Sequence[Leaf]) -> list[Leaf]:
         """Adds the finished and the cut leaves to the candidates and returns the open ones."""
@@ -94,14 +98,19 @@ class SearchTree:
             if leaf.solution.state is SolutionState.OPEN:
                 left.append(leaf)
             else:
-                self.found.candidates.append(Candidate(leaf.solution, leaf.scored, node=leaf.node))
+                self.result.candidates.append(Candidate(leaf.solution, leaf.scored, node=leaf.node, copies=leaf.copies))
         return left
+
+    @property
+    def finished(self) -> int:
+        """Samples that are finished, copies included."""
+        return sum(candidate.copies for candidate in self.result.candidates if candidate.finished)
 
     def keep(self, leaves: Sequence[Leaf], count: int) -> list[Leaf]:
         """Returns the best leaves; ties go to the first."""
         best = sorted(leaves, key=lambda leaf: -leaf.rank)[:count]
         for leaf in best:
-            self.found.nodes[leaf.node].state = NodeState.KEPT
+            self.result.nodes[leaf.node].state = NodeState.KEPT
         return best
 
 
@@ -136,11 +145,11 @@ async def beam_search(
     grow = SearchTree(problem, policy, scorer, seed, lookahead, spent, SearchResult())
     kept = [Leaf(policy.begin(problem), -1, Scored(None, None))]
     for depth in range(iterations):
-        room = n - sum(candidate.finished for candidate in grow.found.candidates)
+        room = n - grow.finished
         if not kept or room < 1:
             break
         parents = [kept[number % len(kept)] for number in range(room)]
         leaves = grow.collect(await grow.continued(parents, depth, last=depth == iterations - 1))
-        room = n - sum(candidate.finished for candidate in grow.found.candidates)
+        room = n - grow.finished
         kept = grow.keep(leaves, max(1, room // width)) if room else []
-    return grow.found
+    return grow.result

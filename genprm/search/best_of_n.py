@@ -6,7 +6,7 @@ from genprm.concurrency import gather
 from genprm.prms.calls import call_seed, chain_name
 from genprm.search.candidates import Candidate, SearchResult
 from genprm.search.policy import Policy, SolutionState
-from genprm.search.scoring import UNSCORED, Scorer, TokenCount
+from genprm.search.scoring import UNSCORED, Scored, Scorer, TokenCount
 
 
 async def best_of_n(
@@ -28,9 +28,10 @@ async def best_of_n(
         chain = chain_name("policy", seed, problem, number)
         solution = await policy.finish(policy.begin(problem), call_seed(seed, number), chain=chain)
         spent.policy += solution.spent
-        scored = UNSCORED
-        if scorer is not None and solution.state is SolutionState.FINISHED:
-            scored = await scorer.score(solution.steps)
+        if solution.state is not SolutionState.FINISHED:
+            scored = Scored(None, None, solution.reason)
+        else:
+            scored = UNSCORED if scorer is None else await scorer.score(solution.steps)
         return Candidate(solution, scored, solution.spent)
 
     return SearchResult(await gather(one(number) for number in range(n)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from genprm.search.policy import PartialSolution, SolutionState
@@ -34,6 +34,8 @@ class Node:
     """The steps that it adds."""
     reward: float | None = None
     state: NodeState = NodeState.DROPPED
+    copies: int = 1
+    """Continuations with this text, of which one was scored; 0 for a duplicate, which is counted there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class Candidate:
     """Tokens the policy spent on this solution alone; zero in a tree, where steps are shared."""
     node: int | None = None
     """Index of its last node; None without a tree."""
+    copies: int = 1
+    """Samples with this text. A vote counts each of them."""
+    tree: int = 0
+    """Index of its tree; 0 except in DVTS."""
 
     @property
     def finished(self) -> bool:
@@ -61,13 +67,11 @@ class SearchResult:
     """Including unfinished ones; the first n are the candidates of a search with that n."""
     nodes: list[Node] = field(default_factory=list[Node])
 
-    def add_tree(self, other: SearchResult) -> None:
-        """Adds another search of the same problem."""
+    def add_tree(self, other: SearchResult, tree: int) -> None:
+        """Adds another search of the same problem as the tree with this index."""
         shift = len(self.nodes)
         for node in other.nodes:
-            self.nodes.append(
-                Node(node.parent if node.parent < 0 else node.parent + shift, node.steps, node.reward, node.state)
-            )
+            self.nodes.append(replace(node, parent=node.parent if node.parent < 0 else node.parent + shift))
         for one in other.candidates:
             node = None if one.node is None else one.node + shift
-            self.candidates.append(Candidate(one.solution, one.scored, one.tokens, node))
+            self.candidates.append(replace(one, node=node, tree=tree))

@@ -40,9 +40,9 @@ async def dvts(
             if not alive or best.solution.state is SolutionState.FINISHED:
                 break
             grow.keep([best], 1)
-        return grow.found
+        return grow.result
 
-    found = SearchResult()
-    for one in await gather(tree(number) for number in range(n // width)):
-        found.add_tree(one)
-    return found
+    result = SearchResult()
+    for number, found in enumerate(await gather(tree(number) for number in range(n // width))):
+        result.add_tree(found, number)
+    return result

@@ -49,17 +49,14 @@ class PartialSolution:
     """Tokens sampled for this solution so far."""
     spent: Tokens = field(default_factory=Tokens)
     """Tokens spent on its latest extension."""
+    reason: str | None = None
+    """Why it was cut; None unless it was."""
     between: str = ""
     """Separator before the next step when steps have an opening: both are tokenised together, as in training."""
     thoughts: str | None = None
     """What a reasoning model thought before it wrote the solution: never judged, graded or sent back."""
     thinking: bool = False
     """Whether the latest token is part of a thought."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is no solution; None when it is one, or only ran out of tokens or steps."""
-        return UNCLOSED if self.state is SolutionState.CUT and self.thinking else None
 
 
 class Policy:
@@ -127,7 +124,7 @@ class Policy:
                 return replace(solution, spent=spent)
             # A thought belongs to the step behind it.
             blank += not (thought or solution.thinking)
-        return replace(solution, state=SolutionState.CUT, spent=spent)
+        return replace(_cut(solution, f"the policy wrote {_BLANK_STEPS} blank steps in a row"), spent=spent)
 
     async def finish(self, solution: PartialSolution, seed: int, *, chain: str | None = None) -> PartialSolution:
         """Extends an open solution to its end, or until tokens or steps run out; `spent` holds the cost."""
@@ -138,7 +135,7 @@ class Policy:
         spent = Tokens()
         while solution.state is SolutionState.OPEN:
             if len(solution.steps) >= self.settings.max_steps:
-                solution = replace(solution, state=SolutionState.CUT)
+                solution = _cut(solution, f"unfinished after max_steps ({self.settings.max_steps}) steps")
                 break
             solution = await self.step(solution, seed + _BLANK_STEPS * len(solution.steps), chain=chain)
             spent += solution.spent
@@ -155,13 +152,13 @@ class Policy:
         prompt = (*solution.ids, *tokenizer.encode(solution.between + opening))
         left = settings.max_tokens - solution.generated
         if left < 1:
-            return replace(solution, state=SolutionState.CUT, spent=Tokens())
+            return _cut(solution, self._too_long())
         temperature = 0.0 if greedy else settings.temperature
         sampling = Sampling(left, temperature, settings.top_p, settings.top_k, stop or (), seed)
         try:
             done = await self.engine.generate(prompt, sampling, chain=chain)
-        except ContextOverflowError:
-            return replace(solution, state=SolutionState.CUT, spent=Tokens())
+        except ContextOverflowError as error:
+            return _cut(solution, f"unfinished in the policy's context: {error}")
         return self._grown(solution, opening, prompt, done)
 
     def _grown(
@@ -172,10 +169,15 @@ class Policy:
         written = opening + part.solution if part.solution.strip() else ""
         step, text = written.strip(), solution.text + (written or part.solution)
         answered = self.settings.ends_with is not None and self.settings.ends_with in step
+        reason: str | None = None
         if done.finish is Finish.EOS or (done.finish is Finish.STOP and answered):
             state = SolutionState.FINISHED if text.strip() and not part.thinking else SolutionState.CUT
+            reason = None if text.strip() else "the policy wrote nothing"
         else:
             state = SolutionState.CUT if done.finish is Finish.LENGTH else SolutionState.OPEN
+            reason = self._too_long() if state is SolutionState.CUT else None
+        if state is SolutionState.CUT and part.thinking:
+            reason = UNCLOSED
         ids, between = done.token_ids, ""
         if self.settings.opening and done.stop is not None and written:
             between = done.stop
@@ -187,7 +189,15 @@ class Policy:
             state,
             solution.generated + done.sampled_tokens,
             Tokens(len(prompt), done.sampled_tokens, done.cached_tokens),
+            reason,
             between,
             "\n\n".join(filter(None, (solution.thoughts, part.thoughts))) or None,
             part.thinking,
         )
+
+    def _too_long(self) -> str:
+        return f"unfinished after max_tokens ({self.settings.max_tokens}) tokens"
+
+
+def _cut(solution: PartialSolution, reason: str) -> PartialSolution:
+    return replace(solution, state=SolutionState.CUT, spent=Tokens(), reason=reason)

@@ -25,7 +25,7 @@ from genprm.prms.calls import call_seed, chain_name
 from genprm.runs.rows import StepRow, TokensRow, step_row
 from genprm.search.policy import PartialSolution, Policy, SolutionState
 from genprm.search.rows import RefineRow, TurnRow
-from genprm.search.scoring import reward_of
+from genprm.search.scoring import reward_of, unscored_reason
 from genprm.search.voting import Aggregate
 from genprm.types import Chain, Judgement, Tokens, sigmoid
 
@@ -167,6 +167,10 @@ class _Turn:
     """None when there was nothing to judge: the solution is unfinished."""
     reason: str | None = None
 
+    @property
+    def finished(self) -> bool:
+        return self.solution.state is SolutionState.FINISHED
+
 
 async def refine(
     row: ProblemRow, settings: RefineSettings, *, policy: Policy, prm: PRM, grader: Grader, seed: int = 0
@@ -204,7 +208,7 @@ async def refine(
         turn = _Turn(solution, Tokens())
         turns.append(turn)
         if solution.state is not SolutionState.FINISHED or not solution.steps:
-            turn.reason = solution.reason or "the solution is unfinished"
+            turn.reason = solution.reason or "the solution has no steps"
             continue
         try:
             turn.critique = await critique(row.problem, solution.steps, prm=prm, style=settings.style, seed=seed)
@@ -212,8 +216,10 @@ async def refine(
             turn.reason = str(error)
             continue
         turn.prm = turn.critique.judgement.tokens
+        if reward_of(turn.critique.judgement, settings.aggregate) is None:
+            turn.reason = unscored_reason(turn.critique.judgement, settings.aggregate)
         last = turn
-    grades = await grader.grade(row.answer, [turn.solution.text for turn in turns])
+    grades = await grader.grade(row.answer, [turn.solution.text if turn.finished else "" for turn in turns])
     return _row(row, settings, turns, grades, time.perf_counter() - started)
 
 
@@ -259,7 +265,6 @@ def _rank(turn: TurnRow) -> float:
 
 def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
     found, solution = turn.critique, turn.solution
-    finished = solution.state is SolutionState.FINISHED
     reward = None if found is None else reward_of(found.judgement, settings.aggregate)
     judged: list[StepRow] = []
     if found is not None:
@@ -268,9 +273,9 @@ def _turn_row(turn: _Turn, grade: Grade, settings: RefineSettings) -> TurnRow:
     return TurnRow(
         steps=list(solution.steps),
         thoughts=solution.thoughts,
-        finished=finished,
-        answer=grade.answer if finished else None,
-        correct=grade.correct if finished else False,
+        finished=turn.finished,
+        answer=grade.answer,
+        correct=grade.correct,
         reward=reward,
         score=None if reward is None else sigmoid(reward),
         scores=[] if found is None else found.judgement.scores,

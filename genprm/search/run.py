@@ -99,13 +99,14 @@ async def search(
         texts = [candidate.solution.text if candidate.finished else "" for candidate in found.candidates]
         grades = await grader.grade(row.answer, texts)
     else:
-        marks = zip(row.pool.answers, row.pool.correct, strict=True)
-        grades = [Grade(answer, correct) for answer, correct in marks][: len(found.candidates)]
+        groups = await grader.group(row.pool.answers[: len(found.candidates)])
+        grades = [Grade(answer, correct) for answer, correct in zip(groups, row.pool.correct, strict=False)]
     candidates = [
         _candidate_row(candidate, grade, keep) for candidate, grade in zip(found.candidates, grades, strict=True)
     ]
     answers = [candidate.answer for candidate in candidates]
-    chosen = PICKS[settings.choose](answers, [candidate.reward for candidate in candidates])
+    rewards = [candidate.reward for candidate in candidates]
+    chosen = PICKS[settings.choose](answers, rewards, [candidate.copies for candidate in candidates])
     return SearchRow(
         key=row.key,
         id=row.id,
@@ -116,7 +117,13 @@ async def search(
         correct=None if chosen is None else candidates[chosen].correct,
         candidates=candidates,
         nodes=[
-            NodeRow(parent=node.parent, steps=list(node.steps), score=_score(node.reward), state=node.state)
+            NodeRow(
+                parent=node.parent,
+                steps=list(node.steps),
+                score=_score(node.reward),
+                state=node.state,
+                copies=node.copies,
+            )
             for node in found.nodes
         ],
         policy=_tokens(spent.policy),
@@ -179,18 +186,25 @@ def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateR
     steps = () if judgement is None else judgement.steps
     chains = max((len(step.chains) for step in steps), default=0)
     full = all(len(step.chains) == chains for step in steps)
+    whole = () if judgement is None or judgement.solution is None else judgement.solution.chains
+    # A judge that gives every prefix a chain of its own has counted the last one with the last step.
+    counted = any(chain.tokens.generated for step in steps for chain in step.chains)
     return CandidateRow(
         steps=list(solution.steps),
         finished=candidate.finished,
-        answer=grade.answer if candidate.finished else None,
-        correct=grade.correct if candidate.finished else False,
+        answer=grade.answer,
+        correct=grade.correct,
         reward=candidate.scored.reward,
         score=_score(candidate.scored.reward),
         scores=[] if judgement is None else judgement.scores,
-        reason=solution.reason or candidate.scored.reason,
+        reason=candidate.scored.reason,
         thoughts=solution.thoughts,
         votes=[[step.chains[vote].score for step in steps] for vote in range(chains)] if full else [],
         vote_tokens=[[step.chains[vote].tokens.generated for step in steps] for vote in range(chains)] if full else [],
+        whole_votes=[chain.score for chain in whole],
+        whole_tokens=[] if counted else [chain.tokens.generated for chain in whole],
+        copies=candidate.copies,
+        tree=candidate.tree,
         generated=candidate.tokens.generated,
         node=candidate.node,
         judged=[step_row(text, step, keep) for text, step in zip(solution.steps, steps, strict=False)]

@@ -39,7 +39,7 @@ class Scored:
     """Why there is no reward; None when there is one."""
 
 
-UNSCORED = Scored(None, None, "there is no PRM")
+UNSCORED = Scored(None, None, "no PRM is configured")
 
 
 def reward_of(judgement: Judgement, how: Aggregate | None) -> float | None:
@@ -60,6 +60,19 @@ def reward_of(judgement: Judgement, how: Aggregate | None) -> float | None:
             return None
         return clipped(logit(whole.score) if whole.log_odds is None else whole.log_odds)
     return reward(judgement.scores, how or Aggregate.MIN, [step.log_odds for step in judgement.steps])
+
+
+def unscored_reason(judgement: Judgement, how: Aggregate | None) -> str:
+    """Why a judged solution has no reward."""
+    whole = judgement.solution
+    if whole is not None and how in (None, Aggregate.SOLUTION):
+        return f"the solution has no score: {whole.reason or 'the judge gave none'}"
+    missing = [number for number, step in enumerate(judgement.steps, start=1) if step.score is None]
+    if not missing:
+        return "the judge returned no steps"
+    first = judgement.steps[missing[0] - 1].reason or "the judge gave none"
+    others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return f"step {missing[0]} has no score: {first}{others}"
 
 
 class Scorer:
@@ -114,7 +127,8 @@ class Scorer:
                 judgement = await self._judged(tuple(steps))
         except ContextOverflowError as error:
             return Scored(None, None, str(error))
-        return Scored(reward_of(judgement, self._how), judgement)
+        found = reward_of(judgement, self._how)
+        return Scored(found, judgement, None if found is not None else unscored_reason(judgement, self._how))
 
     async def _extended(self, steps: Steps) -> PartialJudgement:
         task = self._partial.get(steps)

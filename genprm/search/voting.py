@@ -66,21 +66,41 @@ def clipped(log_odds: float) -> float:
     return max(-LARGEST, min(LARGEST, log_odds))
 
 
-def pick_best(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
+def pick_best(
+    answers: Sequence[str | None], rewards: Sequence[float | None], copies: Sequence[int] | None = None
+) -> int | None:
     """Index of the solution with the highest reward; ties go to the first. Solutions without a reward rank last."""
+    del copies
     ranked = [(-math.inf if rewards[i] is None else rewards[i], -i) for i, a in enumerate(answers) if a is not None]
     return -max(ranked)[1] if ranked else None
 
 
-def pick_majority(answers: Sequence[str | None], rewards: Sequence[float | None] = ()) -> int | None:
-    """Index of the first solution with the most frequent answer; ties go to the answer seen first."""
+def pick_majority(
+    answers: Sequence[str | None], rewards: Sequence[float | None] = (), copies: Sequence[int] | None = None
+) -> int | None:
+    """Index of the first solution with the most frequent answer; ties go to the answer seen first.
+
+    Args:
+        answers: one a solution.
+        rewards: not used.
+        copies: samples that each solution stands for; None is one each.
+    """
     del rewards
-    return _heaviest(answers, [1.0] * len(answers))
+    return _heaviest(answers, [float(one) for one in copies or [1] * len(answers)])
 
 
-def pick_weighted(answers: Sequence[str | None], rewards: Sequence[float | None]) -> int | None:
-    """Index of the first solution with the largest sum of scores over equal answers; no reward has weight 0."""
-    return _heaviest(answers, [0.0 if one is None else sigmoid(one) for one in rewards])
+def pick_weighted(
+    answers: Sequence[str | None], rewards: Sequence[float | None], copies: Sequence[int] | None = None
+) -> int | None:
+    """Index of the first solution with the largest sum of scores over equal answers, copies included.
+
+    Args:
+        answers: one a solution.
+        rewards: a solution without one has weight 0.
+        copies: samples that each solution stands for; None is one each.
+    """
+    scores = [0.0 if one is None else sigmoid(one) for one in rewards]
+    return _heaviest(answers, [one * count for one, count in zip(scores, copies or [1] * len(scores), strict=True)])
 
 
 def powers_of_two(n: int) -> list[int]:

@@ -94,3 +94,12 @@ def test_the_real_pool_against_an_independent_computation():
     pairs = [any(pair) for row in rows for pair in combinations(row["score"], 2)]
     assert got["pass@n", 2] == pytest.approx(sum(pairs) / len(pairs), abs=0.1)
     assert got["pass@k", 2] == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_blank_and_missing_answers_of_a_pool_do_not_vote(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    row = {"question": "q", "code": ["s"] * 5, "pred": ["", None, " ", "4", "None"], "score": [0, 0, 0, 1, 0]}
+    path.write_text(json.dumps(row))
+    (item,) = read_pool([path])
+    assert item.answers == (None, None, None, "4", "None")
+    assert accuracies(evaluate([item]))["majority", 5] == 1.0

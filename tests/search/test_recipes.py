@@ -5,7 +5,7 @@ import yaml
 
 from genprm.fields import ConfigError
 from genprm.search.recipe import Recipe, load_recipe
-from genprm.search.run import Method
+from genprm.search.run import Choose, Method
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
@@ -26,6 +26,13 @@ def test_there_are_recipes_for_what_was_published():
     assert (beam.method, beam.n, beam.width, beam.iterations, beam.seed) == (Method.BEAM, 16, 4, 20, 42)
     assert beam.policy is not None
     assert (beam.policy.temperature, beam.problems.limit) == (0.6, 100)
+
+
+def test_thinkprm_chooses_by_weighted_majority_except_on_aime():
+    for path in ROOT.rglob("thinkprm-*.yaml"):
+        recipe = load_recipe(path)
+        if path.stem != "thinkprm-policy":
+            assert recipe.choose is (Choose.BEST if path.parent.name == "aime" else Choose.WEIGHTED), path
 
 
 def loaded(tmp_path, text, *overrides):

@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 
+from genprm.benchmarks.searches import evaluate_searches
 from genprm.config import Keep, PolicyConfig
 from genprm.data.pools import PoolItem
 from genprm.data.problems import ProblemRow
+from genprm.grading.answers import AnswerChecker
+from genprm.grading.solutions import AnswerGrader
 from genprm.search.beam import beam_search
 from genprm.search.best_of_n import best_of_n
 from genprm.search.candidates import NodeState, SearchResult
@@ -15,7 +18,7 @@ from genprm.search.policy import Policy, SolutionState
 from genprm.search.run import Choose, Method, SearchSettings, search
 from genprm.search.scoring import Scorer, TokenCount
 from genprm.search.voting import Aggregate
-from genprm.types import Judgement
+from genprm.types import Chain, ChainFinish, Judgement, Tokens, combine_chains, logit
 from tests.fakes import RuleEngine
 from tests.search.shared import TextGrader, TruthJudge
 
@@ -129,7 +132,8 @@ async def test_a_beam_does_not_pay_for_the_same_continuation_twice():
     states = [node.state for node in found.nodes]
     assert states.count(NodeState.DUPLICATE) == len(states) - LENGTH
     assert len(judge.judged) == LENGTH
-    assert len(found.candidates) == 1
+    assert [one.copies for one in found.candidates] == [8]
+    assert sum(node.copies for node in found.nodes) == len(found.nodes)
 
 
 async def test_a_finished_solution_takes_its_share_of_the_beam_with_it():
@@ -329,3 +333,146 @@ async def test_a_separator_is_tokenised_with_the_opening_behind_it():
     assert "\n\nStep 2:" in encoded
     assert tokenizer.decode(second.ids).endswith("Step 1: b\n\nStep 2: \\boxed{1}")
     assert second.steps == ("Step 1: b", "Step 2: \\boxed{1}")
+
+
+def one_answer_or_many_texts(_: str, seed: int) -> str:
+    """Writes the right answer in one way, six times of ten, and the same wrong answer in ever different words."""
+    return "so \\boxed{1}<eos>" if seed % 10 < 6 else f"by {seed}: \\boxed{{0}}<eos>"
+
+
+@pytest.mark.parametrize("method", list(Method))
+async def test_a_vote_counts_samples_and_not_texts(method: Method):
+    rows = [
+        await search(
+            ProblemRow("k", "f", 1, "p", answer="1"),
+            SearchSettings(method, n=16, width=4, choose=Choose.MAJORITY),
+            policy=policy(one_answer_or_many_texts),
+            prm=TruthJudge(lambda step: 0.5),
+            grader=TextGrader(),
+            seed=seed,
+        )
+        for seed in range(20)
+    ]
+    assert sum(row.correct is True for row in rows) >= 14
+    assert {sum(one.copies for one in row.candidates) for row in rows} == {16}
+    table = evaluate_searches(rows, method, failed=0, n=16, width=4).best_of_n
+    whole = next(one for one in table.methods if (one.method, one.n) == ("majority", 16))
+    assert whole.outcomes == [float(row.correct is True) for row in rows]
+    fewest = whole.solutions == 16 if method is Method.BEST_OF_N else 4 < whole.solutions < 13
+    assert fewest
+
+
+async def test_dvts_is_reported_by_trees():
+    rows = [
+        await search(
+            ProblemRow("k", "f", 1, "p", answer="3"),
+            SearchSettings(Method.DVTS, n=8, width=4),
+            policy=policy(),
+            prm=TruthJudge(worth),
+            grader=TextGrader(),
+            seed=seed,
+        )
+        for seed in range(5)
+    ]
+    assert {one.tree for row in rows for one in row.candidates} == {0, 1}
+    table = evaluate_searches(rows, Method.DVTS, failed=0, n=8, width=4).best_of_n
+    assert [one.n for one in table.methods if one.method == "best-of-n"] == [4, 8]
+    first = next(one for one in table.methods if (one.method, one.n) == ("pass@n", 4))
+    assert first.outcomes == [float(any(one.correct and one.tree == 0 for one in row.candidates)) for row in rows]
+
+
+async def test_reasons_say_what_happened():
+    async def reasons(rule, score=0.5, prm=True, method=Method.BEST_OF_N, **settings) -> set[str | None]:
+        row = await search(
+            ProblemRow("k", "f", 1, "p"),
+            SearchSettings(method, n=2, width=2, iterations=3, choose=Choose.MAJORITY),
+            policy=policy(rule, **settings),
+            prm=TruthJudge(lambda step: score) if prm else None,
+            grader=TextGrader(),
+        )
+        return {one.reason for one in row.candidates}
+
+    def long(_: str, seed: int) -> str:
+        return f"{seed}" + "x" * 60
+
+    assert await reasons(long, max_tokens=20) == {"unfinished after max_tokens (20) tokens"}
+    assert await reasons(long, max_tokens=20, method=Method.BEAM) == {"unfinished after max_tokens (20) tokens"}
+    assert await reasons(lambda *_: "<overflow>") == {"unfinished in the policy's context: too long"}
+    assert await reasons(lambda *_: "a<eos>", score=None) == {
+        "step 1 has no score: no chain gave a verdict (no_verdict)"
+    }
+    assert await reasons(lambda *_: "a<eos>") == {None}
+    assert await reasons(lambda *_: "a<eos>", prm=False) == {"no PRM is configured"}
+    assert await reasons(lambda *_: "a\n\n", ends_with="\\boxed{", max_steps=3) == {
+        "unfinished after max_steps (3) steps"
+    }
+
+
+async def test_without_a_reference_nothing_counts_as_wrong():
+    row = await search(
+        ProblemRow("k", "f", 1, "p"),
+        SearchSettings(n=4),
+        policy=policy(lambda _, seed: "\\boxed{1}<eos>" if seed % 2 else "x" * 99, max_tokens=20),
+        prm=TruthJudge(lambda step: 0.5),
+        grader=TextGrader(),
+    )
+    assert {one.finished for one in row.candidates} == {True, False}
+    assert {one.correct for one in row.candidates} == {None}
+    metrics = evaluate_searches([row], Method.BEST_OF_N, failed=0)
+    assert (metrics.graded, metrics.accuracy) == (0, None)
+
+
+class WholeJudge(TruthJudge):
+    """Judges a solution in one chain, as ThinkPRM does: its tokens are those of the whole, and steps cost nothing."""
+
+    async def judge(self, problem, steps, *, seed=0) -> Judgement:
+        # Every step is wrong in the chain's words; the whole is scored by the last step.
+        labels = tuple(combine_chains([Chain("", (), 0.25, logit(0.25), None, ChainFinish.VERDICT)]) for _ in steps)
+        score = self.score(steps[-1])
+        assert score is not None
+        votes = [
+            Chain("all", (), one, logit(one), None, ChainFinish.VERDICT, Tokens(9, 50)) for one in (score, score / 2)
+        ]
+        return Judgement(labels, tokens=Tokens(18, 100), solution=combine_chains(votes))
+
+
+async def test_what_a_judge_of_whole_solutions_costs_and_picks():
+    rows = [
+        await search(
+            ProblemRow("k", "f", 1, "p", answer=answer),
+            SearchSettings(n=2),
+            policy=policy(lambda _, seed: f"\\boxed{{{seed % 4}}}<eos>"),
+            prm=WholeJudge(worth),
+            grader=TextGrader(),
+            seed=seed,
+        )
+        for seed, answer in enumerate("3333")
+    ]
+    metrics = evaluate_searches(rows, Method.BEST_OF_N, failed=0)
+    judged = sum(len({tuple(one.steps) for one in row.candidates}) for row in rows)
+    assert metrics.tokens["prm"]["generated"] == 100 * judged
+    assert metrics.costs[-1].prm == pytest.approx(100 * judged / len(rows))
+    splits = {(one.n, one.votes): one for one in metrics.splits}
+    assert splits[2, 2].accuracy == metrics.accuracy
+    assert splits[2, 1].tokens < splits[2, 2].tokens
+    assert splits[2, 2].tokens == pytest.approx(
+        sum(one.generated for row in rows for one in row.candidates) / len(rows) + 100 * judged / len(rows)
+    )
+
+
+async def test_stored_answers_are_grouped_and_blank_ones_do_not_vote():
+    item = PoolItem(
+        "0",
+        "p",
+        ("a",) * 6,
+        ("1/2", "3", "\\frac{1}{2}", "3", "0.5", None),
+        (True, False, True, False, True, False),
+        None,
+    )
+    row = ProblemRow("k", "f", 1, "p", pool=item)
+    async with AnswerChecker(workers=1, limit_s=60) as checker:
+        found = await search(
+            row, SearchSettings(choose=Choose.MAJORITY), policy=None, prm=None, grader=AnswerGrader(checker)
+        )
+    assert (found.prediction, found.correct) == ("1/2", True)
+    assert [one.answer for one in found.candidates] == ["1/2", "3", "1/2", "3", "1/2", None]
