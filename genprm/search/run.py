@@ -10,7 +10,7 @@ from enum import StrEnum
 from genprm.config import Keep
 from genprm.data.problems import ProblemRow
 from genprm.data.steps import split_steps
-from genprm.data.thoughts import cut_thoughts
+from genprm.data.thoughts import UNCLOSED, cut_thoughts
 from genprm.grading.grades import Grade, Grader
 from genprm.prms.base import PRM
 from genprm.runs.rows import TokensRow, step_row
@@ -99,8 +99,11 @@ async def search(
         texts = [candidate.solution.text if candidate.finished else "" for candidate in found.candidates]
         grades = await grader.grade(row.answer, texts)
     else:
-        groups = await grader.group(row.pool.answers[: len(found.candidates)])
-        grades = [Grade(answer, correct) for answer, correct in zip(groups, row.pool.correct, strict=False)]
+        marked = list(zip(found.candidates, row.pool.answers, row.pool.correct, strict=False))
+        groups = await grader.group([answer if one.finished else None for one, answer, _ in marked])
+        grades = [
+            Grade(group, correct and one.finished) for group, (one, _, correct) in zip(groups, marked, strict=True)
+        ]
     candidates = [
         _candidate_row(candidate, grade, keep) for candidate, grade in zip(found.candidates, grades, strict=True)
     ]
@@ -172,12 +175,17 @@ async def _pool(row: ProblemRow, settings: SearchSettings, scorer: Scorer | None
         part = cut_thoughts(solution)
         state = SolutionState.CUT if part.thinking else SolutionState.FINISHED
         steps = tuple(split_steps(part.solution))
-        written = PartialSolution((), part.solution, steps, state, thoughts=part.thoughts, thinking=part.thinking)
-        scored = UNSCORED if stored is None else Scored(clipped(stored[number]), None)
+        reason = UNCLOSED if part.thinking else None
+        written = PartialSolution(
+            (), part.solution, steps, state, reason=reason, thoughts=part.thoughts, thinking=part.thinking
+        )
+        if reason is not None:
+            scored = Scored(None, None, reason)
+        elif scorer is not None:
+            scored = await scorer.score(steps)
+        else:
+            scored = UNSCORED if stored is None else Scored(clipped(stored[number]), None)
         found.candidates.append(Candidate(written, scored))
-    if scorer is not None:
-        scored = [await scorer.score(candidate.solution.steps) for candidate in found.candidates]
-        found.candidates = [Candidate(old.solution, new) for old, new in zip(found.candidates, scored, strict=True)]
     return found
 
 
