@@ -384,6 +384,9 @@ class RunConfig(WorkConfig):
     limit: Annotated[int | None, Option(shown="all", free=True)] = Field(
         default=None, ge=1, description="Read at most so many rows."
     )
+    sample: Annotated[int | None, Option(shown="all", free=True)] = Field(
+        default=None, ge=1, description="Choose so many rows at random, by the seed, before --limit counts."
+    )
     out: Annotated[Path | None, Option(flags=("--out", "-o"), shown="runs/NAME-DIGEST", stored=False)] = Field(
         default=None, description="Folder of the run. The same command goes on where it stopped."
     )

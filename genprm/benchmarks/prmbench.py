@@ -6,6 +6,7 @@ A row is a solution into which one kind of error was put, with the numbers of th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from genprm.data.inputs import BadRow, InputRow, Record, parse_row, read_records
+from genprm.data.inputs import BadRow, InputRow, Record, distinct, parse_row, read_records, take
 from genprm.runs.rows import VerifyRow
 from genprm.types import DEFAULT_THRESHOLD
 
@@ -28,27 +29,37 @@ class PRMBenchItem:
     error_steps: frozenset[int]
     """0-based. (The file counts from 1.)"""
 
+    @property
+    def key(self) -> str:
+        """The key of its row."""
+        return self.row.key
 
-def read_prmbench(files: Sequence[str | Path], *, limit: int | None = None) -> Iterator[PRMBenchItem | BadRow]:
+    @property
+    def file(self) -> str:
+        """The file it stands in."""
+        return self.row.file
+
+    @property
+    def line(self) -> int:
+        """1-based line of the file."""
+        return self.row.line
+
+
+def read_prmbench(
+    files: Sequence[str | Path], *, limit: int | None = None, sample: int | None = None, seed: int = 0
+) -> Iterator[PRMBenchItem | BadRow]:
     """Reads PRMBench's file as it is.
 
     Args:
         files: JSONL with `modified_question`, `modified_process`, `error_steps` and `classification`.
-        limit: how many rows to read at most.
+        limit: maximum number of rows.
+        sample: see `genprm.data.inputs.take`.
+        seed: of the sample.
 
     Raises:
         InputError: when a file cannot be read at all.
     """
-    seen: set[str] = set()
-    for number, record in enumerate(read_records(files)):
-        if limit is not None and number >= limit:
-            return
-        item = _item(record)
-        if isinstance(item, PRMBenchItem):
-            if item.row.key in seen:
-                item = replace(item, row=replace(item.row, key=f"{item.row.key}-{record.line}"))
-            seen.add(item.row.key)
-        yield item
+    return take(distinct(map(_item, read_records(files))), limit=limit, sample=sample, seed=seed)
 
 
 def _item(record: Record) -> PRMBenchItem | BadRow:
@@ -80,7 +91,10 @@ def _item(record: Record) -> PRMBenchItem | BadRow:
     if isinstance(row, BadRow):
         return row
     # A blank last step is dropped on reading; an error in it would be lost.
-    return PRMBenchItem(row, kind, frozenset(number - 1 for number in wrong if number <= len(row.steps)))
+    kept = frozenset(number - 1 for number in wrong if number <= len(row.steps))
+    # One solution stands in the file under several kinds of error.
+    marks = hashlib.sha256(f"{row.key} {kind} {sorted(kept)}".encode()).hexdigest()[:16]
+    return PRMBenchItem(replace(row, key=marks), kind, kept)
 
 
 class PRMBenchClass(BaseModel):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from genprm.cli.bench_runs import judge_into, stored_rewards
-from genprm.cli.boundary import UsageError, friendly, run_async, stdout
+from genprm.cli.bench_runs import grouped, judge_into, stored_rewards
+from genprm.cli.boundary import UsageError, friendly, run_async, stderr, stdout
 from genprm.cli.options import Options, command
 from genprm.config import JudgeConfig, Keep, RunConfig
 
@@ -32,8 +32,10 @@ AggregateName = Literal["min", "mean", "last", "product", "solution"]
 @command(app, "processbench")
 def processbench(
     files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE...", help="ProcessBench's files, one a subset.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...", help="ProcessBench's files, one a subset.", show_default="the published data set"
+        ),
     ],
     judge: JudgeConfig,
     run: RunConfig,
@@ -49,10 +51,11 @@ def processbench(
 
     A row without a prediction counts as wrong. Intervals are 95 % bootstrap intervals over the rows of a subset.
     """
-    from genprm.benchmarks.processbench import subset_of
+    from genprm.benchmarks.processbench import SUBSETS, subset_of
     from genprm.data.inputs import InputRow, read_rows
 
-    rows = list(read_rows(files, limit=run.limit))
+    files = files or [f"hf://Qwen/ProcessBench/{subset}" for subset in SUBSETS]
+    rows = list(read_rows(files, limit=run.limit, sample=run.sample, seed=run.seed))
     labelled = [row for row in rows if isinstance(row, InputRow) and row.label is not None]
     if not labelled:
         raise UsageError(f"no row in {', '.join(map(repr, files))} has a label: `genprm verify` needs none")
@@ -77,7 +80,7 @@ def prmbench(
     """
     from genprm.benchmarks.prmbench import PRMBenchItem, read_prmbench
 
-    read = list(read_prmbench(files, limit=run.limit))
+    read = list(read_prmbench(files, limit=run.limit, sample=run.sample, seed=run.seed))
     items = [item for item in read if isinstance(item, PRMBenchItem)]
     if not items:
         raise UsageError(f"no row in {', '.join(map(repr, files))} is one of PRMBench")
@@ -126,14 +129,17 @@ def best_of_n(
     from genprm.data.pools import PoolItem, read_pool
 
     items: list[PoolItem] = []
-    for item in read_pool(files, limit=run.limit):
+    for item in read_pool(files, limit=run.limit, sample=run.sample, seed=run.seed):
         if isinstance(item, PoolItem):
             items.append(item)
+        elif item.duplicate:
+            stderr().print(f"skipped: {item.file}, line {item.line}, is {item.reason}", soft_wrap=True, markup=False)
         else:
             raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
+    items = run_async(grouped(items))
     if model is None:
         raise typer.Exit(stored_rewards(run, files, items))
-    inputs = [list(rows) for rows in _solutions(files[0], items)]
+    inputs = [list(rows) for rows in _solutions(items)]
 
     def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
         from genprm.benchmarks.best_of_n import evaluate
@@ -183,15 +189,15 @@ def _finish_processbench(
     return BenchMetrics(**metrics.model_dump(), processbench=table)
 
 
-def _solutions(file: str, items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:
+def _solutions(items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:
     from genprm.data.inputs import Record, parse_row
 
-    for line, item in enumerate(items, start=1):
+    for item in items:
         rows = (
             {"problem": item.problem, "solution": solution, "id": f"{item.id}/{number}"}
             for number, solution in enumerate(item.solutions)
         )
-        yield (parse_row(Record(file, line, row)) for row in rows)
+        yield (parse_row(Record(item.file, item.line, row)) for row in rows)
 
 
 def _reward(row: VerifyRow | None, aggregate: AggregateName | None) -> float | None:

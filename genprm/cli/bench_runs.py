@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +111,16 @@ def stored_rewards(how: RunConfig, files: Sequence[str], items: Sequence[PoolIte
         write_atomically(run.path / METRICS, metrics.model_dump_json(indent=2))
     print_best_of_n(stdout(), table)
     return 0
+
+
+async def grouped(items: Sequence[PoolItem]) -> list[PoolItem]:
+    """The pool with the same text for equal answers, so that `1/2` and `0.5` are one group of a vote."""
+    from genprm.grading.answers import AnswerChecker
+    from genprm.grading.solutions import AnswerGrader
+
+    async with AnswerChecker() as checker:
+        grader = AnswerGrader(checker)
+        return [replace(item, answers=tuple(await grader.group(item.answers))) for item in items]
 
 
 def _default_out(command: str, config: dict[str, JsonValue], files: Sequence[str]) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -99,7 +98,7 @@ async def _label(
         **how.stored(),
     }
     stored = {name: value for name, value in parts.items() if name != "keep"}
-    rows = list(_problems(source, how.limit))
+    rows = list(_problems(source, how))
     out = how.out or Path("runs") / f"label-{digest('label', stored, FREE)[:8]}"
     check_installed()
     with open_run(out, command="label", config=stored, free=FREE, clean=how.clean) as run:
@@ -159,7 +158,8 @@ def _settings(labelling: LabelConfig, seed: int) -> Settings:
         raise UsageError(str(error)) from None
 
 
-def _problems(source: dict[str, JsonValue], limit: int | None) -> Iterator[ProblemRow | BadRow]:
+def _problems(source: dict[str, JsonValue], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
+    from genprm.data.inputs import take
     from genprm.data.problems import generated, read_problems
 
     files, number, seed = source["files"], source["generate"], source["generate_seed"]
@@ -167,7 +167,7 @@ def _problems(source: dict[str, JsonValue], limit: int | None) -> Iterator[Probl
         rows = read_problems([str(file) for file in files])
     else:
         rows = generated(int(str(number)), int(str(seed)))
-    return islice(rows, limit)
+    return take(rows, limit=how.limit, sample=how.sample, seed=how.seed)
 
 
 def _finish(run: RunFolder, progress: Progress, hub: str | None, session: SessionMetrics, interrupted: bool) -> None:

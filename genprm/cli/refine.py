@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FREE = (
     *free_fields(RunConfig),
     "problems.limit",
+    "problems.sample",
     *free_fields(PolicyConfig, "policy."),
     *free_fields(JudgeConfig, "prm."),
 )
@@ -68,7 +69,13 @@ def refine(
 
     if bool(files) == bool(generate):
         raise UsageError("name files with problems, or give --generate, one of the two")
-    source = {"files": list(files or ()), "generate": generate, "generate_seed": generate_seed, "limit": run.limit}
+    source = {
+        "files": list(files or ()),
+        "generate": generate,
+        "generate_seed": generate_seed,
+        "limit": run.limit,
+        "sample": run.sample,
+    }
     settings = RefineSettings(turns, KeepTurn(keep), Style(critique))
     raise typer.Exit(run_async(_refine(Problems.of(source), policy, judge, settings, run)))
 
@@ -98,7 +105,7 @@ async def _refine(
         "concurrency": how.concurrency,
     }
     stored = cast("dict[str, JsonValue]", flattened(parts))
-    rows = problems_of(problems)
+    rows = problems_of(problems, how.seed)
     out = how.out or Path("runs") / f"refine-{digest('refine', stored, FREE)[:8]}"
     with open_run(out, command="refine", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))

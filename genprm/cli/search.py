@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -36,6 +35,7 @@ RECIPE = "recipe.yaml"
 FREE = (
     "description",
     "problems.limit",
+    "problems.sample",
     *free_fields(WorkConfig),
     *free_fields(PolicyConfig, "policy."),
     *free_fields(JudgeConfig, "prm."),
@@ -61,6 +61,12 @@ def search(
         ),
     ],
     run: Annotated[RunConfig, Options(without=tuple(WorkConfig.model_fields))],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...", help="Problems, in place of those of the recipe.", show_default="the recipe's"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,8 +83,9 @@ def search(
     """  # fmt: skip
     from genprm.search.recipe import load_recipe
 
-    if run.limit is not None:
-        changes = {**changes, "problems": {"limit": run.limit}}
+    given = {"files": files or None, "limit": run.limit, "sample": run.sample}
+    if named := {key: value for key, value in given.items() if value is not None}:
+        changes = {**changes, "problems": named}
     resolved = load_recipe(recipe, set_ or (), changes)
     if run.dry_run:
         from genprm.cli.plan import print_plan
@@ -103,7 +110,7 @@ async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
     parts = {"policy": recipe.policy, "prm": recipe.prm}
     kept = {key: None if part is None else part.stored() for key, part in parts.items()}
     stored = cast("dict[str, JsonValue]", flattened({**recipe.stored(), **kept}))
-    rows = problems_of(recipe.problems)
+    rows = problems_of(recipe.problems, recipe.seed)
     out = how.out or Path("runs") / f"search-{name}-{digest('search', stored, FREE)[:8]}"
     with open_run(out, command="search", config=stored, free=FREE, clean=how.clean) as run:
         dumped = recipe.model_dump(mode="json")
@@ -137,13 +144,14 @@ async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
     return FAILED if progress.failed else 0
 
 
-def problems_of(source: Problems) -> list[ProblemRow | BadRow]:
+def problems_of(source: Problems, seed: int = 0) -> list[ProblemRow | BadRow]:
     """The problems that a recipe names.
 
     Raises:
         UsageError: there are none.
     """
     from genprm.data import problems
+    from genprm.data.inputs import take
 
     if source.files:
         rows = problems.read_problems(source.files, problem=source.problem, answer=source.answer)
@@ -155,7 +163,7 @@ def problems_of(source: Problems) -> list[ProblemRow | BadRow]:
         )
     else:
         rows = problems.generated(source.generate or 0, source.generate_seed)
-    found = list(islice(rows, source.limit))
+    found = list(take(rows, limit=source.limit, sample=source.sample, seed=seed))
     if not found:
         where = source.files or source.pool or [source.dataset]
         raise UsageError(f"there are no problems in {', '.join(map(repr, where))}")

@@ -70,6 +70,10 @@ def session_of(
         generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
     )
     finish(did, stopped is not None)
+    if progress.duplicates:
+        shown = "; ".join(progress.duplicates[:3]) + ("; ..." if len(progress.duplicates) > 3 else "")
+        text = f"{len(progress.duplicates):,} repeated rows were skipped: {shown}"
+        stderr().print(text, soft_wrap=True, markup=False)
     if stopped is not None:
         stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
         raise stopped

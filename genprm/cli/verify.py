@@ -53,6 +53,7 @@ def verify(
 async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
     from genprm.cli.session import session_of
     from genprm.data.inputs import count_rows, read_rows
+    from genprm.data.records import can_be_read_twice
     from genprm.grading.code_tests import CodeTests
     from genprm.runs.driver import Progress
     from genprm.runs.folder import digest, open_run
@@ -61,8 +62,8 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
 
     stored: dict[str, JsonValue] = {"files": list(files), **config.stored(), **how.stored()}
     total = count_rows(files)
-    if total is not None and how.limit is not None:
-        total = min(total, how.limit)
+    if total is not None:
+        total = min(total, how.limit or total, how.sample or total)
     out = how.out
     if out is None:
         stem = "stdin" if files[0] == "-" else Path(files[0]).stem
@@ -70,14 +71,15 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
     with open_run(out, command="verify", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(total)
         with session_of(run, progress, partial(_finish, run, progress)) as session:
-            again = tuple if "-" in files else partial(read_rows, files, limit=how.limit)
+            read = partial(read_rows, files, limit=how.limit, sample=how.sample, seed=how.seed)
+            again = read if can_be_read_twice(files) else tuple
             async with (
                 open_judge(config, seed=how.seed, run=run, rows=again, tell=tell) as judge,
                 CodeTests(config.open_sandbox) as code_tests,
             ):
                 with session.working() as on_progress:
                     await verify(
-                        read_rows(files, limit=how.limit),
+                        read(),
                         judge,
                         run,
                         concurrency=how.concurrency or default_concurrency(judge.capacity, config.most_votes),

@@ -1,33 +1,40 @@
-"""Reading solutions to judge: JSONL line by line, or a JSON array, from files or from standard input.
+"""Reading solutions to judge, from any file that `genprm.data.records` reads.
 
 An invalid row becomes a `BadRow` with its file, line and reason, and reading continues.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
-import sys
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Protocol, TypeVar, cast
 
+from genprm.data.records import STDIN, InputError, Record, count_records, read_records
+from genprm.data.shapes import label_of, problem_of, unified
 from genprm.data.steps import split_steps
 from genprm.data.thoughts import THINK_END, UNCLOSED, cut_thoughts
 
-STDIN = "-"
-"""The file name that stands for standard input."""
+__all__ = [
+    "STDIN",
+    "BadRow",
+    "InputError",
+    "InputRow",
+    "Record",
+    "count_rows",
+    "distinct",
+    "parse_row",
+    "read_records",
+    "read_rows",
+    "take",
+]
 
 _QUOTED = 80
 """Maximum length of a value quoted in an error message, in characters."""
-
-
-class InputError(ValueError):
-    """A file that cannot be read at all: missing, a folder, or a broken JSON array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class InputRow:
     """One solution to judge."""
 
     key: str
-    """Hash of everything below `line`; equal rows get `-2`, `-3` ... appended, in input order."""
+    """Hash of the content; equal rows have the same."""
     file: str
     line: int
     """1-based line of a JSONL file, or 1-based element of a JSON array."""
@@ -58,70 +65,90 @@ class BadRow:
     file: str
     line: int
     reason: str
+    duplicate: bool = False
+    """It repeats an earlier row. It is counted and named, and no failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One JSON value of an input file, or the reason why it cannot be read."""
-
-    file: str
-    line: int
-    value: object
-    error: str | None = None
-
-
-def read_rows(files: Sequence[str | Path], *, limit: int | None = None) -> Iterator[InputRow | BadRow]:
+def read_rows(
+    files: Sequence[str | Path], *, limit: int | None = None, sample: int | None = None, seed: int = 0
+) -> Iterator[InputRow | BadRow]:
     """Streams the rows of several files, one after the other.
 
     Args:
-        files: JSONL files or JSON arrays (ProcessBench as it is); `-` is standard input.
+        files: see `genprm.data.records.read_records`; ProcessBench, PRM800K and TRL's formats are read as they are.
         limit: maximum number of rows, bad ones included; None reads all.
+        sample: see `take`.
+        seed: of the sample.
 
     Yields:
         One `InputRow` or `BadRow` an input row, in order. Blank lines are skipped.
 
     Raises:
-        InputError: when a file cannot be read at all.
+        InputError: when a file cannot be read at all, or is a pool of several solutions a problem.
     """
-    seen: Counter[str] = Counter()
-    for number, record in enumerate(read_records(files)):
-        if limit is not None and number >= limit:
-            return
-        row = parse_row(record)
-        if isinstance(row, InputRow):
-            seen[row.key] += 1
-            if (count := seen[row.key]) > 1:
-                row = replace(row, key=f"{row.key}-{count}")
-        yield row
+    return take(distinct(map(parse_row, read_records(files))), limit=limit, sample=sample, seed=seed)
+
+
+class Keyed(Protocol):
+    """A row with the hash of its content."""
+
+    @property
+    def key(self) -> str:
+        """The hash."""
+        ...
+
+    @property
+    def file(self) -> str:
+        """The file it stands in."""
+        ...
+
+    @property
+    def line(self) -> int:
+        """1-based line or element of the file."""
+        ...
+
+
+RowT = TypeVar("RowT", bound=Keyed)
+AnyT = TypeVar("AnyT")
+
+
+def distinct(rows: Iterable[RowT | BadRow]) -> Iterator[RowT | BadRow]:
+    """Replaces every repetition of a row by a `BadRow` that is marked as a duplicate and names the first one."""
+    seen: dict[str, tuple[str, int]] = {}
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        if row.key in seen:
+            yield BadRow(row.file, row.line, "the same as {}, line {}".format(*seen[row.key]), duplicate=True)
+        else:
+            seen[row.key] = (row.file, row.line)
+            yield row
+
+
+def take(rows: Iterable[AnyT], *, limit: int | None = None, sample: int | None = None, seed: int = 0) -> Iterator[AnyT]:
+    """The first rows, or a random sample of all, in their order.
+
+    Args:
+        rows: read no further than needed, unless there is a sample.
+        limit: maximum number of rows.
+        sample: this many rows, chosen at random before `limit` counts.
+        seed: the same seed chooses the same rows of the same input.
+    """
+    if sample is not None:
+        everything = list(rows)
+        places = random.Random(f"sample {seed}").sample(range(len(everything)), min(sample, len(everything)))
+        rows = (everything[place] for place in sorted(places))
+    return islice(rows, limit)
 
 
 def count_rows(files: Sequence[str | Path]) -> int | None:
-    """Number of rows in these files, for a progress bar; None when one of them is standard input.
+    """Number of rows in these files, for a progress bar; None when one of them can be read only once.
 
     Raises:
         InputError: when a file cannot be read at all.
     """
-    if STDIN in map(str, files):
-        return None
-    total = 0
-    for file in files:
-        with _open(file) as stream:
-            for _, item in _items(str(file), stream):
-                total += len(item) if isinstance(item, list) else 1
-    return total
-
-
-def read_records(files: Iterable[str | Path]) -> Iterator[Record]:
-    """Streams the JSON values of several files, without checking them. See `read_rows`."""
-    for file in files:
-        name = "<stdin>" if str(file) == STDIN else str(file)
-        with _open(file) as stream:
-            for number, item in _items(name, stream):
-                if isinstance(item, bytes):
-                    yield _parse_line(name, number, item)
-                else:
-                    for element, value in enumerate(item, start=1):
-                        yield Record(name, element, value)
+    return count_records(files)
 
 
 def parse_row(record: Record) -> InputRow | BadRow:
@@ -130,6 +157,8 @@ def parse_row(record: Record) -> InputRow | BadRow:
         return BadRow(record.file, record.line, record.error)
     try:
         return _row(record)
+    except InputError:
+        raise
     except ValueError as error:
         return BadRow(record.file, record.line, str(error))
 
@@ -137,12 +166,10 @@ def parse_row(record: Record) -> InputRow | BadRow:
 def _row(record: Record) -> InputRow:
     if not isinstance(record.value, dict):
         raise ValueError(f"a row must be a JSON object, not {_quote(record.value)}")
-    value = cast("dict[str, object]", record.value)
-    problem = value.get("problem", value.get("question"))
-    if not isinstance(problem, str) or not problem.strip():
-        raise ValueError(f'"problem" must be a text that is not blank, not {_quote(problem)}')
+    value = unified(cast("dict[str, object]", record.value), record.file)
+    problem = problem_of(value)
     thoughts, steps = _steps(value)
-    label = value.get("label")
+    label = label_of(value.get("label"))
     if label is not None and (type(label) is not int or not -1 <= label < len(steps)):
         raise ValueError(
             f'"label" must be -1 (no wrong step) or the 0-based index of one of {len(steps)} steps, not {_quote(label)}'
@@ -161,10 +188,11 @@ def _row(record: Record) -> InputRow:
 def _steps(value: dict[str, object]) -> tuple[str | None, tuple[str, ...]]:
     """The thoughts before a `solution`, where there are any, and the steps."""
     given = value.get("steps")
-    if given is None:
-        solution = value.get("solution")
+    if given is None or isinstance(given, str):
+        solution = given or value.get("solution")
         if not isinstance(solution, str):
-            raise ValueError('a row needs "steps" (a list of texts) or "solution" (a text)')
+            there = ", ".join(map(repr, value))
+            raise ValueError(f'a row needs "steps" (a list of texts) or "solution" (a text); this one has {there:.200}')
         part = cut_thoughts(solution)
         if part.thinking:
             raise ValueError(f'"solution" is unfinished: {UNCLOSED}')
@@ -201,46 +229,6 @@ def _text_or_none(value: dict[str, object], name: str) -> str | None:
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         return json.dumps(found)
     raise ValueError(f'"{name}" must be a text or a number, not {_quote(found)}')
-
-
-def _parse_line(file: str, number: int, line: bytes) -> Record:
-    try:
-        # utf-8-sig: accept a byte order mark before the first line.
-        return Record(file, number, json.loads(line.decode("utf-8-sig")))
-    except UnicodeDecodeError as error:
-        return Record(file, number, None, error=f"not UTF-8: {error}")
-    except (ValueError, RecursionError) as error:
-        start = line[:_QUOTED].decode("utf-8", errors="replace").strip()
-        return Record(file, number, None, error=f"not JSON ({error}): {start!r}")
-
-
-def _items(name: str, stream: BinaryIO) -> Iterator[tuple[int, bytes | list[object]]]:
-    """The non-blank lines with their numbers; or the array, when the first line begins with `[`."""
-    first = True
-    for number, line in enumerate(stream, start=1):
-        if line.isspace():
-            continue
-        if first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-            try:
-                yield number, json.loads((line + stream.read()).decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{name} starts with '[' but is not a JSON array: {error}") from error
-            return
-        first = False
-        yield number, line
-
-
-@contextmanager
-def _open(file: str | Path) -> Generator[BinaryIO]:
-    if str(file) == STDIN:
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - closed below; only the opening may raise InputError
-    except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    with stream:
-        yield stream
 
 
 def _quote(value: object) -> str:

@@ -7,13 +7,15 @@ score of each).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from genprm.data.inputs import BadRow, Record, read_records
+from genprm.data.inputs import BadRow, Record, distinct, read_records, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +30,28 @@ class PoolItem:
     correct: tuple[bool, ...]
     rewards: tuple[float, ...] | None
     """Real numbers, higher is better; None when the pool has none."""
+    key: str = ""
+    """Hash of its content."""
+    file: str = ""
+    line: int = 0
 
 
-def read_pool(files: Sequence[str | Path], *, limit: int | None = None) -> Iterator[PoolItem | BadRow]:
-    """Reads a pool.
+def read_pool(
+    files: Sequence[str | Path], *, limit: int | None = None, sample: int | None = None, seed: int = 0
+) -> Iterator[PoolItem | BadRow]:
+    """Reads a pool; the arguments are those of `genprm.data.inputs.read_rows`.
 
     Raises:
         InputError: when a file cannot be read at all.
     """
-    for number, record in enumerate(read_records(files)):
-        if limit is not None and number >= limit:
-            return
-        try:
-            yield _item(record)
-        except ValueError as error:
-            yield BadRow(record.file, record.line, str(error))
+    return take(distinct(map(_parsed, read_records(files))), limit=limit, sample=sample, seed=seed)
+
+
+def _parsed(record: Record) -> PoolItem | BadRow:
+    try:
+        return _item(record)
+    except ValueError as error:
+        return BadRow(record.file, record.line, str(error))
 
 
 def _item(record: Record) -> PoolItem:
@@ -63,20 +72,26 @@ def _item(record: Record) -> PoolItem:
             f"{len(correct)}"
         )
     rewards = value.get("pred_score", value.get("rewards"))
+    name = value.get("idx", value.get("id"))
+    content = json.dumps([problem, name, solutions, answers])
     return PoolItem(
-        str(value.get("idx", value.get("id", record.line))),
+        str(record.line if name is None else name),
         problem,
         tuple(str(solution) for solution in solutions),
         tuple(None if answer is None else str(answer).strip() or None for answer in answers),
         tuple(bool(score) for score in correct),
         None if rewards is None else tuple(_number(reward) for reward in _list(value, "pred_score", "rewards")),
+        hashlib.sha256(content.encode()).hexdigest()[:16],
+        record.file,
+        record.line,
     )
 
 
 def _list(value: dict[str, object], *names: str) -> list[object]:
     found = next((value[name] for name in names if name in value), None)
     if not isinstance(found, list):
-        raise ValueError(f'"{names[0]}" must be a list, not {found!r:.80}')
+        there = "" if found is not None else f"; this row has {', '.join(map(repr, value)):.200}"
+        raise ValueError(f'"{names[0]}" must be a list, not {found!r:.80}{there}')
     return cast("list[object]", found)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from genprm.data.inputs import BadRow, InputError, Record, read_records
+from genprm.data.inputs import BadRow, Record, distinct, read_records
 from genprm.data.pools import PoolItem, read_pool
+from genprm.data.records import load_records
+from genprm.grading.answers import boxed_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class ProblemRow:
     """One problem."""
 
     key: str
-    """Hash of its content; equal rows get `-2`, `-3` ... appended, in input order."""
+    """Hash of its content."""
     file: str
     line: int
     problem: str
@@ -43,21 +44,20 @@ def read_problems(
     Raises:
         InputError: a file cannot be read at all.
     """
-    return _distinct(_row(record, problem, answer) for record in read_records(files))
+    return distinct(_row(record, problem, answer) for record in read_records(files))
 
 
 def read_pools(files: Sequence[str | Path]) -> Iterator[ProblemRow | BadRow]:
     """Streams the problems of a pool of solutions; see `genprm.data.pools.read_pool`."""
 
     def rows() -> Iterator[ProblemRow | BadRow]:
-        for line, item in enumerate(read_pool(files), start=1):
+        for item in read_pool(files):
             if isinstance(item, BadRow):
                 yield item
             else:
-                key = _key([item.problem, item.id, list(item.solutions)])
-                yield ProblemRow(key, str(files[0]), line, item.problem, item.id, None, item)
+                yield ProblemRow(item.key, item.file, item.line, item.problem, item.id, None, item)
 
-    return _distinct(rows())
+    return rows()
 
 
 def load_dataset(
@@ -68,16 +68,8 @@ def load_dataset(
     Raises:
         InputError: the library is not installed, or the data set does not load.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("reading a data set needs the library datasets: pip install 'genprm[data]'") from None
-    try:
-        loaded: Iterable[object] = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library has no common exception class
-        raise InputError(f"the data set {name!r} (split {split!r}) does not load: {error}") from error
-    records = (Record(name, number, row) for number, row in enumerate(loaded, start=1))
-    return _distinct(_row(record, problem, answer) for record in records)
+    records = load_records(name, split=split, config=config)
+    return distinct(_row(record, problem, answer) for record in records)
 
 
 def generated(count: int, seed: int) -> Iterator[ProblemRow]:
@@ -88,16 +80,6 @@ def generated(count: int, seed: int) -> Iterator[ProblemRow]:
         yield ProblemRow(_key([made.text, made.id, made.answer]), "<generated>", line, made.text, made.id, made.answer)
 
 
-def _distinct(rows: Iterable[ProblemRow | BadRow]) -> Iterator[ProblemRow | BadRow]:
-    seen: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, ProblemRow):
-            seen[row.key] += 1
-            if (count := seen[row.key]) > 1:
-                row = replace(row, key=f"{row.key}-{count}")
-        yield row
-
-
 def _row(record: Record, problem: str, answer: str) -> ProblemRow | BadRow:
     if record.error is not None:
         return BadRow(record.file, record.line, record.error)
@@ -106,11 +88,24 @@ def _row(record: Record, problem: str, answer: str) -> ProblemRow | BadRow:
     value = cast("Mapping[str, object]", record.value)
     text = value.get(problem, value.get("question"))
     if not isinstance(text, str) or not text.strip():
-        return BadRow(record.file, record.line, f"{problem!r} must be a text that is not blank, not {text!r:.80}")
-    found, identity = value.get(answer), value.get("id", value.get("unique_id", value.get("idx")))
-    reference = None if found is None else found if isinstance(found, str) else json.dumps(found)
+        there = "" if text is not None else f"; this row has {', '.join(map(repr, value)):.200}"
+        reason = f"{problem!r} must be a text that is not blank, not {text!r:.80}{there}"
+        return BadRow(record.file, record.line, reason)
+    identity = value.get("id", value.get("unique_id", value.get("idx")))
+    reference = _reference(value, answer)
     name = None if identity is None else str(identity)
     return ProblemRow(_key([text, name, reference]), record.file, record.line, text, name, reference)
+
+
+def _reference(value: Mapping[str, object], answer: str) -> str | None:
+    r"""The final answer: that of GSM8K stands behind `####`, that of MATH in the solution's last `\boxed{}`."""
+    found = value.get(answer)
+    if found is None and isinstance(solution := value.get("solution"), str):
+        return boxed_answer(solution)
+    if not isinstance(found, str):
+        return None if found is None else json.dumps(found)
+    _, mark, final = found.rpartition("\n####")
+    return (final if mark else found).strip() or None
 
 
 def _key(content: object) -> str:

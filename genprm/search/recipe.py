@@ -21,6 +21,10 @@ from genprm.search.voting import Aggregate
 EXTENDS = "extends"
 
 
+SOURCES = ("files", "pool", "dataset", "generate")
+"""The keys that say where problems come from."""
+
+
 class Problems(Config):
     """Where problems come from: one of `files`, `pool`, `dataset` and `generate`."""
 
@@ -36,10 +40,13 @@ class Problems(Config):
     problem: str = Field(default="problem", description="The key of the problem in a row.")
     answer: str = Field(default="answer", description="The key of the reference answer in a row.")
     limit: int | None = Field(default=None, ge=1, description="Read at most so many problems.")
+    sample: int | None = Field(
+        default=None, ge=1, description="Choose so many problems at random, by the seed, before the limit counts."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Problems:
-        given = [name for name in ("files", "pool", "dataset", "generate") if getattr(self, name)]
+        given = [name for name in SOURCES if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"give one of files, pool, dataset and generate, not {given or 'none'}")
         return self
@@ -121,11 +128,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
             raise ConfigError(f"{override!r}: the value is not YAML: {error}") from error
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        values = merged(values, cast("dict[str, object]", value))
+        values = _over(values, cast("dict[str, object]", value))
     try:
-        return Recipe.model_validate(merged(values, changes or {}))
+        return Recipe.model_validate(_over(values, changes or {}))
     except ValidationError as error:
         raise ConfigError(f"{str(path)!r}: {explain(error, Recipe, more_keys=(EXTENDS,))}") from None
+
+
+def _over(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """One recipe's values over another's. A source of problems replaces another, with all that says how to read it."""
+    below, above = base.get("problems"), over.get("problems")
+    if isinstance(below, Mapping) and isinstance(above, Mapping) and any(map(above.get, SOURCES)):
+        kept = {key: value for key, value in cast("Mapping[str, object]", below).items() if key in ("limit", "sample")}
+        base = {**base, "problems": kept}
+    return merged(base, over)
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, object]:
@@ -141,4 +157,4 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, object]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{str(path)!r}: extends must name a file, not {base!r}")
-    return merged(_read(path.parent / base, (*above, where)), values)
+    return _over(_read(path.parent / base, (*above, where)), values)

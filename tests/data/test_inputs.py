@@ -1,10 +1,13 @@
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from genprm.data.inputs import BadRow, InputError, InputRow, count_rows, read_rows
+from genprm.data.records import can_be_read_twice
 
 GOOD = {"problem": "What is 1 + 1?", "steps": ["1 + 1 = 2"], "id": "a", "answer": "2", "label": -1}
 
@@ -57,14 +60,15 @@ def test_bom_and_windows_lines(tmp_path):
     assert [type(row) for row in read_rows([path])] == [InputRow]
 
 
-def test_equal_rows_get_different_keys_and_the_key_depends_on_the_content_alone(tmp_path):
+def test_repeated_rows_are_named_and_the_key_depends_on_the_content_alone(tmp_path):
     first = write(tmp_path / "a.jsonl", GOOD, GOOD, {**GOOD, "label": 0}, GOOD)
-    keys = [row.key for row in read_rows([first]) if isinstance(row, InputRow)]
-    assert keys[1] == f"{keys[0]}-2"
-    assert keys[3] == f"{keys[0]}-3"
-    assert len(set(keys)) == 4
+    rows = list(read_rows([first]))
+    assert [type(row) for row in rows] == [InputRow, BadRow, InputRow, BadRow]
+    assert all(
+        row.duplicate and row.reason == f"the same as {first}, line 1" for row in rows if isinstance(row, BadRow)
+    )
     again = write(tmp_path / "b.jsonl", {"x": 1}, dict(reversed(GOOD.items())))
-    assert [row.key for row in read_rows([again]) if isinstance(row, InputRow)] == [keys[0]]
+    assert [row.key for row in read_rows([again]) if isinstance(row, InputRow)] == [rows[0].key]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +77,15 @@ def test_equal_rows_get_different_keys_and_the_key_depends_on_the_content_alone(
         ("{", "not JSON"),
         ("3", "must be a JSON object, not 3"),
         ("[" * 100_000, "not JSON"),
-        ({"steps": ["a"]}, '"problem" must be a text that is not blank, not None'),
-        ({"problem": "p"}, 'needs "steps"'),
-        ({"problem": "p", "steps": "a"}, "\"steps\" must be a list with at least one text, not 'a'"),
+        ({"steps": ["a"]}, 'needs "problem" (or "question", or "prompt"); this one has \'steps\''),
+        ({"problem": " ", "steps": ["a"]}, '"problem" must be a text that is not blank'),
+        (
+            {"problem": "p", "text": "x"},
+            'needs "steps" (a list of texts) or "solution" (a text); this one has \'problem\'',
+        ),
+        ({"problem": "p", "steps": {}}, '"steps" must be a list with at least one text, not {}'),
+        ({"prompt": "p", "completions": ["a"], "labels": [True, False]}, "one label for each of 1 steps, not 2"),
+        ({"prompt": "p", "completions": ["a"], "labels": ["x"]}, "must be true or false, not 'x'"),
         ({"problem": "p", "steps": []}, "at least one"),
         ({"problem": "p", "steps": ["a", 3]}, "step 1 must be a text that is not blank, not 3"),
         ({"problem": "p", "steps": ["", "a"]}, "step 0"),
@@ -137,6 +147,46 @@ def test_standard_input(monkeypatch):
     (row,) = read_rows(["-"])
     assert isinstance(row, InputRow)
     assert (row.file, row.line) == ("<stdin>", 1)
+
+
+def test_the_first_rows_of_an_open_pipe_need_no_more_than_themselves():
+    """The writer has not ended, and will write nothing more."""
+    reader, writer = os.pipe()
+    os.write(writer, b"".join(json.dumps({**GOOD, "id": f"{number}"}).encode() + b"\n" for number in range(2)))
+    try:
+        found: list[object] = []
+        thread = threading.Thread(target=lambda: found.extend(read_rows([f"/dev/fd/{reader}"], limit=2)), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert [type(row) for row in found] == [InputRow, InputRow]
+    finally:
+        os.close(writer)
+        thread.join(10)
+        os.close(reader)
+
+
+def test_a_pipe_is_not_read_to_be_counted():
+    reader, writer = os.pipe()
+    os.write(writer, json.dumps(GOOD).encode())
+    os.close(writer)
+    name = f"/dev/fd/{reader}"
+    assert count_rows([name]) is None
+    assert not can_be_read_twice([name])
+    assert len(list(read_rows([name]))) == 1
+    os.close(reader)
+
+
+def test_a_sample_is_chosen_by_the_seed(tmp_path):
+    path = write(tmp_path / "in.jsonl", *[{**GOOD, "id": number} for number in range(100)])
+
+    def ids(**options) -> list[int]:
+        return [int(row.id) for row in read_rows([path], **options)]
+
+    ten = ids(sample=10, seed=1)
+    assert ten == ids(sample=10, seed=1) == sorted(ten)
+    assert ten != ids(sample=10, seed=2) != list(range(10))
+    assert ids(sample=10, seed=1, limit=3) == ten[:3]
+    assert ids(sample=1000) == list(range(100))
 
 
 def test_lines_are_streamed(tmp_path):

@@ -91,3 +91,19 @@ def test_wrong_overrides_say_what_is_wrong(tmp_path):
         loaded(tmp_path, MINIMAL, "n")
     with pytest.raises(ConfigError, match=r"the key 'policy\.n' is unknown"):
         loaded(tmp_path, MINIMAL, "policy.n=3")
+
+
+def test_one_source_of_problems_replaces_another(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        MINIMAL.replace("{files: [a.jsonl]}", "{dataset: d, split: s, problem: q, limit: 3}")
+    )
+    extended = loaded(tmp_path, "extends: base.yaml\nproblems: {files: [b.jsonl]}\n")
+    assert (extended.problems.files, extended.problems.dataset) == (("b.jsonl",), None)
+    assert (extended.problems.problem, extended.problems.limit) == ("problem", 3)
+    generated = loaded(tmp_path, MINIMAL, "problems.generate=5")
+    assert (generated.problems.files, generated.problems.generate) == ((), 5)
+    path = tmp_path / "recipe.yaml"
+    named = load_recipe(path, ["problems.generate=5"], {"problems": {"files": ["c.jsonl"], "limit": 2}})
+    assert (named.problems.files, named.problems.generate, named.problems.limit) == (("c.jsonl",), None, 2)
+    with pytest.raises(ConfigError, match="give one of files"):
+        loaded(tmp_path, MINIMAL.replace("[a.jsonl]", "[a.jsonl], generate: 3"))
