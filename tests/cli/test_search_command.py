@@ -45,7 +45,7 @@ def known(monkeypatch, tmp_path):
 
     @asynccontextmanager
     async def policy_of(recipe, seed, run):
-        yield None if recipe is None else Policy(engine, recipe.settings())
+        yield None if recipe is None else Policy(engine, recipe)
 
     @asynccontextmanager
     async def prm_of(recipe, seed, run):
