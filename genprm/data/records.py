@@ -299,7 +299,9 @@ def _start(line: bytes) -> str:
 @contextmanager
 def _open(file: str | Path) -> Generator[io.BufferedReader]:
     if str(file) == STDIN:
-        yield cast("io.BufferedReader", sys.stdin.buffer)
+        given = sys.stdin.buffer
+        # Where standard input was replaced, it may not be able to look ahead.
+        yield given if isinstance(given, io.BufferedReader) else io.BufferedReader(cast("Any", given))
         return
     try:
         stream = Path(file).open("rb")  # noqa: SIM115 - closed below; only the opening may raise InputError
