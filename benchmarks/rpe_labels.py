@@ -30,9 +30,9 @@ from genprm.benchmarks.statistics import mean_interval
 from genprm.data.word_problems import WordProblem, first_error, make_problems
 from genprm.engines import load_engine
 from genprm.grading.answers import AnswerChecker
-from genprm.rpe.budget import Counts, probability
 from genprm.rpe.journal import Journal
 from genprm.rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.posterior import Counts, probability
 from genprm.rpe.rollouts import Labeller, Settings
 from genprm.rpe.rows import LabelRow, SolutionRow
 

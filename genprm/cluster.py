@@ -30,6 +30,10 @@ RETRIES = 3
 """Workers that may die during one call before it is given up: the call may be what kills them."""
 REPLACEMENTS = 8
 """Most workers replaced in one run."""
+START_S = 3600.0
+"""Seconds in which a worker must find room and open its resource: large models take long to load."""
+CLOSE_S = 60.0
+"""Seconds that workers get to close their resources before they are killed."""
 
 
 class ClusterError(RuntimeError):
@@ -82,11 +86,13 @@ class Workers:
     Args:
         actor_class: a Ray actor class of `_Worker`.
         opening: opens the resource of each.
+        start_s: seconds after which a worker that has not started is given up.
     """
 
-    def __init__(self, actor_class: Any, opening: Opening) -> None:
+    def __init__(self, actor_class: Any, opening: Opening, *, start_s: float = START_S) -> None:
         self._actor_class = actor_class
         self._opening = opening
+        self._start_s = start_s
         self._actors: dict[Server, Any] = {}
         # Calls of one chain go to the worker that has its prefix cached, as with servers.
         self._router = Router(())
@@ -101,12 +107,18 @@ class Workers:
         return list(self._actors.values())
 
     async def start(self, count: int) -> None:
-        """Starts `count` workers concurrently.
+        """Starts `count` workers concurrently. When one fails, those that are still starting are killed.
 
         Raises:
             ClusterError: a worker does not start.
         """
-        await asyncio.gather(*(self._start_one() for _ in range(count)))
+        starts = [asyncio.create_task(self._start_one()) for _ in range(count)]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
 
     async def call(self, method: str, *arguments: Any, chain: str | None = None, **named: Any) -> Any:
         """Calls a method of one worker's resource; when that worker dies, the call is repeated on another.
@@ -139,9 +151,16 @@ class Workers:
         """Closes the resources and kills the actors."""
         import ray
 
-        for task in self._replacing:
+        replacing = list(self._replacing)
+        for task in replacing:
             task.cancel()
-        await asyncio.gather(*(actor.close.remote() for actor in self.actors), return_exceptions=True)
+        await asyncio.gather(*replacing, return_exceptions=True)
+        closing = [asyncio.ensure_future(actor.close.remote()) for actor in self.actors]
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSE_S)
+        for future in closing:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # marks it as seen: the worker is killed anyway
         for actor in self.actors:
             ray.kill(actor)
         self._set({})
@@ -151,11 +170,22 @@ class Workers:
         self._router.servers = tuple(actors)
 
     async def _start_one(self) -> None:
+        import ray
+
         actor = self._actor_class.remote(self._opening)
+        limit = asyncio.timeout(self._start_s)
         try:
-            self.facts = await actor.open.remote()
-        except Exception as error:
-            raise ClusterError(f"a worker did not start: {error}") from error
+            async with limit:
+                self.facts = await actor.open.remote()
+        except BaseException as error:
+            # Also when cancelled: otherwise it would start later, and keep its GPU.
+            ray.kill(actor)
+            if limit.expired():
+                reason = f"it did not open within {self._start_s:g} s. Is there room on the cluster (`ray status`)?"
+                raise ClusterError(f"a worker did not start: {reason}") from error
+            if isinstance(error, Exception):
+                raise ClusterError(f"a worker did not start: {error}") from error
+            raise
         self._set({**self._actors, Server(str(actor)): actor})
 
     async def _pick(self, chain: str | None) -> Server:
@@ -169,6 +199,10 @@ class Workers:
         """Removes a dead worker and starts another one in its place. Only the first call for a worker has an effect."""
         if worker not in self._actors:
             return
+        import ray
+
+        # It may be only unreachable (`ActorUnavailableError`): as long as it lives, its successor finds no free GPU.
+        ray.kill(self._actors[worker])
         self._set({other: actor for other, actor in self._actors.items() if other is not worker})
         logger.warning("a worker died and is being replaced: %s", str(error).splitlines()[0])
         if self._left > 0:

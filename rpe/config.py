@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from genprm.config import BUILT_IN_POLICY, ClusterConfig, EngineConfig, SandboxConfig
 from genprm.fields import Config, Option
+from genprm.rpe.labels import CONFIDENCE
 
 
 class LabelConfig(Config):
@@ -32,9 +33,10 @@ class LabelConfig(Config):
         default="adaptive",
         description="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number.",
     )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="From which an adaptive label is decided.")
+    confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="From which an adaptive label is decided.")
     first_error: Annotated[bool, Option(flags=("--first-error/--every-step",))] = Field(
-        default=True, description="Whether an adaptive budget looks for the first wrong step."
+        default=False,
+        description="Whether an adaptive budget decides spans of steps at once: cheaper, but it misses errors.",
     )
     method: Literal["ratio", "difference", "hard"] = Field(
         default="ratio", description="How the progress of a step is measured."

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from genprm.rpe.budget import State
-from genprm.rpe.rows import Drop, LabelRow, SolutionRow, SynthesisRow
+from genprm.rpe.labels import Method
+from genprm.rpe.posterior import Counts, posterior_mean, progress_interval, value_interval
+from genprm.rpe.rows import Drop, LabelRow, SolutionRow, SynthesisRow, ValueRow
 from genprm.runs.folder import RunInfo, write_atomically
 
 PARQUET = "data/train-00000-of-00001.parquet"
@@ -38,17 +41,45 @@ def label_metrics(rows: Sequence[LabelRow]) -> dict[str, int | float]:
         "problems": len(rows),
         **{f"dropped: {why}": count for why, count in sorted(Counter(r.dropped for r in rows if r.dropped).items())},
         "solutions_sampled": known + sum(s.unknown for s in samples),
-        "pass_at_1": round(right / known, 4) if known else 0.0,
+        "solutions_invalid": sum(s.invalid for s in samples),
+        "pass_at_1": _mean([s.pass_at_1 for s in samples if s.right + s.wrong]),
         "outcomes_unknown": sum(s.unknown for s in samples) + unknown_values,
         "solutions_labelled": len(solutions),
         "no_wrong_step": sum(solution.first_error == -1 for solution in solutions),
         "a_wrong_step": sum(solution.first_error not in (-1, None) for solution in solutions),
         "undecided": sum(solution.first_error is None for solution in solutions),
+        "uncertain_estimates": sum(solution.first_error is None for solution in solutions)
+        - sum(solution.first_error_estimate is None for solution in solutions),
         "steps": len(labels),
         **{f"steps_{state.value}": sum(label.state is state for label in labels) for state in State},
         "rollouts": sum(row.rollouts for row in rows),
         "generated_tokens": sum(row.generated for row in rows),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4) if values else 0.0
+
+
+def _intervals(row: LabelRow, solution: SolutionRow, method: Method) -> dict[str, list[float | None]]:
+    """Estimates and intervals of the values and of the progress; None where there are no rollouts."""
+    counts = [_counts(row.start), *map(_counts, solution.values)]
+    values = [value_interval(after) if after.rollouts else None for after in counts[1:]]
+    progress = [
+        progress_interval(method, before, after) if before.rollouts and after.rollouts else None
+        for before, after in pairwise(counts)
+    ]
+    return {
+        "mc_mean": [posterior_mean(after) for after in counts[1:]],
+        "mc_low": [each and each.low for each in values],
+        "mc_high": [each and each.high for each in values],
+        "progress_low": [each and each.low for each in progress],
+        "progress_high": [each and each.high for each in progress],
+    }
+
+
+def _counts(value: ValueRow | None) -> Counts:
+    return Counts(value.successes, value.rollouts, value.exact) if value else Counts()
 
 
 def synthesis_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
@@ -75,6 +106,7 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
         DatasetError: the libraries are not installed.
     """
     pa = _pyarrow()
+    method = Method(str(info.config.get("method", Method.RATIO)))
     made: list[dict[str, object]] = [
         {
             "id": f"{row.id or row.key}-{number}",
@@ -83,13 +115,15 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
             "steps": solution.steps,
             "final_answer_correct": solution.outcome == "equal",
             "label": solution.first_error,
+            "label_estimate": solution.first_error_estimate,
+            "uncertain": solution.first_error is None,
             "pass_at_1": row.samples.pass_at_1,
             "mc": [v.successes / v.rollouts if v.rollouts else None for v in solution.values],
             "rollouts": [value.rollouts for value in solution.values],
             "step_labels": [label.label for label in solution.labels],
             "states": [label.state.value for label in solution.labels],
             "progress": [label.progress for label in solution.labels],
-            "standard_errors": [label.standard_error for label in solution.labels],
+            **_intervals(row, solution, method),
         }
         for row in rows
         for number, solution in enumerate(row.solutions)
@@ -107,13 +141,19 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
         "steps": pa.list_(text),
         "final_answer_correct": pa.bool_(),
         "label": pa.int64(),
+        "label_estimate": pa.int64(),
+        "uncertain": pa.bool_(),
         "pass_at_1": pa.float64(),
         "mc": floats,
         "rollouts": pa.list_(pa.int64()),
         "step_labels": pa.list_(pa.bool_()),
         "states": pa.list_(text),
         "progress": floats,
-        "standard_errors": floats,
+        "mc_mean": floats,
+        "mc_low": floats,
+        "mc_high": floats,
+        "progress_low": floats,
+        "progress_high": floats,
     }
     _write(folder, made, schema, "Step labels by relative progress", LABEL_FIELDS, info, label_metrics(rows), plots)
     return folder
@@ -121,9 +161,13 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
 
 LABEL_FIELDS = {
     "label": "0-based index of the first wrong step, -1 for none, null where the rollouts did not decide",
+    "label_estimate, uncertain": "the same, with undecided steps by their point estimate; whether there are any",
     "mc, rollouts": "Monte Carlo value after each step and its number of rollouts; null where nothing was rolled out",
+    "mc_mean": "posterior mean of the value, (successes + 1) / (rollouts + 2), whenever sampling stops",
+    "mc_low, mc_high": "95 % confidence sequence of the value: it covers the value whenever sampling stops",
     "step_labels, states": "label of each step, null where unknown or after the first wrong one; how it was decided",
-    "progress, standard_errors": "what was compared with the threshold, and its standard error",
+    "progress": "what was compared with the threshold, from the shares in mc",
+    "progress_low, progress_high": "95 % confidence interval of the progress, valid whenever sampling stops",
 }
 TRAIN_FIELDS = {
     "messages": "system turn, then a user turn (the step) and an assistant turn (the critique) a step, up to the first "

@@ -19,6 +19,9 @@ class Method(StrEnum):
     """MC after the step alone: right when any rollout reached the answer."""
 
 
+CONFIDENCE = 0.94
+"""Posterior probability at which an adaptive label is decided: the highest at which an error that multiplies the value
+by 0.6 costs under 60 % of the paper's number of rollouts, in `benchmarks/rpe_budget.py`."""
 DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0.0}
 """The paper's threshold for the ratio, a good one for the difference (table 4), and zero for hard labels."""
 
@@ -43,9 +46,10 @@ class StepLabel:
     progress: float
     """What was compared with the threshold: a ratio in [0, inf), a difference in [-1, 1], or the Monte Carlo value."""
     standard_error: float | None = None
-    """Of `progress`, to first order; None where the number of rollouts is unknown or the error is undefined."""
+    """Of `progress`, to first order, for a number of rollouts that was fixed beforehand. None where that number is
+    unknown or the error is undefined."""
     rollouts: int | None = None
-    """Rollouts behind the value after the step."""
+    """Rollouts behind the value after the step; None where unknown, or where the value is exact."""
 
 
 def step_labels(
@@ -54,7 +58,7 @@ def step_labels(
     start: float,
     method: Method | str = Method.RATIO,
     threshold: float | None = None,
-    rollouts: Sequence[int] | None = None,
+    rollouts: Sequence[int | None] | None = None,
     start_rollouts: int | None = None,
 ) -> list[StepLabel]:
     """Labels every step of a solution.
@@ -69,7 +73,8 @@ def step_labels(
         method: how progress is measured.
         threshold: a step is right when its progress is at least this; for hard labels, when its value is above it. By
             default 0.8, -0.3 and 0 for the three methods.
-        rollouts: (steps,) number of rollouts behind each value of `mc`, used for standard errors.
+        rollouts: (steps,) number of rollouts behind each value of `mc`, used for standard errors; None for a value that
+            is exact, as that after the last step.
         start_rollouts: the same for `start`.
 
     Returns:
@@ -85,7 +90,10 @@ def step_labels(
             raise ValueError(f"{name} must be between 0 and 1, not {value!r}")
     if rollouts is not None and len(rollouts) != len(mc):
         raise ValueError(f"{len(rollouts)} numbers of rollouts for {len(mc)} steps")
-    if any(count < 1 for count in (*(rollouts or ()), *(() if start_rollouts is None else (start_rollouts,)))):
+    if any(
+        count is not None and count < 1
+        for count in (*(rollouts or ()), *(() if start_rollouts is None else (start_rollouts,)))
+    ):
         raise ValueError(f"rollouts must be at least 1: {rollouts!r}, {start_rollouts!r}")
     labels: list[StepLabel] = []
     before, before_count = start, start_rollouts
@@ -102,7 +110,7 @@ def step_labels(
             case Method.HARD:
                 progress = after
                 right = after > limit
-        error = _standard_error(method, before, after, before_count, count)
+        error = _standard_error(method, before, after, before_count, count) if rollouts is not None else None
         labels.append(StepLabel(right, progress, error, count))
         before, before_count = after, count
     return labels
@@ -112,19 +120,25 @@ def _standard_error(
     method: Method, before: float, after: float, before_count: int | None, after_count: int | None
 ) -> float | None:
     """Standard error by the delta method, treating the two values as independent binomial means."""
-    if after_count is None:
-        return None
-    after_variance = after * (1.0 - after) / after_count
+    after_variance = _variance(after, after_count)
     if method is Method.HARD:
         return math.sqrt(after_variance)
     if before_count is None:
         return None
-    before_variance = before * (1.0 - before) / before_count
+    before_variance = _variance(before, before_count)
     if method is Method.DIFFERENCE:
         return math.sqrt(after_variance + before_variance)
     if before == 0.0:
         return None
     return math.sqrt(after_variance / before**2 + before_variance * after**2 / before**4)
+
+
+def _variance(value: float, rollouts: int | None) -> float:
+    """Of a binomial mean, at its posterior mean, so that it is not zero at 0 or 1; zero for an exact value."""
+    if rollouts is None:
+        return 0.0
+    mean = (value * rollouts + 1) / (rollouts + 2)
+    return mean * (1.0 - mean) / rollouts
 
 
 def first_wrong(labels: Sequence[bool | None]) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from genprm.concurrency import gather
 from genprm.data.steps import join_steps, split_steps
 from genprm.engines.base import Engine, Finish, Sampling
 from genprm.grading.answers import AnswerChecker, Outcome, boxed_answer
-from genprm.rpe.budget import BATCH, CONFIDENCE, SHARE, Counts, State, plan
+from genprm.rpe.budget import State, plan
 from genprm.rpe.journal import Journal, Rollout
-from genprm.rpe.labels import Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.labels import CONFIDENCE, DEFAULT_THRESHOLDS, Method, dynamic_rollouts, first_wrong, step_labels
+from genprm.rpe.posterior import Counts
 from genprm.rpe.rows import LabelRow, Samples, SolutionRow, StepLabelRow, ValueRow
 
 if TYPE_CHECKING:
@@ -55,13 +57,16 @@ class Settings:
     """`dynamic` is equation 9 of the paper; a number is a fixed number of rollouts per step."""
     confidence: float = CONFIDENCE
     """Posterior probability from which an adaptive label is decided."""
-    search: bool = True
-    """Whether an adaptive budget looks for the first wrong step, rather than at every step."""
+    search: bool = False
+    """Whether an adaptive budget may decide spans of steps at once; cheaper, but it misses errors that kill seldom."""
     method: Method = Method.RATIO
-    threshold: float = 0.8
+    threshold: float | None = None
+    """Least progress of a right step; None means the method's default, which takes its place."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", DEFAULT_THRESHOLDS[self.method])
         if self.budget == "adaptive" and self.method is not Method.RATIO:
             raise ValueError(f"an adaptive budget decides ratios; use a fixed one for the method {self.method.value!r}")
         if isinstance(self.budget, int) and self.budget < 1:
@@ -123,9 +128,12 @@ class Labeller:
             else:
                 await work.roll_out({(): self.settings.first})
             start = work.values[()]
-            rate = start.successes / start.rollouts
+            if not start.successes:
+                # Every ratio would be 0/0, and step 1 wrong in right solutions too.
+                dropped = "never solved by the completer"
+        if start is not None and dropped is None:
             budget = self.settings.budget
-            fixed = budget if isinstance(budget, int) else dynamic_rollouts(rate)
+            fixed = budget if isinstance(budget, int) else dynamic_rollouts(start.successes / start.rollouts)
             if budget == "adaptive":
                 labelled = await work.adaptive(picked, fixed)
             else:
@@ -165,9 +173,10 @@ class _Work:
         self.rollouts = self.generated = 0
 
     async def sample(self) -> tuple[Samples, list[_Solution]]:
-        """Samples solutions until as many right as wrong ones are there, and picks some, the most frequent last.
+        """Samples solutions until there are enough right and wrong ones, and picks the wanted number of them.
 
-        All samples count in Pass@1; a text that comes twice is picked once.
+        All samples count in Pass@1. Picks are uniform over the distinct texts, so that a text that was sampled often
+        is as likely as one that was sampled once.
         """
         wanted = self.settings.solutions
         texts: list[Rollout] = []
@@ -193,9 +202,10 @@ class _Work:
                 break
         samples = Samples(right=right, wrong=wrong, unknown=unknown, invalid=invalid)
         picked: list[_Solution] = []
+        chance = random.Random(f"{self.settings.seed} {self.key}")
         for is_right, most in ((True, half[0]), (False, half[1])):
-            # In the order they were sampled, which is a random one: the frequent are not preferred.
-            chosen = list(kinds[is_right])[:most]
+            texts_of_kind = sorted(kinds[is_right])
+            chosen = chance.sample(texts_of_kind, min(most, len(texts_of_kind)))
             picked += [_Solution(steps, outcomes[steps], kinds[is_right][steps]) for steps in chosen]
         return samples, picked
 
@@ -212,7 +222,7 @@ class _Work:
                 start=start.successes / start.rollouts,
                 method=self.settings.method,
                 threshold=self.settings.threshold,
-                rollouts=[value.rollouts for value in values],
+                rollouts=[None if value.exact else value.rollouts for value in values],
                 start_rollouts=start.rollouts,
             )
             made = [
@@ -221,6 +231,7 @@ class _Work:
                     state=State.DECIDED,
                     progress=label.progress,
                     standard_error=label.standard_error,
+                    estimate=label.label,
                     rollouts=value.rollouts,
                 )
                 for label, value in zip(labels, values, strict=True)
@@ -230,18 +241,23 @@ class _Work:
 
     async def adaptive(self, solutions: Sequence[_Solution], fixed: int) -> list[SolutionRow]:
         """Rolls out where labels are open, one batch per solution at a time."""
+        given, threshold = self.values[()].rollouts, self.settings.threshold
+        assert threshold is not None
         while True:
             plans = [
                 plan(
                     [self._counts(()), *(self._counts(s.steps[:k]) for k in range(1, len(s.steps))), _exact(s)],
-                    budget=int(SHARE * fixed * (len(s.steps) - 1)),
-                    threshold=self.settings.threshold,
+                    budget=fixed * (len(s.steps) - 1),
+                    given=given,
+                    threshold=threshold,
                     confidence=self.settings.confidence,
                     search=self.settings.search,
                 )
                 for s in solutions
             ]
-            asked = {s.steps[: p.prefix]: BATCH for s, p in zip(solutions, plans, strict=True) if p.prefix is not None}
+            asked = {
+                s.steps[: p.prefix]: p.rollouts for s, p in zip(solutions, plans, strict=True) if p.prefix is not None
+            }
             if not asked:
                 break
             await self.roll_out(asked)
@@ -252,13 +268,7 @@ class _Work:
             before = self.values[()]
             for label, value in zip(final.labels, values, strict=True):
                 step = (
-                    step_labels(
-                        [value.successes / value.rollouts],
-                        start=before.successes / before.rollouts,
-                        threshold=self.settings.threshold,
-                        rollouts=[value.rollouts],
-                        start_rollouts=before.rollouts,
-                    )[0]
+                    step_labels([value.successes / value.rollouts], start=before.successes / before.rollouts)[0]
                     if before.rollouts and value.rollouts
                     else None
                 )
@@ -267,7 +277,7 @@ class _Work:
                         label=label.label,
                         state=label.state,
                         progress=step.progress if step else None,
-                        standard_error=step.standard_error if step else None,
+                        estimate=label.estimate,
                         probability=label.probability,
                         rollouts=value.rollouts,
                     )
@@ -341,6 +351,7 @@ class _Work:
             values=values,
             labels=labels,
             first_error=first_wrong([label.label for label in labels]),
+            first_error_estimate=first_wrong([label.estimate for label in labels]),
         )
 
 

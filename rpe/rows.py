@@ -35,6 +35,9 @@ class StepLabelRow(_Model):
     progress: float | None = None
     """Value after the step divided by the value before it; for other methods their difference, or the value after."""
     standard_error: float | None = None
+    """Of `progress`, where the number of rollouts was fixed beforehand."""
+    estimate: bool | None = None
+    """The label, or the uncertain point estimate where the budget did not decide. None after the first wrong one."""
     probability: float | None = None
     """Posterior probability that the step is right; adaptive budgets only."""
     rollouts: int = 0
@@ -52,6 +55,8 @@ class SolutionRow(_Model):
     labels: list[StepLabelRow]
     first_error: int | None
     """First wrong step, 0-based; -1 for none, None when an undecided label comes first."""
+    first_error_estimate: int | None = None
+    """The same by the estimates of the steps: uncertain where `first_error` is None."""
 
 
 class Samples(_Model):
@@ -78,7 +83,8 @@ class LabelRow(_Model):
     problem: str
     answer: str
     dropped: str | None = None
-    """Why there are no labelled solutions: `always solved`, `never solved`, `reference answer: ...`."""
+    """Why there are no labelled solutions: `always solved`, `never solved`, `never solved by the completer`, or
+    `reference answer: ...`."""
     samples: Samples
     start: ValueRow | None = None
     """The value before the first step."""

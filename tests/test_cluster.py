@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from typer.testing import CliRunner
 
 import genprm.cluster
 from genprm.cli.main import app
-from genprm.cluster import ClusterEngine, ClusterError, ClusterPRM, load_cluster, load_cluster_engine
+from genprm.cluster import (
+    ClusterEngine,
+    ClusterError,
+    ClusterPRM,
+    Workers,
+    _Worker,  # pyright: ignore[reportPrivateUsage]
+    load_cluster,
+    load_cluster_engine,
+)
 from genprm.data.inputs import read_rows
 from genprm.prms import PRMError, load_prm
 from genprm.runs.folder import open_run
@@ -30,7 +39,7 @@ def local_ray() -> Iterator[None]:
 
     # Ray runs workers at a low priority, which means never where other tests share the processor.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=5, resources={"slot": 1}, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -75,6 +84,94 @@ async def test_more_workers_than_there_is_room_for_are_refused(cluster: ClusterP
 async def test_a_worker_that_does_not_start_says_why(cluster: ClusterPRM) -> None:
     with pytest.raises(ClusterError, match="there is no model in '/nowhere'"):
         await load_cluster("ray", "/nowhere", workers=1, sandbox="bubblewrap")
+
+
+def alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def gone(pids: Sequence[int]) -> None:
+    while any(map(alive, pids)):  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0.05)
+
+
+def pids_in(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir()]
+
+
+def workers_with(opening: Any, start_s: float = 60.0) -> Workers:
+    """Workers of which the cluster has room for one at a time."""
+    import ray
+
+    actors: Any = ray.remote(_Worker)
+    return Workers(actors.options(num_cpus=0, resources={"slot": 1}, max_concurrency=8), opening, start_s=start_s)
+
+
+async def test_a_worker_that_is_only_unreachable_makes_room_for_its_successor(local_ray: None, tmp_path: Path) -> None:
+    class Unreachable:
+        async def ask(self) -> int:
+            import os
+
+            from ray.exceptions import ActorUnavailableError
+
+            if not (tmp_path / "first").exists():
+                (tmp_path / "first").write_text(str(os.getpid()))
+                raise ActorUnavailableError("The actor may be available later", None)
+            return os.getpid()
+
+        async def close(self) -> None: ...
+
+    async def opening() -> tuple[Any, dict[str, Any]]:
+        return Unreachable(), {}
+
+    workers = workers_with(opening)
+    await workers.start(1)
+    successor = await asyncio.wait_for(workers.call("ask"), 60)
+    first = int((tmp_path / "first").read_text())
+    assert successor != first
+    await asyncio.wait_for(gone([first]), 10)
+    await workers.close()
+    await asyncio.wait_for(gone([successor]), 10)
+
+
+async def test_a_worker_without_room_is_given_up_and_leaves_nothing(local_ray: None, tmp_path: Path) -> None:
+    async def opening() -> tuple[Any, dict[str, Any]]:
+        import os
+
+        (tmp_path / str(os.getpid())).touch()
+        return None, {}
+
+    workers = workers_with(opening, start_s=8)
+    with pytest.raises(ClusterError, match=r"did not open within 8 s\. Is there room on the cluster"):
+        await workers.start(2)
+    await workers.close()
+    await asyncio.wait_for(gone(pids_in(tmp_path)), 10)
+
+
+async def test_late_starters_end_when_another_one_fails(local_ray: None, tmp_path: Path) -> None:
+    import ray
+
+    async def opening() -> tuple[Any, dict[str, Any]]:
+        import asyncio
+        import os
+
+        (tmp_path / str(os.getpid())).touch()
+        while len(os.listdir(tmp_path)) < 2:  # noqa: ASYNC110 - the other one is another process
+            await asyncio.sleep(0.05)
+        if str(os.getpid()) == min(os.listdir(tmp_path)):
+            raise ValueError("no model here")
+        await asyncio.sleep(600)
+        return None, {}
+
+    actors: Any = ray.remote(_Worker)
+    workers = Workers(actors.options(num_cpus=0, max_concurrency=8), opening)
+    with pytest.raises(ClusterError, match="no model here"):
+        await asyncio.wait_for(workers.start(2), 120)
+    await workers.close()
+    await asyncio.wait_for(gone(pids_in(tmp_path)), 10)
 
 
 LABEL = ("label", "--generate", "3", "--temperature", "1", "--first", "12", "--most", "24", "--max-tokens", "200")
@@ -126,7 +223,7 @@ def test_label_and_synthesize_lose_nothing_with_a_worker(
     said = command(*LABEL, "--engine", "transformers", *ON_TWO, "--out", labels)
     assert "Cluster: 2 workers with nano-policy" in said
     assert 0 < killer.at < len(rollouts)
-    assert "a worker died, and is replaced" in caplog.text
+    assert "a worker died and is being replaced" in caplog.text
     # The journal is the driver's: each rollout is in it once, whoever made it, and all of them count.
     names = [(line["problem"], line["name"]) for line in lines_of(labels / "rollouts.jsonl")]
     assert len(set(names)) == len(names) == len(rollouts)

@@ -25,7 +25,8 @@ from genprm.runs.rows import Located, failure_row
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 20
-"""A server that is gone fails every item. After this many failures with no success between them, the run stops."""
+"""A server that is gone fails every item. After this many failures with no success between them, the run stops. Items
+that were in flight together when the failures began count as one: a short outage fails all of them at once."""
 _READ_AHEAD = 32
 
 ItemT = TypeVar("ItemT", bound=Located)
@@ -90,15 +91,14 @@ async def drive(
         on_progress: called after every item.
 
     Raises:
-        BatchError: `MAX_FAILURES_IN_A_ROW` items failed one after the other.
+        BatchError: `MAX_FAILURES_IN_A_ROW` items failed one after the other, not counting a burst of those in flight.
         RunError: a row cannot be written.
         InputError: a file cannot be read.
     """
     progress = progress or Progress()
-    streak = 0
+    streak = _Streak()
 
     async def worker() -> None:
-        nonlocal streak
         while (item := await source.next()) is not None:
             if isinstance(item, BadRow) and item.duplicate:
                 progress.duplicates.append(f"{item.file}, line {item.line}, is {item.reason}")
@@ -110,19 +110,21 @@ async def drive(
                 progress.kept += 1
             else:
                 progress.keys[item.key] = len(progress.keys)
+                number = streak.start()
                 try:
                     finished = await work(item)
                 except Exception as error:
                     logger.debug("%s, line %d failed", item.file, item.line, exc_info=True)
                     run.add_failure(failure_row(item, error))
                     progress.failed += 1
-                    streak += not isinstance(error, ContextOverflowError)
-                    if streak >= MAX_FAILURES_IN_A_ROW:
+                    if not isinstance(error, ContextOverflowError):
+                        streak.failed(number)
+                    if streak.counted >= MAX_FAILURES_IN_A_ROW:
                         raise BatchError(
-                            f"gave up: {streak} rows failed one after the other. The last: {error}"
+                            f"gave up: {streak.failures} rows failed one after the other. The last: {error}"
                         ) from error
                 else:
-                    streak = 0
+                    streak.succeeded()
                     run.add(finished.row, item.key)
                     progress.judged += 1
                     progress.generated += finished.generated
@@ -132,6 +134,34 @@ async def drive(
         # The first worker to fail ends the run; the others are cancelled because of it.
         await gather(worker() for _ in range(concurrency))
     return progress
+
+
+class _Streak:
+    """Failures with no success between them."""
+
+    def __init__(self) -> None:
+        self._started = 0
+        self._first = 0
+        """Items with a number below this were in flight when the streak began."""
+        self.failures = 0
+        self.counted = 0
+        """Failures of items that were started in the streak, and one for all that were in flight when it began."""
+
+    def start(self) -> int:
+        """Returns the number of an item that starts."""
+        self._started += 1
+        return self._started
+
+    def failed(self, number: int) -> None:
+        if not self.failures:
+            self._first = self._started + 1
+            self.counted = 1
+        elif number >= self._first:
+            self.counted += 1
+        self.failures += 1
+
+    def succeeded(self) -> None:
+        self.failures = self.counted = 0
 
 
 class _Source(Generic[ItemT]):

@@ -1,6 +1,7 @@
 """`genprm verify` around the judge; with a real model in test_end_to_end.py."""
 
 import json
+import re
 from contextlib import asynccontextmanager
 
 import pytest
@@ -113,9 +114,8 @@ def test_a_server_that_is_gone(tmp_path, judge, monkeypatch):
     )
     result = genprm("verify", "in.jsonl", "--out", "run")
     assert result.exit_code == 1
-    assert "gave up: 20 rows failed one after the other. The last: the server is gone" in " ".join(
-        result.stderr.split()
-    )
+    said = " ".join(result.stderr.split())
+    assert re.search(r"gave up: \d+ rows failed one after the other. The last: the server is gone", said)
     assert json.loads((tmp_path / "run/metrics.json").read_text())["interrupted"] is True
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,15 @@ import pytest_asyncio
 
 from genprm.data.word_problems import WordProblem, first_error, make_problems
 from genprm.engines import load_engine
-from genprm.engines.base import Completion, Engine, Sampling
+from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import EngineError
 from genprm.grading.answers import AnswerChecker, Outcome
 from genprm.rpe.budget import State
+from genprm.rpe.dataset import label_metrics
 from genprm.rpe.journal import Journal, Rollout
 from genprm.rpe.labels import Method
 from genprm.rpe.rollouts import Labeller, Settings
-from genprm.rpe.rows import LabelRow
+from genprm.rpe.rows import LabelRow, Samples
 
 SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16, threshold=0.4)
 
@@ -126,6 +128,7 @@ def test_values_are_shares_and_the_last_is_exact(rows: list[LabelRow]) -> None:
             assert [value.rollouts for value in inner] == [16] * len(inner)
             assert (last.exact, last.successes) == (True, int(solution.outcome is Outcome.EQUAL))
             assert all(found.standard_error is not None for found in solution.labels if found.progress)
+            assert solution.first_error_estimate == solution.first_error
 
 
 async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
@@ -158,7 +161,7 @@ async def test_an_adaptive_budget_costs_less(
     settings = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200)
     row = await label(engine, checker, problems[mixed], tmp_path, settings)
     prefixes = {tuple(s.steps[:n]) for s in row.solutions for n in range(1, len(s.steps))}
-    assert 0 < row.rollouts <= row.budget * len(prefixes) / 2 + row.budget
+    assert 0 < row.rollouts < row.budget * len(prefixes)
     states = {found.state for solution in row.solutions for found in solution.labels}
     assert states & {State.DECIDED, State.INFERRED}
 
@@ -167,9 +170,7 @@ async def test_what_a_budget_leaves_open_has_no_label(
     engine: Engine, checker: AnswerChecker, problems: list[WordProblem], mixed: int, tmp_path: Path
 ) -> None:
     # Nearly nothing is that certain after so few rollouts.
-    settings = Settings(
-        solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, confidence=0.999, search=False
-    )
+    settings = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, confidence=0.9999)
     row = await label(engine, checker, problems[mixed], tmp_path, settings)
     opened = [s for s in row.solutions if any(found.state is State.UNDECIDED for found in s.labels)]
     assert opened
@@ -177,6 +178,67 @@ async def test_what_a_budget_leaves_open_has_no_label(
         first = next(k for k, found in enumerate(solution.labels) if found.state is State.UNDECIDED)
         assert [found.label for found in solution.labels] == [True] * first + [None] * (len(solution.steps) - first)
         assert solution.first_error is None
+
+
+class Hopeless(Counting):
+    """A completer that writes, but never to an end."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        return await super().generate(prompt_ids, replace(sampling, max_tokens=1), chain=chain)
+
+
+async def test_a_completer_that_never_solves_the_problem_labels_nothing(
+    engine: Engine, checker: AnswerChecker, problems: list[WordProblem], mixed: int, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path, ())
+    labeller = Labeller(engine, Hopeless(engine), checker, journal, SETTINGS)
+    row = await labeller.label("k", problems[mixed].text, problems[mixed].answer)
+    journal.close()
+    assert (row.dropped, row.solutions) == ("never solved by the completer", [])
+    assert row.samples.right > 0
+    assert row.start is not None
+    assert (row.start.successes, row.start.rollouts) == (0, SETTINGS.first)
+
+
+class Repeating(Counting):
+    """A policy that writes one right text nine times out of ten, and ten other right ones."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        self.calls += 1
+        sort = self.calls % 20
+        text = " Half.\nStep 2: \\boxed{7}" if sort else f" Rare {self.calls}.\nStep 2: \\boxed{{7}}"
+        text = text if sort != 10 else f" Wrong {self.calls}.\nStep 2: \\boxed{{8}}"
+        return Completion(text, tuple(self.tokenizer.encode(text)), Finish.EOS)
+
+
+async def test_duplicates_are_picked_no_more_often_than_texts_that_came_once(
+    engine: Engine, checker: AnswerChecker, tmp_path: Path
+) -> None:
+    settings = Settings(solutions=2, first=200, more=8, most=200, budget=1, max_tokens=50)
+    frequent = 0
+    for number in range(20):
+        journal = Journal(tmp_path / str(number), ())
+        row = await Labeller(Repeating(engine), None, checker, journal, settings).label(str(number), "What?", "7")
+        journal.close()
+        copies = [solution.copies for solution in row.solutions if solution.outcome is Outcome.EQUAL]
+        frequent += copies[0] > 1
+    assert frequent <= 8
+
+
+def test_the_threshold_is_that_of_the_method() -> None:
+    assert Settings().threshold == 0.8
+    assert Settings(method=Method.DIFFERENCE, budget=8).threshold == -0.3
+    assert Settings(method=Method.HARD, budget=8).threshold == 0.0
+    assert Settings(method=Method.HARD, budget=8, threshold=0.2).threshold == 0.2
+
+
+def test_pass_at_1_is_the_mean_over_problems_and_invalid_samples_are_shown() -> None:
+    easy = Samples(right=30, wrong=2, invalid=5)
+    hard = Samples(right=13, wrong=115, invalid=38)
+    rows = [LabelRow(key=str(k), problem="p", answer="1", samples=s) for k, s in enumerate((easy, hard))]
+    metrics = label_metrics(rows)
+    assert metrics["pass_at_1"] == round((30 / 32 + 13 / 128) / 2, 4)
+    assert metrics["solutions_invalid"] == 43
 
 
 async def test_a_reference_answer_that_cannot_be_compared_is_not_used(

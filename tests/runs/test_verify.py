@@ -118,9 +118,36 @@ async def test_no_more_rows_in_flight_and_read_ahead_than_said(tmp_path):
 
 async def test_a_dead_server_ends_the_run_instead_of_failing_every_row(tmp_path):
     with opened(tmp_path) as run:
-        with pytest.raises(BatchError, match=r"gave up: 20 rows failed .* the server is gone"):
+        with pytest.raises(BatchError, match=r"gave up: 2\d rows failed .* the server is gone"):
             await verify((row(n, "raise") for n in range(10_000)), ArithmeticJudge(), run, concurrency=4)
         assert MAX_FAILURES_IN_A_ROW <= len(failures(tmp_path)) < 30
+
+
+class Outage(ArithmeticJudge):
+    """Every judgement in flight fails at once, when there are 25 of them; the server is back for the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._all_here = asyncio.Barrier(25)
+
+    async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        if steps[0] == "raise":
+            await self._all_here.wait()
+        return await super().judge(problem, steps, seed=seed)
+
+
+async def test_a_burst_that_fails_all_rows_in_flight_does_not_end_the_run(tmp_path):
+    rows = [row(n, "raise" if n < 25 else "1 = 1") for n in range(60)]
+    with opened(tmp_path) as run:
+        progress = await verify(rows, Outage(), run, concurrency=25)
+    assert (progress.judged, progress.failed) == (35, 25)
+
+
+async def test_an_outage_that_goes_on_after_a_burst_ends_the_run(tmp_path):
+    with opened(tmp_path) as run:
+        with pytest.raises(BatchError, match=r"gave up: \d+ rows failed .* the server is gone"):
+            await verify((row(n, "raise") for n in range(10_000)), Outage(), run, concurrency=25)
+        assert MAX_FAILURES_IN_A_ROW <= len(failures(tmp_path)) <= 2 * 25 + MAX_FAILURES_IN_A_ROW
 
 
 async def test_solutions_that_are_too_long_do_not_end_the_run(tmp_path):
