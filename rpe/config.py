@@ -64,6 +64,9 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
     )
     temperature: float = Field(default=0.6, ge=0, le=2, description="Of the teacher.")
     max_tokens: int = Field(default=16_384, ge=1, description="Longest review, in tokens.")
+    meta_check: Annotated[bool, Option(flags=("--meta-check/--no-meta-check",))] = Field(
+        default=True, description="Drop critiques whose code contradicts the verdict or computes nothing of the step."
+    )
     verdicts: int = Field(default=4, ge=1, description="How often the conclusion is sampled.")
     question: Literal["question", "bare"] = Field(
         default="question",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genprm import prompts
+from genprm.rpe.meta_check import contradicts, idle
 from genprm.rpe.rationales import Review, StepCritique, to_turn
 from genprm.rpe.rows import Drop, Message
 
 
-def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
+def drop_reason(label: int | None, steps: Sequence[str], review: Review, *, meta_check: bool = True) -> Drop | None:
     """Returns why a solution is dropped; None when it is kept.
 
     A solution is kept when the teacher and the labels agree on the first wrong step. This is the paper's filter: with
@@ -18,8 +19,9 @@ def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
 
     Args:
         label: first wrong step by rollouts, 0-based; -1 for none, None when undecided.
-        steps: number of steps of the solution.
+        steps: the steps of the solution.
         review: the teacher's review.
+        meta_check: whether code must also support its verdict; see `genprm.rpe.meta_check`.
     """
     if label is None:
         return Drop.UNDECIDED
@@ -27,11 +29,17 @@ def drop_reason(label: int | None, steps: int, review: Review) -> Drop | None:
         return Drop.NO_VERDICT
     if review.first_error != label:
         return Drop.DISAGREES
-    needed = review.critiques[: steps if label < 0 else label + 1]
+    needed = review.critiques[: len(steps) if label < 0 else label + 1]
     if any(critique is None for critique in needed):
         return Drop.LAYOUT
     if any(not _has_run(critique) for critique in needed if critique is not None):
         return Drop.CODE
+    if meta_check:
+        for index, critique in enumerate(needed):
+            if critique is not None and contradicts(critique.verification, correct=index != label):
+                return Drop.CONTRADICTS
+            if critique is not None and idle(steps[index], critique.verification):
+                return Drop.IDLE_CODE
     return None
 
 

@@ -110,6 +110,12 @@ class Drop(StrEnum):
     """A paragraph up to the first wrong one was not reviewed in the layout asked for."""
     CODE = "code"
     """The review of a paragraph has no code that ran."""
+    CONTRADICTS = "contradicts"
+    """The output of the code contradicts the verdict on its step."""
+    IDLE_CODE = "idle_code"
+    """A step has a calculation, and its code computes nothing of it."""
+    LENGTH = "length"
+    """The chain was cut off at the token limit."""
 
 
 class Message(_Model):

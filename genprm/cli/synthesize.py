@@ -93,7 +93,7 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
                     review = Review((), None, "")
                     if row.label is not None:
                         review = await teacher.review(row.problem, row.steps, identity=row.problem_id, seed=how.seed)
-                    dropped = drop_reason(row.label, len(row.steps), review)
+                    dropped = drop_reason(row.label, row.steps, review, meta_check=config.meta_check)
                     messages = []
                     if dropped is None and row.label is not None:
                         question = config.question == "question"

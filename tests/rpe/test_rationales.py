@@ -102,7 +102,7 @@ CRITIQUE = StepCritique("It says 6.", "```python\nprint(6)\n```\n[Code Output]\n
     ],
 )
 def test_what_is_kept(label: int | None, review: Review, reason: Drop | None) -> None:
-    assert drop_reason(label, 2, review) is reason
+    assert drop_reason(label, ["a", "b"], review) is reason
 
 
 def test_a_turn_is_in_the_layout_of_genprm() -> None:
