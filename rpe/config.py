@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genprm.config import BUILT_IN_POLICY, ClusterConfig, EngineConfig, SandboxConfig
 from genprm.fields import Config, Option
@@ -55,6 +55,10 @@ class LabelConfig(Config):
         return int(budget)
 
 
+_TEACHING = {"genprm": (0.6, 16_384), "thinkprm": (0.1, 4096)}
+"""Temperature and longest text of the two papers' teachers."""
+
+
 class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
     """The teacher of `genprm synthesize`, which reviews labelled solutions."""
 
@@ -62,8 +66,24 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default="generator",
         description="A chat model, or `generator` for the rationales of word problems made by rule.",
     )
-    temperature: float = Field(default=0.6, ge=0, le=2, description="Of the teacher.")
-    max_tokens: int = Field(default=16_384, ge=1, description="Longest review, in tokens.")
+    style: Literal["genprm", "thinkprm"] = Field(
+        default="genprm",
+        description="Critiques with code for each step, or verification chains over the whole solution.",
+    )
+    temperature: Annotated[float | None, Option(shown="0.6, of chains 0.1")] = Field(
+        default=None, ge=0, le=2, description="Of the teacher."
+    )
+    max_tokens: Annotated[int | None, Option(shown="16384, of chains 4096")] = Field(
+        default=None, ge=1, description="Longest review or chain, in tokens."
+    )
+    chains: int = Field(default=4, ge=1, description="Chains for each solution; style thinkprm.")
+    filter: Literal["process", "outcome", "none"] = Field(
+        default="process",
+        description="Keep chains that match all labels, or only find an error where there is one; style thinkprm.",
+    )
+    balance: Annotated[bool, Option(flags=("--balance/--no-balance",))] = Field(
+        default=True, description="Keep as many chains over right as over wrong solutions; style thinkprm."
+    )
     meta_check: Annotated[bool, Option(flags=("--meta-check/--no-meta-check",))] = Field(
         default=True, description="Drop critiques whose code contradicts the verdict or computes nothing of the step."
     )
@@ -72,3 +92,18 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default="question",
         description="First user turn: with `Question: ` as in the released data, or bare as `nano` has it.",
     )
+
+    @property
+    def teaching(self) -> tuple[float, int]:
+        """Temperature and longest text in tokens, the style's where they are not set."""
+        temperature, max_tokens = _TEACHING[self.style]
+        return (
+            temperature if self.temperature is None else self.temperature,
+            max_tokens if self.max_tokens is None else self.max_tokens,
+        )
+
+    @model_validator(mode="after")
+    def _chains_differ(self) -> TeacherConfig:
+        if self.style == "thinkprm" and self.chains > 1 and self.temperature == 0:
+            raise ValueError(f"{self.chains} chains at temperature 0 are all the same: use --chains 1 or a temperature")
+        return self

@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from genprm.rpe.budget import State
+from genprm.rpe.chains import Filter, agrees
 from genprm.rpe.labels import Method
 from genprm.rpe.posterior import Counts, posterior_mean, progress_interval, value_interval
 from genprm.rpe.rows import Drop, LabelRow, SolutionRow, SynthesisRow, ValueRow
@@ -80,6 +82,53 @@ def _intervals(row: LabelRow, solution: SolutionRow, method: Method) -> dict[str
 
 def _counts(value: ValueRow | None) -> Counts:
     return Counts(value.successes, value.rollouts, value.exact) if value else Counts()
+
+
+def balanced(rows: Sequence[SynthesisRow]) -> list[SynthesisRow]:
+    """Drops kept chains of the larger kind, right or wrong solutions, until both are as many.
+
+    Which ones are dropped depends on the keys alone. Where one kind has none, nothing is dropped.
+    """
+    kinds = {wrong: [row for row in rows if row.kept and (row.first_error != -1) is wrong] for wrong in (True, False)}
+    fewest = min(map(len, kinds.values()))
+    extra = {
+        row.key
+        for kind in kinds.values()
+        if fewest
+        for row in sorted(kind, key=lambda row: blake2b(row.key.encode()).digest())[fewest:]
+    }
+    return [_dropped(row, Drop.BALANCE) if row.key in extra else row for row in rows]
+
+
+def distinct(rows: Sequence[SynthesisRow]) -> list[SynthesisRow]:
+    """Drops kept chains that are equal to an earlier one over the same solution."""
+    seen: set[tuple[str, str]] = set()
+    made: list[SynthesisRow] = []
+    for row in rows:
+        text = (row.id, row.messages[-1].content) if row.kept else ("", "")
+        made.append(_dropped(row, Drop.DUPLICATE) if row.kept and text in seen else row)
+        seen.add(text)
+    return made
+
+
+def _dropped(row: SynthesisRow, why: Drop) -> SynthesisRow:
+    return row.model_copy(update={"kept": False, "dropped": why, "messages": []})
+
+
+def filter_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
+    """How many chains in the layout pass each filter of ThinkPRM, whichever was used."""
+    asked = [row for row in rows if row.label is not None]
+    pairs = [
+        (row.label, row.first_error)
+        for row in asked
+        if row.label is not None and row.first_error is not None and row.dropped is not Drop.LENGTH
+    ]
+    return {
+        "chains": len(asked),
+        "in_layout": len(pairs),
+        "passes_process": sum(agrees(label, found, Filter.PROCESS) for label, found in pairs),
+        "passes_outcome": sum(agrees(label, found, Filter.OUTCOME) for label, found in pairs),
+    }
 
 
 def synthesis_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
@@ -178,6 +227,10 @@ TRAIN_FIELDS = {
 }
 
 
+CHAIN_MESSAGES = "a user turn (problem and solution) and an assistant turn (the chain in <think>, then Yes or No)"
+CHAIN_STEPS = "the solution up to its first wrong step, and the 0-based index of that step by the chain (-1 for none)"
+
+
 def write_training(
     folder: Path,
     rows: Sequence[SynthesisRow],
@@ -221,8 +274,10 @@ def write_training(
             [len(m.content) for r in kept for m in r.messages if m.role == "assistant"],
         ),
     }
-    title = "Critiques of solutions, step by step, with executed code"
-    _write(folder, made, schema, title, TRAIN_FIELDS, info, metrics, plots)
+    chains = info.config.get("style") == "thinkprm"
+    title = "Verification chains over solutions" if chains else "Critiques of solutions, with executed code"
+    fields = TRAIN_FIELDS | ({"messages": CHAIN_MESSAGES, "steps, label": CHAIN_STEPS} if chains else {})
+    _write(folder, made, schema, title, fields, info, metrics, plots)
     return folder
 
 

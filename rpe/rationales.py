@@ -198,7 +198,7 @@ class GeneratorTeacher:
                 code = code or 'print("nothing to check")\n'
                 block = f"```python\n{code}```\n"
                 block += await _run(session, block, statuses)
-                sums = all(_holds(left, value) for left, value in equations)
+                sums = all(holds(left, value) for left, value in equations)
                 if index != wrong:
                     remark = "Every check is True, and this is what the problem asks for, so the paragraph is correct."
                 elif sums:
@@ -260,7 +260,8 @@ def _block_just_closed(text: str) -> bool:
     return opened >= 0 and text.count("```", opened) == 2
 
 
-def _holds(left: str, value: str) -> bool:
+def holds(left: str, value: str) -> bool:
+    """Whether an equation of two whole numbers holds, as `read_equations` reads it."""
     a, operator, b = re.fullmatch(r"(\d+)([-+*/])(\d+)", left).groups()  # pyright: ignore[reportOptionalMemberAccess]
     exact = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}.get(operator)
     return int(value) == exact if exact is not None else int(b) != 0 and int(value) * int(b) == int(a)

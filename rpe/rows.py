@@ -114,6 +114,10 @@ class Drop(StrEnum):
     """The output of the code contradicts the verdict on its step."""
     IDLE_CODE = "idle_code"
     """A step has a calculation, and its code computes nothing of it."""
+    DUPLICATE = "duplicate"
+    """The same chain over the same solution is there already. Known when the data set is written."""
+    BALANCE = "balance"
+    """Left out so that right and wrong solutions are as many. Known when the data set is written."""
     LENGTH = "length"
     """The chain was cut off at the token limit."""
 
@@ -126,7 +130,7 @@ class Message(_Model):
 
 
 class SynthesisRow(_Model):
-    """A labelled solution with its critiques."""
+    """A labelled solution with its critiques, or with one verification chain."""
 
     key: str
     id: str

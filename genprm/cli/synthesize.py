@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,9 @@ from genprm.rpe.config import TeacherConfig
 
 if TYPE_CHECKING:
     from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.rpe.chains import ChainTeacher
     from genprm.rpe.rationales import Teacher
+    from genprm.rpe.rows import SynthesisRow
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
 
@@ -32,7 +34,8 @@ CONCURRENCY = 16
 
 EPILOG = """Examples:\n
   genprm synthesize runs/labels --out runs/train\n
-  genprm synthesize runs/labels --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1"""
+  genprm synthesize runs/labels --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1\n
+  genprm synthesize runs/labels --style thinkprm --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class _Labelled:
     key: str
     file: str
     line: int
+    chain: int
+    """Number of the chain over this solution; 0 for critiques."""
     id: str
     problem_id: str | None
     problem: str
@@ -57,18 +62,20 @@ def synthesize(
 ) -> None:
     """Has a teacher review the labelled solutions in RUN, runs its code, and keeps those where both agree.
 
+    With `--style thinkprm` the teacher writes verification chains over whole solutions instead, without code.
+
     The folder of the run holds a row a solution with the reason why it was dropped, and `dataset/` with Parquet (column
     `messages` for TRL), card and plots.
     """  # fmt: skip
     raise typer.Exit(run_async(_synthesize(labels, teacher, run, push_to_hub)))
 
 
+_Review = Callable[[_Labelled], Awaitable["SynthesisRow"]]
+
+
 async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: str | None) -> int:
     from genprm.cli.session import session_of
-    from genprm.rpe.consensus import drop_reason, to_messages
     from genprm.rpe.dataset import check_installed
-    from genprm.rpe.rationales import Review
-    from genprm.rpe.rows import SynthesisRow
     from genprm.runs.driver import Finished, Progress, drive
     from genprm.runs.folder import digest, open_run, read_info
 
@@ -77,42 +84,22 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
         raise UsageError(f"{str(labels)!r} is a run of `genprm {info.command}`, not of `genprm label`")
     # Labels of another configuration are another input, wherever they lie.
     parts = {"labels": str(labels), **config.stored(), **how.stored(), "labels_digest": info.digest}
+    parts["temperature"], parts["max_tokens"] = config.teaching
     stored = {"teacher" if name == "model" else name: value for name, value in parts.items() if name != "keep"}
-    rows = list(islice(_solutions(labels), how.limit))
+    chains = config.chains if config.style == "thinkprm" else 0
+    rows = list(islice(_solutions(labels, chains), how.limit))
     out = how.out or Path("runs") / f"synthesize-{digest('synthesize', stored, FREE)[:8]}"
     check_installed()
     with open_run(out, command="synthesize", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, hub)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, config, hub)) as session:
             async with AsyncExitStack() as stack:
-                teacher, workers = await _teacher(config, how.seed, stack)
-                run.note({"teacher": teacher.name, "labels": {"facts": info.facts, "config": info.config}})
+                name, workers, review = await _reviewer(config, how.seed, stack)
+                run.note({"teacher": name, "labels": {"facts": info.facts, "config": info.config}})
 
                 async def work(row: _Labelled) -> Finished:
-                    # Without a label the teacher's review cannot be checked.
-                    review = Review((), None, "")
-                    if row.label is not None:
-                        review = await teacher.review(row.problem, row.steps, identity=row.problem_id, seed=how.seed)
-                    dropped = drop_reason(row.label, row.steps, review, meta_check=config.meta_check)
-                    messages = []
-                    if dropped is None and row.label is not None:
-                        question = config.question == "question"
-                        messages = to_messages(row.problem, row.steps, row.label, review, question=question)
-                    made = SynthesisRow(
-                        key=row.key,
-                        id=row.id,
-                        problem=row.problem,
-                        steps=list(row.steps),
-                        label=row.label,
-                        first_error=review.first_error,
-                        kept=dropped is None,
-                        dropped=dropped,
-                        teacher=teacher.name,
-                        messages=messages,
-                        snippets=dict(review.snippets),
-                        generated=review.generated,
-                    )
-                    return Finished(made, review.generated)
+                    made = await review(row)
+                    return Finished(made, made.generated)
 
                 with session.working() as on_progress:
                     concurrency = how.concurrency or CONCURRENCY * workers
@@ -120,51 +107,133 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
     return FAILED if progress.failed else 0
 
 
-def _solutions(labels: Path) -> Iterator[_Labelled]:
+def _solutions(labels: Path, chains: int) -> Iterator[_Labelled]:
     """The labelled solutions of a run, by problem: the order in which rows were finished does not matter."""
     from genprm.rpe.rows import LabelRow
     from genprm.runs.folder import ROWS, read_rows_of
 
     for line, row in enumerate(sorted(read_rows_of(labels, LabelRow), key=lambda row: row.key), start=1):
         for number, solution in enumerate(row.solutions):
-            yield _Labelled(
-                key=f"{row.key}-{number}",
-                file=str(labels / ROWS),
-                line=line,
-                id=f"{row.id or row.key}-{number}",
-                problem_id=row.id,
-                problem=row.problem,
-                steps=tuple(solution.steps),
-                label=solution.first_error,
-            )
+            for chain in range(max(1, chains)):
+                yield _Labelled(
+                    key=f"{row.key}-{number}-{chain}" if chains else f"{row.key}-{number}",
+                    file=str(labels / ROWS),
+                    line=line,
+                    chain=chain,
+                    id=f"{row.id or row.key}-{number}",
+                    problem_id=row.id,
+                    problem=row.problem,
+                    steps=tuple(solution.steps),
+                    label=solution.first_error,
+                )
 
 
-async def _teacher(config: TeacherConfig, seed: int, stack: AsyncExitStack) -> tuple[Teacher, int]:
-    """The teacher, and the number of workers that it has."""
+async def _reviewer(config: TeacherConfig, seed: int, stack: AsyncExitStack) -> tuple[str, int, _Review]:
+    """Opens the teacher: its name, the number of its workers, and what makes a row of a labelled solution."""
+    from genprm.rpe.chains import GeneratorChainTeacher, ModelChainTeacher
     from genprm.rpe.rationales import GENERATOR, GeneratorTeacher, ModelTeacher
 
     if config.model == GENERATOR and config.cluster is not None:
         raise UsageError(f"--cluster {config.cluster!r} is for a model as --teacher, and {GENERATOR!r} is not one")
+    engines = [] if config.model == GENERATOR else await open_models(stack, config, config, seed=seed)
+    workers = workers_of(*engines) if engines else 1
+    temperature, max_tokens = config.teaching
+    if config.style == "thinkprm":
+        writer = GeneratorChainTeacher()
+        if engines:
+            writer = ModelChainTeacher(engines[0], temperature=temperature, max_tokens=max_tokens)
+        return writer.name, workers, partial(_chain, writer, config, seed)
     box = await stack.enter_async_context(config.open_sandbox())
-    if config.model == GENERATOR:
-        return GeneratorTeacher(box), 1
-    (engine,) = await open_models(stack, config, config, seed=seed)
-    teacher = ModelTeacher(
-        engine, box, temperature=config.temperature, max_tokens=config.max_tokens, verdicts=config.verdicts
+    teacher = GeneratorTeacher(box)
+    if engines:
+        teacher = ModelTeacher(
+            engines[0], box, temperature=temperature, max_tokens=max_tokens, verdicts=config.verdicts
+        )
+    return teacher.name, workers, partial(_critiques, teacher, config, seed)
+
+
+async def _critiques(teacher: Teacher, config: TeacherConfig, seed: int, row: _Labelled) -> SynthesisRow:
+    """Critiques with code of every step up to the first wrong one."""
+    from genprm.rpe.consensus import drop_reason, to_messages
+    from genprm.rpe.rationales import Review
+    from genprm.rpe.rows import SynthesisRow
+
+    # Without a label the teacher's review cannot be checked.
+    review = Review((), None, "")
+    if row.label is not None:
+        review = await teacher.review(row.problem, row.steps, identity=row.problem_id, seed=seed)
+    dropped = drop_reason(row.label, row.steps, review, meta_check=config.meta_check)
+    messages = []
+    if dropped is None and row.label is not None:
+        question = config.question == "question"
+        messages = to_messages(row.problem, row.steps, row.label, review, question=question)
+    return SynthesisRow(
+        key=row.key,
+        id=row.id,
+        problem=row.problem,
+        steps=list(row.steps),
+        label=row.label,
+        first_error=review.first_error,
+        kept=dropped is None,
+        dropped=dropped,
+        teacher=teacher.name,
+        messages=messages,
+        snippets=dict(review.snippets),
+        generated=review.generated,
     )
-    return teacher, workers_of(engine)
 
 
-def _finish(run: RunFolder, progress: Progress, hub: str | None, session: SessionMetrics, interrupted: bool) -> None:
+async def _chain(teacher: ChainTeacher, config: TeacherConfig, seed: int, row: _Labelled) -> SynthesisRow:
+    """One verification chain over the solution up to its first wrong step."""
+    from genprm.rpe.chains import Filter, chain_drop, chain_messages, clean, first_error_of
+    from genprm.rpe.rows import SynthesisRow
+
+    steps = row.steps if row.label is None or row.label < 0 else row.steps[: row.label + 1]
+    chain, found, messages = None, None, []
+    if row.label is not None:
+        number = seed * config.chains + row.chain
+        chain = await teacher.write(row.problem, steps, identity=row.problem_id, seed=number)
+        found = first_error_of(chain.text, len(steps))
+    dropped = chain_drop(row.label, chain, found, Filter(config.filter))
+    if dropped is None and chain is not None:
+        messages = chain_messages(row.problem, steps, clean(chain.text), correct=found == -1)
+    return SynthesisRow(
+        key=row.key,
+        id=row.id,
+        problem=row.problem,
+        steps=list(steps),
+        label=row.label,
+        first_error=found,
+        kept=dropped is None,
+        dropped=dropped,
+        teacher=teacher.name,
+        messages=messages,
+        generated=chain.generated if chain is not None else 0,
+    )
+
+
+def _finish(
+    run: RunFolder,
+    progress: Progress,
+    config: TeacherConfig,
+    hub: str | None,
+    session: SessionMetrics,
+    interrupted: bool,
+) -> None:
     """Writes the data set and the metrics, and prints the result."""
     from genprm.cli.session import finish_run
-    from genprm.rpe.dataset import synthesis_metrics, write_training
+    from genprm.rpe.dataset import balanced, distinct, filter_metrics, synthesis_metrics, write_training
     from genprm.rpe.rows import SynthesisRow
 
     made = sorted(
         (row for row in run.rows(SynthesisRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key]
     )
-    counts = synthesis_metrics(made)
+    found: dict[str, int | float] = {}
+    if config.style == "thinkprm":
+        found = filter_metrics(made)
+        made = distinct(made)
+        made = balanced(made) if config.balance else made
+    counts = {**synthesis_metrics(made), **found}
 
     def table() -> None:
         folder = write_training(run.path / "dataset", made, run.info, counts)
