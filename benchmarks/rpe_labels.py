@@ -77,12 +77,12 @@ def relabelled(row: LabelRow, solution: SolutionRow, method: Method, threshold: 
 
 
 def figures(hits: dict[str, list[bool]], predictions: Sequence[int], truths: Sequence[int]) -> dict[str, float]:
-    """Accuracy with an interval over problems, whose solutions are no independent samples, and F1."""
+    """Mean of the problems' accuracies with its interval (solutions of one problem are not independent), and F1."""
     means = [sum(found) / len(found) for found in hits.values()]
     interval = mean_interval(means)
     score = f1_score(predictions, truths)
     return {
-        "accuracy": round(sum(map(sum, hits.values())) / len(truths), 4),
+        "accuracy": round(sum(means) / len(means), 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
         "f1": round(score.f1 or 0.0, 4),
