@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-LOG = "log.jsonl"
+LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 
 
 class Log(TrainerCallback):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class _Config(BaseModel):
@@ -49,10 +47,11 @@ class Saving(_Config):
 class Lora(_Config):
     """Low-rank adapters in place of all weights."""
 
-    rank: int = Field(32, ge=1, description="Of the adapters.")
-    alpha: int = Field(64, ge=1, description="Adapters are scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
-    targets: str = Field("all-linear", description="Modules that get one: names with commas, or all-linear.")
+    lora: bool = Field(False, description="Train adapters, which are also merged into the weights at the end.")
+    lora_rank: int = Field(32, ge=1, description="Rank of the adapters.")
+    lora_alpha: int = Field(64, ge=1, description="Adapters are scaled by alpha / rank.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input.")
+    lora_targets: str = Field("all-linear", description="Modules that get one: names with commas, or all-linear.")
 
 
 class Data(_Config):
@@ -96,7 +95,7 @@ class VerifyEvaluation(_Config):
     sandbox: Literal["auto", "docker", "bubblewrap"] = Field("auto", description="Where their code runs.")
 
 
-class SftConfig(Optimisation, Saving, Data, Judge, VerifyEvaluation):
+class SftConfig(Optimisation, Lora, Data, Judge, Saving, VerifyEvaluation):
     """`genprm train sft`."""
 
     data: str = Field(
@@ -104,7 +103,6 @@ class SftConfig(Optimisation, Saving, Data, Judge, VerifyEvaluation):
     )
     model: str = Field(description="Model to start from: a folder, or a name on the Hub.")
     revision: str | None = Field(None, description="Of the model on the Hub.")
-    lora: Lora | None = Field(None, description="Adapters; None trains all weights.")
 
     @model_validator(mode="after")
     def _fits(self) -> SftConfig:

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genprm.engines.tokenizer import Tokenizer
-from genprm.prms.genprm.protocol import Profile, SamplingDefaults
-from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
-from genprm.prms.thinkprm.judge import ThinkProfile
 from genprm.train.config import SftConfig
-from genprm.train.export import Generative
+from genprm.train.profile import model_profile
 from genprm.train.rows import TrainError, read_source
 from genprm.train.token_rows import TokenSet, tokenize
 
-CHECKPOINTS = "checkpoints"
+if TYPE_CHECKING:
+    from genprm.train.finished import Trained
+
 Say = Callable[[str], None]
 
 
@@ -29,29 +27,6 @@ class Stopped(Exception):
     def __init__(self, step: int, signal: int) -> None:
         super().__init__(f"stopped after step {step:,}; the same command goes on from there")
         self.step, self.signal = step, signal
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a run came to."""
-
-    steps: int
-    loss: float
-    """Mean training loss of the last logged steps."""
-    metrics: Mapping[str, float]
-    """Of the last evaluation."""
-
-
-def model_profile(config: SftConfig) -> Generative:
-    """The profile that the trained model is asked with."""
-    if config.family == "thinkprm":
-        sampling = None if config.temperature is None else SamplingDefaults(config.temperature, 1.0, 0)
-        return ThinkPRMModel(profile=ThinkProfile(bos=config.bos), sampling=sampling)
-    profile = Profile(question=config.question, assistant_marker=config.assistant_marker, bos=config.bos)
-    sampling = SamplingDefaults()
-    if config.temperature is not None:
-        sampling = replace(sampling, temperature=config.temperature)
-    return GenPRMModel(profile=profile, sampling=sampling)
 
 
 def prepare(config: SftConfig, context: int, tokenizer: Tokenizer) -> tuple[TokenSet, TokenSet | None]:
@@ -106,10 +81,10 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     from trl.trainer.sft_config import SFTConfig as TrlConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop, read_log
+    from genprm.train.callbacks import CHECKPOINTS, LOG, Every, Log, SaveByTheClock, Stop
     from genprm.train.cpu_loss import CpuSFTTrainer
     from genprm.train.evaluate import evaluate
-    from genprm.train.finished import finish
+    from genprm.train.finished import finish, verify_checkpoint
 
     transformers.logging.set_verbosity_error()
     model, hf_tokenizer, tokenizer = load_model(config)
@@ -130,20 +105,26 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     callbacks: list[Any] = [Log(out / LOG, say), stop]
     if config.save_minutes is not None:
         callbacks.append(SaveByTheClock(config.save_minutes))
+
+    def evaluated(_: int) -> Mapping[str, float]:
+        assert held_out is not None
+        return evaluate(trainer.model, held_out, autocast=autocast).metrics()
+
+    def verified(step: int) -> Mapping[str, float]:
+        return verify_checkpoint(trainer, tokenizer, config, out, step, say)
+
     every: list[Every] = []
     if held_out is not None:
-        every.append(
-            Every(
-                config.eval_steps, lambda _: evaluate(trainer.model, held_out, autocast=autocast).metrics(), begin=True
-            )
-        )
+        every.append(Every(config.eval_steps, evaluated, begin=True))
+    if config.verify_data is not None and config.verify_steps is not None:
+        every.append(Every(config.verify_steps, verified))
     kind = SFTTrainer if torch.cuda.is_available() else CpuSFTTrainer
     trainer = kind(
         model=model,
         args=arguments,
         train_dataset=to_dataset(data),
         processing_class=hf_tokenizer,
-        peft_config=None if config.lora is None else _lora(config),
+        peft_config=_lora(config) if config.lora else None,
         callbacks=[*callbacks, *every],
     )
     for one in every:
@@ -153,15 +134,10 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     if last is not None and say is not None:
         say(f"going on from {last}")
     with stop.listening():
-        result = trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=last)
     if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(trainer.state.global_step, stop.signal)
-    log = read_log(out / LOG)
-    losses = [line["loss"] for line in log if "loss" in line][-5:]
-    evaluated = next((line for line in reversed(log) if "eval_loss" in line), {})
-    metrics = {name: value for name, value in evaluated.items() if name.startswith("eval_")}
-    finish(trainer, tokenizer, model_profile(config), config, out, data)
-    return Trained(trainer.state.global_step, sum(losses) / len(losses) if losses else result.training_loss, metrics)
+    return finish(trainer, tokenizer, config, out, data)
 
 
 def training_arguments(config: SftConfig) -> dict[str, Any]:
@@ -217,7 +193,11 @@ def load_model(config: SftConfig) -> tuple[Any, Any, Tokenizer]:
     try:
         # Masters in float32: steps of 2e-6 would be lost in bfloat16.
         model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **where)
-        hf = transformers.AutoTokenizer.from_pretrained(config.model, **where)
+        try:
+            # tokenizer.json as it is: the class that a model declares may rebuild it by rules of its own.
+            hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(config.model, **where)
+        except (OSError, ValueError, TypeError):
+            hf = transformers.AutoTokenizer.from_pretrained(config.model, **where)
     except (OSError, ValueError) as error:
         raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
     if hf.chat_template is None:
@@ -253,13 +233,12 @@ def check_installed() -> None:
 def _lora(config: SftConfig) -> Any:
     from peft import LoraConfig
 
-    assert config.lora is not None
-    targets = config.lora.targets
+    targets = config.lora_targets
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
         target_modules=targets if targets == "all-linear" else targets.split(","),
     )
 
@@ -271,11 +250,3 @@ def _autocast(arguments: Any) -> Callable[[], Any]:
         return contextlib.nullcontext
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return lambda: torch.autocast(kind, dtype=torch.bfloat16)
-
-
-def profile_json(profile: Generative) -> dict[str, Any]:
-    """A profile as `genprm.json` holds it."""
-    made: dict[str, Any] = {"family": profile.family, "profile": asdict(profile.profile)}
-    if profile.sampling is not None:
-        made["sampling"] = asdict(profile.sampling)
-    return made

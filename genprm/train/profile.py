@@ -1,0 +1,32 @@
+"""How a trained model will be asked: the profile that goes into its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from genprm.prms.genprm.protocol import Profile, SamplingDefaults
+from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
+from genprm.prms.thinkprm.judge import ThinkProfile
+from genprm.train.config import Judge
+from genprm.train.export import Generative
+
+
+def model_profile(config: Judge) -> Generative:
+    """The profile that the trained model is asked with."""
+    if config.family == "thinkprm":
+        sampling = None if config.temperature is None else SamplingDefaults(config.temperature, 1.0, 0)
+        return ThinkPRMModel(profile=ThinkProfile(bos=config.bos), sampling=sampling)
+    profile = Profile(question=config.question, assistant_marker=config.assistant_marker, bos=config.bos)
+    sampling = SamplingDefaults()
+    if config.temperature is not None:
+        sampling = replace(sampling, temperature=config.temperature)
+    return GenPRMModel(profile=profile, sampling=sampling)
+
+
+def profile_json(profile: Generative) -> dict[str, Any]:
+    """A profile as `genprm.json` holds it."""
+    made: dict[str, Any] = {"family": profile.family, "profile": asdict(profile.profile)}
+    if profile.sampling is not None:
+        made["sampling"] = asdict(profile.sampling)
+    return made

@@ -1,0 +1,242 @@
+"""`train_sft` on the built-in model: resume, packing, adapters, masks, evaluation, and the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from genprm import prompts
+from genprm.engines.tokenizer import Tokenizer
+from genprm.prms import load_prm
+from genprm.prms.load import BUILT_IN_PATH
+from genprm.train.callbacks import LOG, read_log
+from genprm.train.config import SftConfig
+from genprm.train.cpu_loss import CpuSFTTrainer
+from genprm.train.replay import IGNORE
+from genprm.train.rows import TrainError
+from genprm.train.sft import Stopped, prepare, train_sft, training_arguments
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def critique(number: int, left: str, value: int) -> str:
+    """What the built-in judge would say about `left = value`."""
+    exact = eval(left)
+    shown = prompts.render("genprm/code_output", output=f"{exact} {abs(exact - value) < 0.01}")
+    remark = "Every check is True, so the paragraph is correct."
+    if exact != value:
+        remark = "A check is False, so the paragraph is wrong."
+    return (
+        f"{prompts.render('genprm/analyze', paragraph=number)}The paragraph says {left} = {value}.\n</analyze>\n"
+        f"{prompts.render('genprm/verify')}value = {left}\nprint(value, abs(value - {value}) < 0.01)\n```\n{shown}"
+        f"{remark}\n</verify>\n{prompts.render('genprm/output')}{{{'Yes' if exact == value else 'No'}}}$\n</output>\n"
+    )
+
+
+def conversation(index: int) -> dict[str, Any]:
+    """Two or three steps; every other solution ends in a wrong one."""
+    lefts = [f"{index + 3}*{k + 2}" for k in range(2 + index % 2)]
+    wrong = len(lefts) - 1 if index % 2 else -1
+    values = [eval(left) + (k == wrong) for k, left in enumerate(lefts)]
+    steps = [f"She buys {left} = {value} eggs." for left, value in zip(lefts, values, strict=True)]
+    messages = [{"role": "system", "content": prompts.render("genprm/system")}]
+    for k, step in enumerate(steps):
+        user = prompts.render("genprm/first_turn", problem="How many eggs?", step=step) if k == 0 else step
+        messages += [{"role": "user", "content": user}]
+        messages += [{"role": "assistant", "content": critique(k + 1, lefts[k], values[k])}]
+    return {"problem": "How many eggs?", "steps": steps, "label": wrong, "messages": messages}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Steps of milliseconds: a second thread only waits for the first, for long on a machine with other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    path.write_text("".join(json.dumps(conversation(k)) + "\n" for k in range(6)))
+    return path
+
+
+def config(data: Path, **changes: Any) -> SftConfig:
+    chosen = {"learning_rate": 1e-4, "batch_size": 2, "log_steps": 1, "dtype": "float32", "packing": False}
+    base = {"data": str(data), "model": str(BUILT_IN_PATH), "temperature": 0.0}
+    return SftConfig(**{**base, **chosen, **changes})
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_log(out / LOG) if "loss" in line]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    asked = config(data, epochs=2, save_steps=100)
+    train_sft(asked, whole)
+
+    def stop(line: str) -> None:
+        if line.startswith("step 2 of 6 "):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stopped:
+        train_sft(asked, parts, say=stop)
+    assert 2 <= stopped.value.step < 6
+    assert not (parts / "model.safetensors").exists()
+    train_sft(asked, parts)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert [line["step"] for line in read_log(parts / LOG) if "loss" in line] == list(range(1, 7))
+
+
+def test_packed_and_adapted_runs_have_the_same_loss_on_the_same_tokens(data: Path, tmp_path: Path) -> None:
+    one_step = {"batch_size": 16, "epochs": 1}
+    first = [
+        (train_sft(config(data, **one_step, **how), tmp_path / name), losses(tmp_path / name)[0])[1]
+        for name, how in (
+            ("plain", {}),
+            ("padded", {"device_batch_size": 4}),
+            ("packed", {"packing": True, "max_length": 1024}),
+            ("lora", {"lora": True, "lora_rank": 4, "lora_alpha": 8}),
+        )
+    ]
+    assert first == pytest.approx([first[0]] * 4, rel=1e-4)
+    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_the_loss_and_its_gradients_are_those_of_the_learned_tokens_alone(data: Path, tmp_path: Path) -> None:
+    """Against cross-entropy in float64 over all logits; TRL's own loss gives the same."""
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    asked = config(data)
+    rows, _ = prepare(asked, 8192, Tokenizer.from_pretrained(str(BUILT_IN_PATH)))
+    sequence = rows.rows[1]
+    assert 0 < sum(label == IGNORE for label in sequence.labels) < len(sequence.labels)
+    ids, labels = torch.tensor([sequence.input_ids]), torch.tensor([sequence.labels])
+    reference = AutoModelForCausalLM.from_pretrained(BUILT_IN_PATH, dtype=torch.float64)
+    logits = reference(input_ids=ids).logits
+    logits.retain_grad()
+    wanted = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=IGNORE)
+    wanted.backward()
+    masked = [k for k, label in enumerate(sequence.labels[1:]) if label == IGNORE]
+    assert not logits.grad[0, masked].any()
+
+    from genprm.train.sft import load_model, to_dataset
+
+    for kind in (CpuSFTTrainer, SFTTrainer):
+        model, hf, _ = load_model(asked)
+        args = SFTConfig(output_dir=str(tmp_path), max_length=2048, **training_arguments(asked))
+        trainer = kind(model=model, args=args, train_dataset=to_dataset(rows), processing_class=hf)
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        assert loss.detach().item() == pytest.approx(wanted.detach().item(), rel=1e-5)
+        for (name, got), (_, exact) in zip(model.named_parameters(), reference.named_parameters(), strict=True):
+            torch.testing.assert_close(got.grad.double(), exact.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.bubblewrap
+async def test_the_folder_is_a_judge(data: Path, tmp_path: Path) -> None:
+    import asyncio
+
+    held_out = tmp_path / "solutions.jsonl"
+    held_out.write_text("".join(json.dumps(conversation(k)) + "\n" for k in range(4)))
+    asked = config(data, eval_data=data, eval_limit=4, verify_data=held_out, sandbox="bubblewrap", verify_steps=2)
+    out = tmp_path / "out"
+    # Weights of a judge that knows these sums already: a few small steps must not take that away.
+    trained = await asyncio.to_thread(train_sft, asked.model_copy(update={"learning_rate": 1e-6}), out)
+    assert trained.metrics["eval_f1"] == 1.0
+    assert trained.metrics["eval_verdict_accuracy"] == 1.0
+    assert trained.metrics["verify_f1"] == 1.0
+    assert trained.metrics["verify_f1_no_code"] < 1.0  # the built-in judge knows nothing without its code
+    steps = [line["step"] for line in read_log(out / LOG) if "verify_f1" in line]
+    assert steps == [2, 3]
+    written = json.loads((out / "metrics.json").read_text())
+    assert written["steps"] == 3
+    assert written["data"]["critiques"] == 6
+    card = (out / "README.md").read_text()
+    assert "verify_f1" in card
+    assert (out / "curves.png").stat().st_size > 5000
+    assert json.loads((out / "genprm.json").read_text())["profile"]["assistant_marker"] is True
+    prm = await load_prm(str(out), sandbox="bubblewrap")
+    try:
+        judged = await prm.judge("How many eggs?", ["She buys 3*2 = 6 eggs.", "She buys 3*3 = 10 eggs."])
+    finally:
+        await prm.close()
+    assert [step.verdict for step in judged.steps] == ["Yes", "No"]
+
+
+@pytest.mark.vllm
+@pytest.mark.bubblewrap
+@pytest.mark.slow
+async def test_vllm_serves_the_folder_of_a_merged_adapter(data: Path, tmp_path: Path) -> None:
+    import asyncio
+
+    asked = config(data, max_steps=1, learning_rate=1e-6, lora=True, lora_rank=4, lora_alpha=8)
+    await asyncio.to_thread(train_sft, asked, tmp_path / "out")
+    prm = await load_prm(str(tmp_path / "out"), engine="vllm", sandbox="bubblewrap", max_model_len=1024)
+    try:
+        judged = await prm.judge("How many eggs?", ["She buys 3*2 = 6 eggs.", "She buys 3*3 = 10 eggs."])
+    finally:
+        await prm.close()
+    assert [step.verdict for step in judged.steps] == ["Yes", "No"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda row: row.pop("messages"), "row 2: there are no `messages`"),
+        (lambda row: row.update(steps=["one"]), "row 2: 3 critiques do not fit 1 steps"),
+        (lambda row: row.update(input_ids=[1, 2], labels=[1]), "row 2: 1 labels do not fit 2 input_ids"),
+        (
+            lambda row: row.update(input_ids=[1, 2], labels=[-100, 3]),
+            "label 1 is 3: it must be the id there, 2, or -100",
+        ),
+        (lambda row: row.update(input_ids=[1, 2], labels=[-100, -100]), "every label is masked"),
+        (lambda row: row.update(input_ids=[1, 90000], labels=[-100, 90000]), "made with another"),
+    ],
+)
+def test_a_bad_row_ends_the_run_before_it_begins(change: Any, says: str, tmp_path: Path) -> None:
+    rows = [conversation(0), conversation(1)]
+    change(rows[1])
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(TrainError, match=says):
+        train_sft(config(path), tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))
+    kept, _ = prepare(config(path, bad_rows="skip"), 8192, tokenizer)
+    assert (len(kept.rows), [row.row for row in kept.left_out]) == (1, [2])
+
+
+def test_other_bad_input_says_what_to_do(data: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))
+    with pytest.raises(TrainError, match=r"tokens are more than the 64 of --max-length"):
+        prepare(config(data, max_length=64), 8192, tokenizer)
+    with pytest.raises(TrainError, match="empty: of 6 rows none can be trained on"):
+        prepare(config(data, max_length=64, bad_rows="skip"), 8192, tokenizer)
+    with pytest.raises(TrainError, match=r"--max-length 9,000 is more than the 8,192"):
+        prepare(config(data, max_length=9000), 8192, tokenizer)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(TrainError, match="the data set is empty"):
+        prepare(config(tmp_path / "empty.jsonl"), 8192, tokenizer)
+    with pytest.raises(TrainError, match="there is no data set"):
+        prepare(config(tmp_path / "none.jsonl"), 8192, tokenizer)
+    bare = tmp_path / "bare"
+    shutil.copytree(BUILT_IN_PATH, bare, ignore=shutil.ignore_patterns("*.jinja"))
+    with pytest.raises(TrainError, match="has no chat template"):
+        train_sft(config(data, model=str(bare)), tmp_path / "out")
+    with pytest.raises(ValueError, match="batch_size 2 is no multiple of device_batch_size 3"):
+        config(data, device_batch_size=3)
