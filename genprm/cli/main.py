@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from genprm.cli import bench, calibrate, doctor, label, options, refine, sandbox, search, synthesize, verify, view
+from genprm.cli import (
+    bench,
+    calibrate,
+    doctor,
+    label,
+    options,
+    refine,
+    sandbox,
+    search,
+    synthesize,
+    train,
+    verify,
+    view,
+)
 from genprm.cli.boundary import set_debug
 
 app = typer.Typer(
@@ -47,6 +60,7 @@ options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
 options.command(app, "label", epilog=label.EPILOG)(label.label)
 options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
 app.command("view")(view.view)
+app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)

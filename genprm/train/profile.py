@@ -8,11 +8,11 @@ from typing import Any
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
 from genprm.prms.thinkprm.judge import ThinkProfile
-from genprm.train.config import Judge
+from genprm.train.config import Asked
 from genprm.train.export import Generative
 
 
-def model_profile(config: Judge) -> Generative:
+def model_profile(config: Asked) -> Generative:
     """The profile that the trained model is asked with."""
     if config.family == "thinkprm":
         sampling = None if config.temperature is None else SamplingDefaults(config.temperature, 1.0, 0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genprm.engines import BUILT_IN
 from genprm.engines.tokenizer import Tokenizer
 from genprm.train.config import SftConfig
 from genprm.train.profile import model_profile
@@ -188,16 +189,17 @@ def load_model(config: SftConfig) -> tuple[Any, Any, Tokenizer]:
     import torch
     import transformers
 
-    tokenizer = Tokenizer.from_pretrained(config.model, config.revision)
+    path = str(BUILT_IN[config.model]) if config.model in BUILT_IN else config.model
+    tokenizer = Tokenizer.from_pretrained(path, config.revision)
     where = {"revision": config.revision} if config.revision else {}
     try:
         # Masters in float32: steps of 2e-6 would be lost in bfloat16.
-        model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **where)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **where)
         try:
             # tokenizer.json as it is: the class that a model declares may rebuild it by rules of its own.
-            hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(config.model, **where)
+            hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(path, **where)
         except (OSError, ValueError, TypeError):
-            hf = transformers.AutoTokenizer.from_pretrained(config.model, **where)
+            hf = transformers.AutoTokenizer.from_pretrained(path, **where)
     except (OSError, ValueError) as error:
         raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
     if hf.chat_template is None:
