@@ -121,7 +121,7 @@ def unsettle(model: Any) -> None:
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
-            weight += 0.03 * torch.randn(weight.shape, generator=source).to(weight.dtype)
+            weight += 0.1 * torch.randn(weight.shape, generator=source).to(weight.dtype)
 
 
 def test_the_loss_and_its_gradients_are_those_of_the_learned_tokens_alone(data: Path, tmp_path: Path) -> None:
@@ -156,7 +156,8 @@ def test_the_loss_and_its_gradients_are_those_of_the_learned_tokens_alone(data: 
         loss.backward()
         assert loss.detach().item() == pytest.approx(wanted.detach().item(), rel=1e-5)
         for (name, got), (_, exact) in zip(model.named_parameters(), reference.named_parameters(), strict=True):
-            torch.testing.assert_close(got.grad.double(), exact.grad, rtol=1e-3, atol=1e-6, msg=name)
+            furthest = (got.grad.double() - exact.grad).abs().max().item()
+            assert furthest < 1e-3 * exact.grad.abs().max().item(), (kind, name)
 
 
 @pytest.mark.bubblewrap
