@@ -191,7 +191,7 @@ def load_model(config: SftConfig) -> tuple[Any, Any, Tokenizer]:
 
     path = str(BUILT_IN[config.model]) if config.model in BUILT_IN else config.model
     tokenizer = Tokenizer.from_pretrained(path, config.revision)
-    where = {"revision": config.revision} if config.revision else {}
+    where: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     try:
         # Masters in float32: steps of 2e-6 would be lost in bfloat16.
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **where)
