@@ -119,3 +119,36 @@ def test_compare(judge, tmp_path):
     result = genprm("bench", "compare", "a", "a")
     assert any(line.startswith("math 3 66.7 66.7 +0.0") for line in lines(result)), result.output
     assert genprm("bench", "compare", "a", "nowhere").exit_code == 2
+
+
+def test_a_pool_that_is_given_twice_counts_once_and_equal_answers_are_one_group(judge, tmp_path):
+    pool = {
+        "question": "q",
+        "code": ["a"] * 5,
+        "pred": ["1/2", "3", "\\frac{1}{2}", "3", "0.5"],
+        "score": [1, 0, 1, 0, 1],
+    }
+    (tmp_path / "pool.jsonl").write_text(json.dumps(pool) + "\n")
+    result = genprm("bench", "best-of-n", "pool.jsonl", "pool.jsonl", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "skipped: pool.jsonl, line 1, is the same as pool.jsonl, line 1" in result.stderr
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())["best_of_n"]
+    assert len(metrics["ids"]) == 1
+    assert [one["accuracy"] for one in metrics["methods"] if (one["method"], one["n"]) == ("majority", 5)] == [1.0]
+    judged = genprm("bench", "best-of-n", "pool.jsonl", "pool.jsonl", "--model", "x", "--out", "judged")
+    assert judged.exit_code == 0, judged.output
+    assert len(judge.judged) == 5
+
+
+def test_verify_says_what_a_pool_is(judge, tmp_path):
+    (tmp_path / "pool.jsonl").write_text(json.dumps({"question": "q", "solution": "g", "code": ["a"], "pred": ["1"]}))
+    result = genprm("verify", "pool.jsonl")
+    assert result.exit_code == 2
+    assert "pool.jsonl is a best-of-n pool" in result.stderr
+    assert judge.judged == []
+
+
+def test_repeated_rows_are_named(judge, tmp_path):
+    result = genprm("bench", "processbench", "math.json", "math.json", "--out", "run")
+    assert "4 repeated rows were skipped: math.json, line 1, is the same as math.json, line 1" in result.stderr
+    assert len(judge.judged) == 3
