@@ -35,7 +35,7 @@ VOTING = SamplingDefaults(1.0, 0.9, 0)
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _INDEX = re.compile(
-    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:<?paragraph[ _]?)?\s*(-?\s?[0-9]{1,4})\s*>?\s*\}?\.?",
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:<?paragraph[ _]?)?\s*([+-]?\s?[0-9]{1,4})\s*>?\s*\}?\.?",
     re.IGNORECASE,
 )
 
@@ -64,7 +64,7 @@ def find_index(text: str) -> int | None:
     boxes = _BOXED.findall(text)
     if not boxes:
         return None
-    match = _INDEX.fullmatch(boxes[-1].strip())
+    match = _INDEX.fullmatch(boxes[-1].strip().replace("\u2212", "-"))
     if match is None:
         return None
     index = int(match[1].replace(" ", ""))
@@ -84,6 +84,7 @@ class Critic:
 
     Raises:
         PRMError: the arguments do not fit together.
+        EngineError: the model has no chat template.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Critic:
         self.name = engine.model_name
         self.capacity = engine.capacity
         self.owned = owned
+        self._prompt("", [""])  # refuses a model without a chat template here rather than at every row
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
@@ -141,9 +143,12 @@ class Critic:
             return prompts.render_text(self.profile.template, problem=problem, steps=list(steps))
         return prompts.render("critic/user", problem=problem, steps=list(steps))
 
-    async def _chain(self, problem: str, steps: Sequence[str], seed: int, vote: int) -> tuple[Chain, int | None]:
+    def _prompt(self, problem: str, steps: Sequence[str]) -> list[int]:
         message = {"role": "user", "content": self.user_turn(problem, steps)}
-        prompt = self.engine.tokenizer.encode_chat([message], add_generation_prompt=True)
+        return self.engine.tokenizer.encode_chat([message], add_generation_prompt=True)
+
+    async def _chain(self, problem: str, steps: Sequence[str], seed: int, vote: int) -> tuple[Chain, int | None]:
+        prompt = self._prompt(problem, steps)
         room = self.engine.max_model_len - len(prompt)
         if room < 1:
             raise ContextOverflowError(

@@ -16,10 +16,16 @@ from enum import StrEnum
 _BOX = re.compile(
     r"\\boxed\s*\{\s*(?:\\(?:text|textbf|textit|mathrm|mathbf|mathit)\s*\{\s*)?(correct|incorrect)\s*\}", re.IGNORECASE
 )
-# A heading begins a line, or follows the end of a sentence; "as step 2 shows" does neither.
+# A heading begins a line, or follows the end of a sentence or a label; "as step 2 shows" does neither.
 _HEADING = re.compile(
-    r"(?:^[ \t>*#_\-\d.)(]*|(?<=[.!?:}\])] ))(?:\*\*|__)?step[ \t]+(\d{1,4})(?:\*\*|__)?[ \t]*"
+    r"(?:^[ \t>*#_\-\d.)(]*|(?<=[.!?:}\])] )|(?<=[}$][,;] ))(?:\*\*|__)?step[ \t]+(\d{1,4})(?:\*\*|__)?[ \t]*"
     r"(?:[:.)—–-]|\*\*|$|(?=\([^()\n]*\)[ \t]*:)|(?=(?:is|was)[ \t]+\S{0,3}\\boxed))",
+    re.IGNORECASE | re.MULTILINE,
+)
+# "step 1 is \\boxed{correct} and step 2 is ...": the label itself follows, so that a clause may begin anywhere.
+_CLAUSE = re.compile(
+    r"(?:^|(?<=[.!?:}\])$,;])|[ \t](?:and|but|while|whereas))[ \t]+(?P<step>step[ \t]+(\d{1,4})[ \t]+(?:is|was)[ \t]+"
+    r"\S{0,3}\\boxed)",
     re.IGNORECASE | re.MULTILINE,
 )
 _WHOLE = re.compile(r"\b(solution|overall|final answer|proof|everything)\b", re.IGNORECASE)
@@ -57,7 +63,7 @@ class WrittenLabel:
 
     @property
     def value(self) -> int | None:
-        """1 for correct; 0 for incorrect and what follows from it; None where nobody knows."""
+        """1 for correct; 0 for incorrect and what follows from it; None without a label."""
         return {LabelKind.CORRECT: 1, LabelKind.MISSING: None}.get(self.kind, 0)
 
 
@@ -107,6 +113,8 @@ def align_labels(text: str, steps: int) -> list[WrittenLabel]:
 
 def _boxes(text: str) -> list[_Box]:
     headings = [(match.start(), int(match[1])) for match in _HEADING.finditer(text)]
+    headings += [(match.start("step"), int(match[2])) for match in _CLAUSE.finditer(text)]
+    headings.sort()
     boxes: list[_Box] = []
     before = 0
     for match in _BOX.finditer(text):

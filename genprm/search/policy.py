@@ -65,6 +65,9 @@ class Policy:
     Args:
         engine: the model.
         settings: prompt and sampling.
+
+    Raises:
+        EngineError: the model has no chat template, and the settings ask for one.
     """
 
     def __init__(self, engine: Engine, settings: PolicyConfig | None = None) -> None:
@@ -72,6 +75,11 @@ class Policy:
         self.settings = settings or PolicyConfig()
         self.name = engine.model_name
         self.capacity = engine.capacity
+        if self.settings.chat:
+            try:
+                engine.tokenizer.render_chat([{"role": "user", "content": ""}], add_generation_prompt=True)
+            except EngineError as error:
+                raise EngineError(f"{error}: use another policy, or `chat: false` to continue plain text") from None
 
     def user(self, problem: str) -> str:
         """The user's first turn."""

@@ -78,6 +78,10 @@ async def test_of_equally_frequent_indices_the_first_counts():
     [
         ("\\boxed{3} no, \\boxed{2}", 2),
         ("$\\boxed{-1}$", -1),
+        ("\\boxed{+2}", 2),
+        ("\\boxed{+ 0}", 0),
+        ("\\boxed{\u22121}", -1),
+        ("\\boxed{+-1}", None),
         ("\\boxed{ - 1 }.", -1),
         ("\\boxed{\\text{paragraph_4}}", 4),
         ("\\boxed{<paragraph_4>}", 4),

@@ -5,13 +5,15 @@ from collections import deque
 
 import pytest
 
+from genprm.engines import EngineError
 from genprm.prms import load_prm
 from genprm.prms.base import PRMError
 from genprm.prms.critic import Critic
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.profiles import read_profile
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
-from tests.fakes import ScriptedEngine
+from genprm.search.policy import Policy, PolicySettings
+from tests.fakes import ScriptedEngine, byte_tokenizer
 
 
 def engine():
@@ -78,3 +80,21 @@ def test_names_tell_the_family(tmp_path):
 def test_files_that_are_no_profile(folder, profile):
     with pytest.raises(PRMError, match="not a model profile"):
         read_profile(folder(**profile))
+
+
+@pytest.mark.parametrize("family", ["genprm", "thinkprm", "critic", "implicit", "qwen-prm", "rlhflow"])
+async def test_a_model_without_a_chat_template_is_refused_at_the_start(family):
+    words = ("<extra_0>",) if family == "qwen-prm" else ()
+    bare = ScriptedEngine(deque(), tokenizer=byte_tokenizer(("Yes", "No", " Yes", " No", *words)))
+    bare.tokenizer._hf.chat_template = None
+    options = {"reference": "none"} if family == "implicit" else {}
+    with pytest.raises(EngineError, match="has no chat template"):
+        await load_prm("some/model", family=family, engine=bare, sandbox=None, mode="analyze", **options)
+
+
+def test_a_policy_without_a_chat_template_is_refused_at_the_start():
+    bare = ScriptedEngine(deque(), tokenizer=byte_tokenizer())
+    bare.tokenizer._hf.chat_template = None
+    with pytest.raises(EngineError, match=r"has no chat template.*chat: false"):
+        Policy(bare)
+    Policy(bare, PolicySettings(chat=False))

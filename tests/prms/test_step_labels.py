@@ -62,6 +62,28 @@ def test_headings_within_one_line():
     assert kinds(text, 2) == [CORRECT, INCORRECT]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Step 1 is \\boxed{correct}, Step 2 is \\boxed{incorrect}",
+        "Step 1 is $\\boxed{correct}$, and step 2 is $\\boxed{incorrect}$.",
+        "Step 1: \\boxed{correct}, Step 2: \\boxed{incorrect}",
+        "Step 1: \\boxed{correct}; Step 2: it adds wrongly. The step is \\boxed{incorrect}",
+        "Step 1 is \\boxed{correct} and step 2 is \\boxed{incorrect}",
+        "Step 1 is \\boxed{correct}, but Step 2 was \\boxed{incorrect}",
+    ],
+)
+def test_labels_in_one_sentence(text):
+    assert kinds(text, 2) == [CORRECT, INCORRECT]
+
+
+def test_a_step_that_another_relies_on_is_no_heading():
+    text = "Step 1: fine \\boxed{correct}\nStep 2: The way it relies on step 1 is \\boxed{incorrect}"
+    assert kinds(text, 2) == [CORRECT, INCORRECT]
+    text = "Step 1: fine \\boxed{correct}\nStep 2: Given 4, step 1 and the rule, it is \\boxed{incorrect}"
+    assert kinds(text, 2) == [CORRECT, INCORRECT]
+
+
 def test_a_mentioned_step_is_no_heading():
     text = "Step 1: ok \\boxed{correct}\nStep 2: It uses\nstep 1 in the sum, as step 1 allows. \\boxed{incorrect}"
     assert kinds(text, 2) == [CORRECT, INCORRECT]

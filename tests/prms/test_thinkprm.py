@@ -224,8 +224,9 @@ async def test_sequential_rounds():
     ]
     engine = Engine.say(*replies)
     judgement = await judge(engine, rounds=4)
-    second = f"{PROMPT}It is fine.\n\n{TRIGGERS[0]}"
-    third = f"{second} the steps.\n\n{TRIGGERS[1]}"
+    # The newline before </think> stays when the word goes, as in the released class: three in a row.
+    second = f"{PROMPT}It is fine.\n\n\n{TRIGGERS[0]}"
+    third = f"{second} the steps.\n\n\n{TRIGGERS[1]}"
     fourth = f"{third}: all good.\n\n{TRIGGERS[2]}"
     assert engine.prompts == [PROMPT, second, third, fourth]
     assert engine.questions == [f"{fourth} No.\n</think>\n{QUESTION}"]

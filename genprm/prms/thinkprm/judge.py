@@ -298,7 +298,8 @@ class ThinkPRMJudge:
 
     def _look_again(self, prompt: list[int], thought: _Thought, phrase: str) -> bool:
         """Opens the thinking again with a phrase; False when the context has no room for another round."""
-        text = thought.text.removesuffix(QUESTION).replace(THINK_END, "").rstrip() + "\n\n" + phrase
+        # In this order, as the released class does it: a newline before the removed word stays.
+        text = (thought.text.removesuffix(QUESTION).rstrip() + "\n\n" + phrase).replace(THINK_END, "")
         ids = self._ids_of(text, thought.ids)
         if len(prompt) + len(ids) + self._reserve >= self.engine.max_model_len:
             return False
