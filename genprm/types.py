@@ -124,7 +124,7 @@ class Judgement:
 
     @property
     def first_error(self) -> int | None:
-        """0-based index of the first wrong step, -1 when there is none, None when nobody knows.
+        """0-based index of the first wrong step, -1 when there is none, None when it is undecided.
 
         See `find_first_error`.
         """
@@ -132,6 +132,17 @@ class Judgement:
             return self.first_error_vote
         whole = None if self.solution is None else self.solution.score
         return find_first_error(self.scores, self.threshold, whole)
+
+    @property
+    def reason(self) -> str | None:
+        """Why `first_error` is undecided; None where it is decided."""
+        if self.first_error is not None:
+            return None
+        silent = next((step for step in self.steps if step.score is None), None)
+        whole = None if self.solution is None else self.solution.score
+        if whole is not None and not any(score is not None and score < self.threshold for score in self.scores):
+            return "the solution as a whole is judged wrong, and none of its steps is"
+        return "a step has no score" + (f": {silent.reason}" if silent is not None and silent.reason else "")
 
 
 def find_first_error(
@@ -146,7 +157,7 @@ def find_first_error(
             decides about the steps without a verdict.
 
     Returns:
-        None when nobody knows: a step without a verdict comes before any wrong one, or the solution is judged wrong
+        None when it is undecided: a step without a verdict comes before any wrong one, or the solution is judged wrong
         and none of its steps is.
     """
     unknown = False

@@ -1,4 +1,4 @@
-"""What a run of `verify` adds up to. One pass over the rows, nothing held but counts."""
+"""The totals of a run of `verify`. One pass over the rows, nothing held but counts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class Metrics(BaseModel):
     """Rows without a wrong step."""
     judged_wrong: int
     undecided: int
-    """Rows where a missing score leaves the first error open."""
+    """Rows whose first error is undecided."""
+    undecided_reasons: dict[str, int] = {}
+    """Why -> rows, the most frequent first."""
     steps: int
     steps_without_score: int
     first_errors: dict[int, int]
@@ -70,6 +72,7 @@ class Tally:
         self._steps: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0, saved=0)
         self._code: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._labelled: list[tuple[int | None, int]] = []
 
     def add(self, row: VerifyRow) -> None:
@@ -77,6 +80,7 @@ class Tally:
         self.rows += 1
         if row.first_error is None:
             self._outcomes["undecided"] += 1
+            self._reasons[row.reason or "a step has no score"] += 1
         elif row.first_error < 0:
             self._outcomes["right"] += 1
         else:
@@ -102,6 +106,7 @@ class Tally:
             judged_right=self._outcomes["right"],
             judged_wrong=self._outcomes["wrong"],
             undecided=self._outcomes["undecided"],
+            undecided_reasons=dict(self._reasons.most_common()),
             steps=self._steps["all"],
             steps_without_score=self._steps["without"],
             first_errors=dict(sorted(self._first_errors.items())),

@@ -1,4 +1,4 @@
-"""What a run came to, as tables for a terminal."""
+"""The results of a run, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def print_rows(console: Console, rows: Iterable[VerifyRow]) -> None:
     for name in ("solution", "score of each step", "first error", *(["label"] if labelled else [])):
         table.add_column(name, header_style="dim", overflow="fold")
     for row in rows:
-        cells = [Text(row.id or row.key), _scores(row), _where(row.first_error)]
+        cells = [Text(row.id or row.key), _scores(row), _where(row)]
         if labelled:
             cells.append(_label(row))
         table.add_row(*cells)
@@ -45,7 +45,8 @@ def print_summary(console: Console, metrics: Metrics) -> None:
     first = ", ".join(f"step {index}: {count:,}" for index, count in list(metrics.first_errors.items())[:8])
     table.add_row("  a wrong step", f"{metrics.judged_wrong:,}", f"[dim]first at {first}[/]" if first else "")
     if metrics.undecided:
-        table.add_row("  undecided", f"[yellow]{metrics.undecided:,}[/]", "[dim]a step has no score[/]")
+        reasons = [f"{count:,}: {escape(reason)}" for reason, count in metrics.undecided_reasons.items()]
+        table.add_row("  undecided", f"[yellow]{metrics.undecided:,}[/]", f"[dim]{chr(10).join(reasons[:3])}[/]")
     if metrics.failed:
         table.add_row("failed", f"[red]{metrics.failed:,}[/]", "[dim]tried again by the next run[/]")
     if metrics.labels:
@@ -81,16 +82,26 @@ def print_failures(console: Console, failures: Iterable[FailureRow], path: str) 
 
 def _scores(row: VerifyRow) -> Text:
     text = Text()
-    for score in row.scores:
-        style = "yellow" if score is None else "red" if score < row.threshold else "green"
-        text.append("  –   " if score is None else f"{score:.2f}  ", style=style)
+    whole = None if row.solution is None else row.solution.score
+    # A judge of whole solutions may label no step: dashes alone would hide what it says.
+    if whole is None or any(score is not None for score in row.scores):
+        for score in row.scores:
+            text.append_text(_score(score, row.threshold)).append("  ")
+    if whole is not None:
+        text.append_text(_score(whole, row.threshold)).append(" as a whole", style="dim")
     return text
 
 
-def _where(first_error: int | None) -> Text:
-    if first_error is None:
-        return Text("undecided", style="yellow")
-    return Text("none", style="green") if first_error < 0 else Text(f"step {first_error}", style="red")
+def _score(score: float | None, threshold: float) -> Text:
+    style = "yellow" if score is None else "red" if score < threshold else "green"
+    return Text(" –  " if score is None else f"{score:.2f}", style=style)
+
+
+def _where(row: VerifyRow) -> Text:
+    if row.first_error is None:
+        return Text("undecided", style="yellow").append(f": {row.reason}" if row.reason else "")
+    found = row.first_error
+    return Text("none", style="green") if found < 0 else Text(f"step {found}", style="red")
 
 
 def _label(row: VerifyRow) -> Text:

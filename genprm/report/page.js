@@ -13,7 +13,8 @@
   fact("rows", whole(metrics.rows), metrics.interrupted ? "stopped early" : "");
   fact("without an error", whole(metrics.judged_right));
   fact("with an error", whole(metrics.judged_wrong));
-  if (metrics.undecided) fact("undecided", whole(metrics.undecided));
+  if (metrics.undecided) fact("undecided", whole(metrics.undecided),
+    Object.entries(metrics.undecided_reasons ?? {}).slice(0, 3).map(([why, n]) => `${whole(n)}: ${why}`).join("; "));
   if (metrics.failed) fact("failed", whole(metrics.failed));
   if (metrics.labels && !metrics.processbench) {
     const { f1, error_accuracy, correct_accuracy, errors, correct } = metrics.labels;
@@ -39,7 +40,7 @@
   const entry = (row) => {
     const word = firstError(row.first_error) + (disagrees(row) ? " ≠ label" : "");
     return [make("div", "entry", make("span", "", row.id), make("span", `word ${outcome(row)}`, word)),
-      strip(row.scores), make("div", "excerpt", row.excerpt)];
+      strip(row.whole === null ? row.scores : [...row.scores, row.whole]), make("div", "excerpt", row.excerpt)];
   };
 
   // ---- a row ------------------------------------------------------------------------------------------------------
@@ -66,7 +67,9 @@
     if (row.answer !== null) parts.push(`reference answer: ${row.answer}`);
     parts.push(count(row.tokens.generated, "generated token"), `${row.seconds.toFixed(1)} s`);
     article.append(make("p", "meta", parts.join(" · ")));
+    if (row.reason) article.append(make("p", "notice", `Undecided: ${row.reason}`));
     if (row.problem !== null) article.append(rich(make("p", "problem"), row.problem));
+    if (row.thoughts) article.append(folded("Thoughts of the model, not judged", (details) => details.append(make("p", "prose", row.thoughts))));
     row.steps.forEach((step, position) => article.append(stepNode(row, step, position)));
     if (row.solution) article.append(stepNode(row, { ...row.solution, step: "The solution as a whole" }, -1));
   };

@@ -142,9 +142,14 @@ def _entry(row: VerifyRow) -> JsonValue:
         "key": row.key,
         "first_error": row.first_error,
         "label": row.label,
-        "scores": [None if score is None else round(score, 3) for score in row.scores],
+        "scores": [_rounded(score) for score in row.scores],
+        "whole": None if row.solution is None else _rounded(row.solution.score),
         "excerpt": (row.problem or "")[:EXCERPT],
     }
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 3)
 
 
 def _embedded(text: str) -> str:

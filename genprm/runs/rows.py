@@ -73,7 +73,9 @@ class VerifyRow(_Model):
     key: str
     id: str | None = None
     first_error: int | None
-    """0-based, -1 for none, None when a step before it has no score."""
+    """0-based, -1 for none, None when it is undecided: see `reason`."""
+    reason: str | None = None
+    """Why the first error is undecided."""
     label: int | None = None
     answer: str | None = None
     threshold: float
@@ -117,6 +119,7 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         key=row.key,
         id=row.id,
         first_error=judgement.first_error,
+        reason=judgement.reason,
         label=row.label,
         answer=row.answer,
         threshold=judgement.threshold,

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -10,6 +11,7 @@ from genprm.report.data_page import write_label_page, write_synthesis_page
 from genprm.rpe.budget import State
 from genprm.rpe.rows import Drop, LabelRow, Message, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
 from genprm.runs.rows import verify_row
+from genprm.types import Judgement, StepJudgement, Verdict
 from tests.judges import ArithmeticJudge, row
 from tests.report.test_page import HOSTILE, INFO, written
 
@@ -57,6 +59,23 @@ async def test_formulas_are_rendered_and_text_stays_text(tmp_path, dom):
     assert '<span class="number">1</span>' in shown
     assert "label: error at step 3" in shown
     assert "Scores of the steps" in shown
+
+
+def test_an_undecided_row_says_why_and_the_whole_has_its_score(tmp_path, dom):
+    silent = StepJudgement(None, None, None, (), "no chain labels this step")
+    whole = StepJudgement(0.93, 2.6, Verdict.YES, ())
+    undecided = verify_row(row(0, "a", "b"), Judgement((silent, silent)), seconds=1.0)
+    thought = replace(row(1, "a", "b"), thoughts="or is it 3?")
+    decided = verify_row(thought, Judgement((silent, silent), solution=whole), seconds=1.0)
+    written(tmp_path / "page.html", [undecided, decided])
+    shown = dom(tmp_path / "page.html")
+    assert "Undecided: a step has no score: no chain labels this step" in shown
+    assert "1: a step has no score: no chain labels this step" in shown
+    assert shown.count('<i class="right">') == 1  # in the list, for the whole
+    shown = dom(tmp_path / "page.html", anchor="#row-1")
+    assert "The solution as a whole" in shown
+    assert "Yes 0.93" in shown
+    assert "Thoughts of the model, not judged" in shown
 
 
 async def test_on_a_phone_the_list_folds_away(tmp_path, dom):
