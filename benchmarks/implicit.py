@@ -12,6 +12,10 @@
 Their rewards are compared. Tokens are those of the chats, counted once although two models read them. Weights are
 random: they do not matter for speed.
 
+`--precision FOLDER` measures, on a trained model, what a reference in fewer bits saves and costs: tokens a second of one
+pass over the same solutions in float32, bfloat16 and int8, and by how much each moves the rewards of steps and the
+cumulative reward at the end, in nats (beta 1). `nano`, the built-in model, unless a folder is named.
+
 The second table is the most memory that scoring one long solution takes beyond the loaded model, each figure in a
 process of its own: `plain` holds all logits and their log-softmax, which is why it stops at the shorter length.
 """
@@ -178,6 +182,41 @@ async def compare(name: str, count: int, beta: float = 1.0) -> dict[str, float]:
             await engine.close()
     rates = {way: tokens / taken for way, taken in seconds.items()}
     return rates | {"tokens": tokens, "solutions": len(rows), "threads": threads, "plain_threads": best}
+
+
+async def precision(model: str, count: int) -> dict[str, dict[str, float]]:
+    """What each type of weights saves and costs, against float32: type -> figures."""
+    rows = solutions(count, seed=1)
+    found: dict[str, dict[str, float]] = {}
+    exact: list[list[float]] = []
+    for dtype in ("float32", "bfloat16", "int8"):
+        engine = await load_engine("transformers", str(BUILT_IN.get(model, model)), dtype=dtype)
+        prm = ImplicitPRM(LogprobModel(engine), None, engine.tokenizer, beta=1.0)
+        try:
+            await prm.judge_rows(rows[:4])
+            started = time.perf_counter()
+            judged = await prm.judge_rows(rows)
+            taken = time.perf_counter() - started
+        finally:
+            await engine.close()
+        if any(isinstance(row, Exception) for row in judged):
+            raise AssertionError(next(row for row in judged if isinstance(row, Exception)))
+        done = [row for row in judged if isinstance(row, Judgement)]
+        ends = [[step.log_odds or 0.0 for step in row.steps] for row in done]
+        exact = exact or ends
+        whole = [abs(a[-1] - b[-1]) for a, b in zip(ends, exact, strict=True)]
+        steps = [
+            abs((a - before_a) - (b - before_b))
+            for one, other in zip(ends, exact, strict=True)
+            for a, before_a, b, before_b in zip(one, [0.0, *one], other, [0.0, *other], strict=False)
+        ]
+        found[dtype] = {
+            "tokens_per_s": sum(row.tokens.prompt for row in done) / taken,
+            "step_mean": sum(steps) / len(steps),
+            "step_most": max(steps),
+            "solution_mean": sum(whole) / len(whole),
+        }
+    return found
 
 
 def memory(way: str, length: int) -> float:

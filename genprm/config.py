@@ -89,7 +89,10 @@ class EngineConfig(Config):
     tokenizer: Annotated[str | None, Option(shown="the model's")] = Field(
         default=None, description="Folder or Hugging Face name of the tokenizer."
     )
-    dtype: str = Field(default="auto", description="Number type of the weights: auto, bfloat16, float16 or float32.")
+    dtype: str = Field(
+        default="auto",
+        description="Number type of the weights: auto, bfloat16, float16, float32, or int8 on a CPU (transformers).",
+    )
     max_model_len: Annotated[int | None, Option(shown="the model's")] = Field(
         default=None, ge=16, description="Longest context, in tokens."
     )
@@ -260,6 +263,11 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default=(), description="A server that serves the reference. Repeat it for several servers."
     )
     reference_revision: str | None = Field(default=None, description="Branch, tag or commit of the reference.")
+    reference_dtype: Annotated[str | None, Option(shown="that of the PRM")] = Field(
+        default=None,
+        description="Number type of the reference's weights. On a CPU int8 and bfloat16 take less time, at an error "
+        "that benchmarks/README.md states.",
+    )
     reference_cache: Annotated[str, Option(metavar="auto|none|FOLDER", free=True)] = Field(
         default="auto",
         description="Where the reference's log-probabilities are kept; `auto` is the user's cache folder.",

@@ -61,13 +61,16 @@ async def load_engine(
         revision: revision of the model on the Hub.
         tokenizer: folder or id of the tokenizer, where it is not the model's.
         seed: seed of requests that bring none.
-        dtype: type of the weights, such as `bfloat16`; `auto` is the engine's choice. A server has chosen already.
+        dtype: type of the weights, such as `bfloat16`; `auto` is the engine's choice, `int8` is for the transformers
+            engine on a CPU. A server has chosen already.
         **options: the engine's own: see `TransformersEngine.load`, `VllmEngine.load`, `OpenAIEngine.open`.
 
     Raises:
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
     kind = choose_engine(kind, base_urls)
+    if dtype == "int8" and kind == "vllm":
+        raise EngineError("int8 weights are for the transformers engine: name a quantised model for vllm")
     if model in BUILT_IN:
         built_in = str(BUILT_IN[model])
         model, tokenizer = (None, tokenizer or built_in) if kind == "openai" else (built_in, tokenizer)

@@ -187,6 +187,7 @@ async def _open_scorer(
         reference=parts.reference or (None if config.reference is None else model_path(config.reference)),
         reference_urls=config.reference_url,
         reference_revision=config.reference_revision,
+        reference_dtype=config.reference_dtype,
         cache={"auto": "auto", "none": None}.get(cache, Path(cache)),  # pyright: ignore[reportArgumentType]
         lazy=parts.lazy,
         **options,

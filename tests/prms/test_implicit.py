@@ -378,6 +378,28 @@ async def test_load_opens_and_closes(pair: Pair, tmp_path: Path) -> None:
     assert len(files_in(tmp_path)) == 1
 
 
+async def test_a_reference_in_fewer_bits_is_near_and_cached_by_itself(pair: Pair, tmp_path: Path) -> None:
+    found: dict[str | None, list[float]] = {}
+    for dtype in (None, "bfloat16", "int8"):
+        prm = await load_implicit(
+            str(pair.prm),
+            reference=str(pair.reference),
+            reference_dtype=dtype,
+            engine="transformers",
+            cache=tmp_path,
+            profile=ImplicitProfile(beta=1.0),
+        )
+        try:
+            found[dtype] = list((await prm.rewards(PROBLEM, SOLUTIONS[0])).single)
+        finally:
+            await prm.close()
+    assert len(files_in(tmp_path)) == 3
+    for dtype, most in (("bfloat16", 1.5), ("int8", 4.0)):
+        # Nats, summed over the tokens of a step, of models whose random weights are ten times as large as trained ones.
+        assert found[dtype] == pytest.approx(found[None], abs=most)
+        assert found[dtype] != found[None]
+
+
 def test_released_models_know_their_reference() -> None:
     names = ("PRIME-RL/EurusPRM-Stage1", "Windy0822/ImplicitPRM_DPO", "Qwen/Qwen3-4B")
     assert [(known := detect_implicit(name)) and known.reference for name in names] == [

@@ -26,6 +26,7 @@ from genprm.engines.errors import EngineError
 from genprm.engines.requests import check_choices, check_ids, fit_sampling
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers.decoder import Decoder, Generation, deliver
+from genprm.engines.transformers.int8 import to_int8
 from genprm.engines.weights import check_report
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ class TransformersEngine:
             model: folder or model id.
             tokenizer: folder or id of the tokenizer, where it is not the model's.
             revision: revision of the model on the Hub.
-            dtype: a torch type such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in.
+            dtype: a torch type such as `bfloat16`; `auto` is float32 on a CPU, else what the model was saved in. `int8`
+                computes linear layers in eight bits, on a CPU only.
             device: such as `cuda:1`; by default an accelerator if there is one.
             threads: cores that a model on the CPU computes with, for all of this process; by default all but one, which
                 is left to the sandbox and the event loop: threads that wait for each other lose more than a core.
@@ -158,6 +160,10 @@ class TransformersEngine:
             if where.type == "cpu":
                 torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
             wanted: Any = dtype if dtype != "auto" or where.type != "cpu" else "float32"
+            if dtype == "int8":
+                if where.type != "cpu":
+                    raise EngineError(f"int8 weights are for models on the CPU, not on {str(where)!r}: use bfloat16")
+                wanted = "float32"
             text = Tokenizer.from_pretrained(tokenizer or model, None if tokenizer else revision)
             try:
                 loader: Any = getattr(transformers, auto_class) if isinstance(auto_class, str) else auto_class
@@ -171,6 +177,8 @@ class TransformersEngine:
                     ignore_mismatched_sizes=True,  # refused below, by name
                 )
                 check_report(model, type(network).__name__, report)
+                if dtype == "int8":
+                    to_int8(network)
                 return cls(network.to(where), text, model_name=model, **options)
             except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
                 raise EngineError(f"the model {model!r} does not load: {error}") from error

@@ -30,6 +30,7 @@ async def load_implicit(
     cache: Path | Literal["auto"] | None = "auto",
     revision: str | None = None,
     reference_revision: str | None = None,
+    reference_dtype: str | None = None,
     tokenizer: str | None = None,
     seed: int = 0,
     dtype: str = "auto",
@@ -51,9 +52,11 @@ async def load_implicit(
             keeps none.
         revision: the PRM's revision on the Hub.
         reference_revision: the reference's.
+        reference_dtype: type of the reference's weights, where it is not `dtype`: see `benchmarks/README.md` for what
+            bfloat16 and int8 save and cost on a CPU.
         tokenizer: folder or id of the PRM's tokenizer, where it is not the model's.
         seed: the engines' seed.
-        dtype: type of the weights of both models.
+        dtype: type of the weights.
         lazy: open the models with the first solution that needs them, as `ImplicitPRM.judge_rows` and
             `ImplicitPRM.prepare` do in turn.
         **engine_options: passed to both engines.
@@ -89,7 +92,7 @@ async def load_implicit(
         return choose_engine(engine if isinstance(engine, str) and engine != "openai" and not urls else "auto", urls)
 
     def opening(
-        model: str, urls: Sequence[str], commit: str | None, own_tokenizer: str | None
+        model: str, urls: Sequence[str], commit: str | None, own_tokenizer: str | None, weights: str
     ) -> Callable[[], Awaitable[Engine]]:
         kind = kind_of(urls)
         return partial(
@@ -100,23 +103,26 @@ async def load_implicit(
             revision=commit,
             tokenizer=own_tokenizer or (model if urls else None),
             seed=seed,
-            dtype=dtype,
+            dtype=weights,
             **((vllm_options if kind == "vllm" else {}) | engine_options),
         )
 
     own = LogprobModel(
-        opening(name_or_path, base_urls, revision, tokenizer) if isinstance(engine, str) else engine,
+        opening(name_or_path, base_urls, revision, tokenizer, dtype) if isinstance(engine, str) else engine,
         name=name_or_path,
         tokenizer=text,
     )
     base: LogprobModel | None = None
     if reference != NO_REFERENCE:
+        other = reference_dtype or dtype
         kind = kind_of(reference_urls) if isinstance(reference, str) else "open"
         source = reference if isinstance(reference, str) else reference.model_name
         base = LogprobModel(
-            opening(reference, reference_urls, reference_revision, None) if isinstance(reference, str) else reference,
+            opening(reference, reference_urls, reference_revision, None, other)
+            if isinstance(reference, str)
+            else reference,
             # The same weights in another engine or precision differ by as much as the models that are compared may.
-            name=f"{weights_name(source, reference_revision)} {kind} {dtype}",
+            name=f"{weights_name(source, reference_revision)} {kind} {other}",
             tokenizer=text,
             cache=LogprobCache(default_cache() if cache == "auto" else cache) if cache is not None else None,
         )
