@@ -12,9 +12,9 @@
 Their rewards are compared. Tokens are those of the chats, counted once although two models read them. Weights are
 random: they do not matter for speed.
 
-`--precision FOLDER` measures, on a trained model, what a reference in fewer bits saves and costs: tokens a second of one
-pass over the same solutions in float32, bfloat16 and int8, and by how much each moves the rewards of steps and the
-cumulative reward at the end, in nats (beta 1). `nano`, the built-in model, unless a folder is named.
+`--precision MODEL` measures, on a trained model (`nano` or a folder), what a reference in fewer bits saves and costs:
+tokens a second of one pass over the same solutions in float32, bfloat16 and int8, and by how much each moves the
+rewards of steps and the cumulative reward at the end, in nats (beta 1).
 
 The second table is the most memory that scoring one long solution takes beyond the loaded model, each figure in a
 process of its own: `plain` holds all logits and their log-softmax, which is why it stops at the shorter length.
@@ -43,6 +43,7 @@ import torch
 import transformers
 
 import genprm
+from genprm.engines import BUILT_IN, load_engine
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers.engine import TransformersEngine
 from genprm.prms.forward import token_logprobs
@@ -247,9 +248,10 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=["built-in", "wide"], choices=list(SHAPES))
     parser.add_argument("--count", type=int, default=200, help="solutions (default: %(default)s)")
     parser.add_argument("--lengths", type=int, nargs="*", default=[2048, 8192], help="tokens for the memory table")
+    parser.add_argument("--precision", nargs="*", default=["nano"], metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--save", action="store_true", help="enter it into benchmarks/results/implicit.json")
     options = parser.parse_args()
-    figures: dict[str, Any] = {"speed": {}, "memory_mb": {}}
+    figures: dict[str, Any] = {"speed": {}, "precision": {}, "memory_mb": {}}
     print(f"tokens a second, {torch.get_num_threads()} threads, float32")
     print(f"{'shape':<10}{'solutions':>10}{'tokens':>9}{'plain':>9}{'ours':>9}{'cached':>9}{'times':>8}{'cached':>8}")
     for name in options.shapes:
@@ -260,6 +262,20 @@ def main() -> None:
             f"{row['ours_cached']:>9.0f}{row['ours'] / row['plain']:>8.2f}{row['ours_cached'] / row['plain']:>8.2f}",
             flush=True,
         )
+    for model in options.precision:
+        name = Path(model).name
+        types = asyncio.run(precision(model, options.count))
+        figures["precision"][name] = {kind: {key: round(v, 4) for key, v in row.items()} for kind, row in types.items()}
+        print(
+            f"\n{name}, one model\n{'type':<10}{'tokens/s':>9}{'times':>7}{'step, nats':>12}{'most':>7}{'solution':>10}"
+        )
+        for kind, row in types.items():
+            times = row["tokens_per_s"] / types["float32"]["tokens_per_s"]
+            print(
+                f"{kind:<10}{row['tokens_per_s']:>9.0f}{times:>7.2f}{row['step_mean']:>12.4f}{row['step_most']:>7.3f}"
+                f"{row['solution_mean']:>10.4f}",
+                flush=True,
+            )
     print(f"\nMB for one solution, vocabulary of {MEMORY_SHAPE.vocabulary}\n{'tokens':<10}{'plain':>9}{'ours':>9}")
     context = multiprocessing.get_context("spawn")
     for length in options.lengths:
@@ -276,7 +292,7 @@ def main() -> None:
     if options.save:
         path = RESULTS / "implicit.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for part in ("speed", "memory_mb"):
+        for part in ("speed", "precision", "memory_mb"):
             figures[part] = kept.get(part, {}) | figures[part]
         path.write_text(json.dumps(figures) + "\n", encoding="utf-8")
     print(line)
