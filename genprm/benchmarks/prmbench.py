@@ -110,7 +110,7 @@ class PRMBenchClass(BaseModel):
     f1_negative: float | None
     """With wrong steps as the positive class."""
     prm_score: float | None
-    """Mean of the two. None where the class has only right steps, so that there is no second one."""
+    """Mean of the two. None when the class has only right steps."""
     accuracy: float
 
 

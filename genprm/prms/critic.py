@@ -41,7 +41,7 @@ _INDEX = re.compile(
 
 
 def critic_sampling(votes: int) -> SamplingDefaults:
-    """How so many chains are sampled: one is greedy, several differ."""
+    """The sampling for this number of chains: one is greedy, several are sampled."""
     return GREEDY if votes == 1 else VOTING
 
 
@@ -60,7 +60,7 @@ class CriticProfile:
 
 
 def find_index(text: str) -> int | None:
-    r"""The index in the last `\boxed{...}` of an answer; None where there is none, or it holds no index."""
+    r"""The index in the last `\boxed{...}` of an answer; None without one, or when it is not an index."""
     boxes = _BOXED.findall(text)
     if not boxes:
         return None

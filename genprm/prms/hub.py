@@ -9,10 +9,10 @@ from genprm.prms.base import PRMError
 
 
 def read_config(model: str, revision: str | None = None) -> dict[str, object]:
-    """A model's `config.json`; {} where there is none to be had.
+    """A model's `config.json`; {} when there is none.
 
     Raises:
-        PRMError: it is no JSON object.
+        PRMError: it is not a JSON object.
     """
     found = find_file(model, "config.json", revision)
     if found is None:
@@ -20,7 +20,7 @@ def read_config(model: str, revision: str | None = None) -> dict[str, object]:
     try:
         config = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PRMError(f"{found} is no JSON: {error}") from None
+        raise PRMError(f"{found} is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise PRMError(f"{found} holds no JSON object")
+        raise PRMError(f"{found} is not a JSON object")
     return config

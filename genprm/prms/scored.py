@@ -1,4 +1,4 @@
-"""The judgement of a step that a model scores outright, with no chain behind it."""
+"""The judgement of a step that a model scores directly, without a chain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def scored_step(log_odds: float, threshold: float) -> StepJudgement:
         threshold: the score from which the step is right.
 
     Raises:
-        PRMError: they are no number.
+        PRMError: they are NaN.
     """
     if math.isnan(log_odds):
         raise PRMError("the model gave no number (NaN): its weights or its precision are broken")

@@ -2,8 +2,8 @@ r"""Step labels that a verification chain writes in its prose, bound to the step
 
 A chain goes through the steps, `Step 1: ... The step is \boxed{correct}`, and may stop at the first wrong one. Models
 also wrap the word (`\boxed{\text{correct}}`), judge inline and then repeat the whole list, come back to a step, give a
-label to the solution as a whole, or give none at all. So a label belongs to the step whose heading stands before it,
-and the last one counts.
+label to the solution as a whole, or give none at all. A label therefore belongs to the step whose heading precedes it,
+and the last label of a step counts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WrittenLabel:
 
     kind: LabelKind
     at: int | None = None
-    """Where the word begins in the chain's text; None where there is none."""
+    """Where the word begins in the chain's text; None without a label."""
     text: str = ""
     """What the chain writes about this step, up to the label."""
 
@@ -70,7 +70,7 @@ class WrittenLabel:
 @dataclass(frozen=True, slots=True)
 class _Box:
     step: int | None
-    """1-based; None where no heading stands before it."""
+    """1-based; None without a heading before it."""
     correct: bool
     at: int
     start: int

@@ -303,7 +303,7 @@ async def test_bad_requests_name_what_is_wrong(models: dict[str, Path], tmp_path
     llama = str(tmp_path / "plain")
     with pytest.raises(PRMError, match=r"cannot tell the family.*qwen-prm, math-shepherd"):
         await load_discriminative(llama, engine="transformers")
-    with pytest.raises(PRMError, match="no family 'qwen'"):
+    with pytest.raises(PRMError, match="unknown family 'qwen'"):
         await load_discriminative(llama, family="qwen", engine="transformers")
     with pytest.raises(PRMError, match="<extra_0>"):
         SolutionWriter(FORMATS["qwen-prm"], Tokenizer.from_pretrained(llama))
@@ -312,7 +312,7 @@ async def test_bad_requests_name_what_is_wrong(models: dict[str, Path], tmp_path
     with pytest.raises(PRMError, match="does not serve the value head"):
         await load_discriminative(str(models["skywork-prm"]), engine="vllm")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(PRMError, match="no JSON object"):
+    with pytest.raises(PRMError, match="not a JSON object"):
         read_config(str(tmp_path))
 
 

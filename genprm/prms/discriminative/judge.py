@@ -145,7 +145,7 @@ async def load_discriminative(
         EngineError: the engine or the model does not load.
     """
     if family is not None and family not in FORMATS:
-        raise PRMError(f"there is no family {family!r}: use one of {', '.join(FORMATS)}")
+        raise PRMError(f"unknown family {family!r}: use one of {', '.join(FORMATS)}")
     config = await asyncio.to_thread(read_config, name_or_path, revision)
     format = detect_format(config, name_or_path) if family is None else FORMATS[family]
     if format is None:

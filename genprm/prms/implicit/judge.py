@@ -59,12 +59,12 @@ class ImplicitPRM:
     """Judges steps by the log-ratio of two causal language models.
 
     The score of a step is the sigmoid of its reward, and `log_odds` is the reward itself: with `Reward.CUMULATIVE`, q
-    at the end of the step. Values are small, as beta is: a score of 0.503 is a strong opinion.
+    at the end of the step. Values are as small as beta: 0.503 is a confident score.
 
     Args:
         model: the PRM.
-        reference: the model it was trained against. Without one, rewards are plain log-probabilities times beta, which
-            are below zero all of them.
+        reference: the model it was trained against. Without one, rewards are plain log-probabilities times beta, so
+            that every score is below 0.5.
         tokenizer: the PRM's.
         beta: the scale of rewards.
         mode: where steps end.

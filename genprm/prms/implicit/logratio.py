@@ -58,7 +58,7 @@ class ImplicitProfile:
 
     reference: str | None = None
     """The model it was trained against: a folder or a model id; `none` for log-probabilities without a reference. None
-    where nobody knows."""
+    when unknown."""
     beta: float = DEFAULT_BETA
     """The scale of rewards, above 0."""
     mode: ImplicitMode = ImplicitMode.CLEAN
@@ -103,7 +103,7 @@ class ImplicitRewards:
 
 
 def detect_implicit(name: str) -> ImplicitProfile | None:
-    """What is known about an implicit PRM by its name; None when it is no released one.
+    """What is known about an implicit PRM by its name; None when it is not a released one.
 
     Args:
         name: the model's id or path. Its `config.json` is that of any causal language model.

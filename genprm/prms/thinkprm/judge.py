@@ -8,14 +8,14 @@ How that becomes a judgement:
 
 * `Judgement.solution` is the answer to the question: its score, its log-odds, and the chains with all their text.
 * A step's score is the share of chains that label it correct. A step after the first one that a chain calls incorrect
-  counts as wrong in that chain (`ChainFinish.IMPLIED`), as the model is trained to stop there; a step that a chain
-  leaves out for no reason has no verdict in it, and does not count.
+  counts as wrong in that chain (`ChainFinish.IMPLIED`), as the model is trained to stop there. A step that a chain
+  skips otherwise has no verdict in that chain, and is left out of the mean.
 * With `per_step` every prefix of the solution is judged by a chain of its own, and a step's score is the answer about
-  the prefix that ends with it: slower by the number of steps, but a number for every step, which no other step touches.
+  the prefix that ends with it. This takes as many times longer as there are steps, and gives every step its own score.
 
-Where this differs on purpose from the released class: the question is asked of every chain, and its answer is read
-exactly from two log-probabilities; a chain without a decision has no score rather than -1; each of several chains
-thinks through all rounds; steps are labelled once, whatever labels they bring.
+Deliberate differences from the released class: the question is asked of every chain, and its answer is read exactly
+from two log-probabilities; a chain without a decision has no score rather than -1; each of several chains goes through
+all rounds, and the blank that a round begins with is kept; a step's own label is replaced, not doubled.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ PARALLEL = SamplingDefaults(0.6, 1.0, 0)
 
 
 def think_sampling(votes: int) -> SamplingDefaults:
-    """How so many chains are sampled: one is greedy, several differ."""
+    """The sampling for this number of chains: one is greedy, several are sampled."""
     return GREEDY if votes == 1 else PARALLEL
 
 
@@ -88,7 +88,7 @@ class ThinkProfile:
     """Longest thinking a round. Cut to what the context leaves."""
     decision: Literal["forced", "official"] = "forced"
     """`forced` asks the question after every chain. `official` takes the last position whose most likely token is one
-    of the two answers, wherever the chain wrote it, and has no score where there is none."""
+    of the two answers, anywhere in the chain, and gives no score without such a position."""
     decision_temperature: float = 1.0
     """Divides the log-odds of the answer."""
     rounds: int = 1
@@ -96,8 +96,8 @@ class ThinkProfile:
     per_step: bool = False
     """Judge every prefix with chains of its own, rather than the solution once."""
     step_scores: Literal["labels", "odds"] = "labels"
-    """What a chain's label of a step is worth: 1 or 0, or P(correct) against P(incorrect), read where the word stands
-    at the cost of one call a step."""
+    """The score of a step in a chain: its label as 1 or 0, or P(correct) against P(incorrect) at the label's position,
+    which costs one call a step."""
 
     def __post_init__(self) -> None:
         if self.decision not in ("forced", "official"):
@@ -175,7 +175,7 @@ class ThinkPRMJudge:
         mark = "user-7f3a"
         rendered = tokenizer.render_chat([{"role": "user", "content": mark}], add_generation_prompt=True)
         self.opening = rendered.partition(mark)[2] + profile.suffix
-        """What stands between the user's text and what the model writes."""
+        """The text between the user's turn and the model's."""
         answers = [tokenizer.encode(f" {word}") for word in (Verdict.YES, Verdict.NO)]
         if profile.decision == "official":
             self._answer_lead: list[int] = []

@@ -9,7 +9,7 @@
 What is different in what comes out: `prefix_score` is None, never -1, when no chain decided, and chains without a
 decision are not averaged in; `step_labels` has one entry a step (1, 0, or None where the chain labels the step neither
 itself nor by stopping before it); the question "Is the solution correct?" is asked of every chain unless
-`decision="official"`. `log_odds`, `n_valid`, `finish` and `raw_labels` are there besides.
+`decision="official"`. `log_odds`, `n_valid`, `finish` and `raw_labels` are additional keys.
 
 The judge behind it, `ThinkPRMJudge`, is what `load_prm` gives and what the commands use.
 """
@@ -47,7 +47,7 @@ class ThinkResult(TypedDict):
     prefix_score: float | None
     """Mean of the chains' P(Yes) / (P(Yes) + P(No)) in [0, 1]; None when no chain decided."""
     log_odds: list[float | None]
-    """log P(Yes) - log P(No), one a chain: tells scores apart that are 1.0 both."""
+    """log P(Yes) - log P(No), one a chain: distinguishes scores that both round to 1.0."""
     n_valid: int
     """Chains that decided."""
     finish: list[str]
@@ -149,7 +149,7 @@ class ThinkPRM:
 
         Raises:
             PRMError: lengths that differ, or nothing to judge.
-            EngineError: the engine could not answer; no score stands in for an answer.
+            EngineError: the engine could not answer. No score replaces an answer.
         """
         judge = self._again if self.multiround_verifier else self._once
         return self._predict(judge, questions, prefix_steps_batch, whole=False)
