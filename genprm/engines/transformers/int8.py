@@ -24,6 +24,7 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class Int8Linear(nn.Module):
         """The layer's outputs: [..., inputs] -> [..., outputs]."""
         rows = values.reshape(-1, values.shape[-1])
         scale = _scale(rows)
-        sums: Tensor = torch._int_mm((rows / scale).round().to(torch.int8), self.weight)  # pyright: ignore[reportPrivateUsage]
+        sums: Tensor = torch.ops.aten._int_mm((rows / scale).round().to(torch.int8), self.weight)
         result = sums.to(values.dtype) * scale * self.scale
         if self.bias is not None:
             result = result + self.bias
