@@ -89,10 +89,7 @@ class EngineConfig(Config):
     tokenizer: Annotated[str | None, Option(shown="the model's")] = Field(
         default=None, description="Folder or Hugging Face name of the tokenizer."
     )
-    dtype: str = Field(
-        default="auto",
-        description="Number type of the weights: auto, bfloat16, float16, float32, or int8 on a CPU (transformers).",
-    )
+    dtype: str = Field(default="auto", description="Weights: auto, bfloat16, float16, float32, or int8 on a CPU.")
     max_model_len: Annotated[int | None, Option(shown="the model's")] = Field(
         default=None, ge=16, description="Longest context, in tokens."
     )
@@ -264,9 +261,7 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
     )
     reference_revision: str | None = Field(default=None, description="Branch, tag or commit of the reference.")
     reference_dtype: Annotated[str | None, Option(shown="that of the PRM")] = Field(
-        default=None,
-        description="Number type of the reference's weights. On a CPU int8 and bfloat16 take less time, at an error "
-        "that benchmarks/README.md states.",
+        default=None, description="Number type of the reference's weights; benchmarks/README.md says what each costs."
     )
     reference_cache: Annotated[str, Option(metavar="auto|none|FOLDER", free=True)] = Field(
         default="auto",
