@@ -260,9 +260,7 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default=(), description="A server that serves the reference. Repeat it for several servers."
     )
     reference_revision: str | None = Field(default=None, description="Branch, tag or commit of the reference.")
-    reference_dtype: Annotated[str | None, Option(shown="that of the PRM")] = Field(
-        default=None, description="Number type of the reference's weights; benchmarks/README.md says what each costs."
-    )
+    reference_dtype: str | None = Field(default=None, description="Weights of the reference; by default as `dtype`.")
     reference_cache: Annotated[str, Option(metavar="auto|none|FOLDER", free=True)] = Field(
         default="auto",
         description="Where the reference's log-probabilities are kept; `auto` is the user's cache folder.",

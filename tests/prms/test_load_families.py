@@ -5,6 +5,7 @@ from collections import deque
 
 import pytest
 
+from genprm.config import PolicyConfig
 from genprm.engines import EngineError
 from genprm.prms import load_prm
 from genprm.prms.base import PRMError
@@ -12,7 +13,7 @@ from genprm.prms.critic import Critic
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.profiles import read_profile
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
-from genprm.search.policy import Policy, PolicySettings
+from genprm.search.policy import Policy
 from tests.fakes import ScriptedEngine, byte_tokenizer
 
 
@@ -97,4 +98,4 @@ def test_a_policy_without_a_chat_template_is_refused_at_the_start():
     bare.tokenizer._hf.chat_template = None
     with pytest.raises(EngineError, match=r"has no chat template.*chat: false"):
         Policy(bare)
-    Policy(bare, PolicySettings(chat=False))
+    Policy(bare, PolicyConfig(chat=False))
