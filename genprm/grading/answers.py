@@ -183,7 +183,7 @@ class _Worker:
         if ready.strip() != b"ready":
             await self.stop()
             said = (await process.stderr.read()).decode(errors="replace")
-            hint = "pip install 'genprm[answers]'" if "math_verify" in said else said.strip()[-500:]
+            hint = "pip install math-verify" if "math_verify" in said else said.strip()[-500:]
             raise AnswerError(f"the process that compares answers did not start: {hint}")
         return process
 
