@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from genprm.cli.terminal import EscapedFormatter, stderr, stdout
+
+__all__ = ["FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "UsageError", "friendly", "run_async", "stderr", "stdout"]
 
 T = TypeVar("T")
 
@@ -26,27 +28,6 @@ INTERRUPTED = 130
 """Exit code: Ctrl-C."""
 TERMINATED = 143
 """Exit code: SIGTERM."""
-_FILE_WIDTH = 160
-
-
-@cache
-def stdout() -> Console:
-    """Where results go."""
-    return _console(sys.stdout.isatty(), stderr=False)
-
-
-@cache
-def stderr() -> Console:
-    """Where progress and messages go."""
-    return _console(sys.stderr.isatty(), stderr=True)
-
-
-def _console(terminal: bool, *, stderr: bool) -> Console:
-    from rich.console import Console
-
-    # A file has no width; the 80 columns that would be taken for it cut tables short.
-    width = None if terminal or "COLUMNS" in os.environ else _FILE_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
 
 
 class UsageError(Exception):
@@ -58,7 +39,9 @@ def set_debug(debug: bool) -> None:
     root = logging.getLogger("genprm")
     root.setLevel(logging.DEBUG if debug else logging.NOTSET)
     if debug:
-        logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(EscapedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        logging.basicConfig(handlers=[handler])
 
 
 @contextmanager
@@ -89,38 +72,66 @@ def friendly() -> Generator[None]:
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end. Ctrl-C and SIGTERM cancel it, so that it can put its things in order.
+    """Runs a coroutine to its end. The first Ctrl-C or SIGTERM cancels it, so that it puts its things in order.
+
+    A second one ends the process at once, with the processes that it started; finished rows are on the disk by then.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C.
-        typer.Exit: with code 143, on SIGTERM.
+        typer.Exit: with code 130 on Ctrl-C, 143 on SIGTERM.
     """
     import asyncio
 
-    terminated = False
+    stopped: int | None = None
 
     async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
 
-        def terminate() -> None:
-            nonlocal terminated
-            terminated = True
+        def stop(code: int) -> None:
+            nonlocal stopped
+            if stopped is not None:
+                end_now(code)
+            stopped = code
             task.cancel()
+            if code == INTERRUPTED:
+                stderr().print("\nStopping; what is finished is kept. Ctrl-C again stops at once.")
 
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, terminate)
+        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+            loop.add_signal_handler(number, stop, code)
         try:
             return await main
         finally:
-            loop.remove_signal_handler(signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     try:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
-        if terminated:
-            raise typer.Exit(TERMINATED) from None
+        if stopped is not None:
+            raise typer.Exit(stopped) from None
         raise
+
+
+def end_now(code: int) -> NoReturn:
+    """Ends this process and those it started, without waiting for anything."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    for child in _children(os.getpid()):
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(code)
+
+
+def _children(process: int) -> list[int]:
+    """Processes started by one, and by these, from the last to the first."""
+    found: list[int] = []
+    for threads in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, threads.read_text().split()):
+                found += [*_children(child), child]
+    return found
 
 
 def _kind(error: Exception) -> int | None:

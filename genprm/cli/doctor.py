@@ -31,6 +31,7 @@ def doctor(
     base_url: Annotated[
         list[str] | None, typer.Option(help="Also ask this server. Repeat it for several.", show_default="none")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: ready, and every check.")] = False,
 ) -> None:
     """Looks at Python, engines, sandboxes and servers, and says what to do about what is missing.
 
@@ -40,18 +41,23 @@ def doctor(
 
     with friendly():
         findings = [*_python(), *_engines(), *_model(), *_sandbox(), *_servers(base_url or [])]
+    broken = [part for part in dict.fromkeys(f.part for f in findings) if not _works(part, findings)]
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"ready": not broken, "checks": [finding._asdict() for finding in findings]}))
+        raise typer.Exit(FAILED if broken else 0)
     part = ""
     for finding in findings:
         if finding.part != part:
             part = finding.part
             stdout().print(f"[bold]{part}[/]")
         stdout().print(f"  {_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", soft_wrap=True)
-    broken = [part for part in dict.fromkeys(f.part for f in findings) if not _works(part, findings)]
     stdout().print()
     if broken:
         stdout().print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
         raise typer.Exit(FAILED)
-    stdout().print("[green]Ready.[/] Try: genprm verify examples/solutions.jsonl")
+    stdout().print("[green]Ready.[/] Try: genprm demo")
 
 
 def _works(part: str, findings: list[Finding]) -> bool:
@@ -79,10 +85,16 @@ def _engines() -> Iterator[Finding]:
     from genprm.runs.provenance import package_version
 
     part = "Engines"
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"{' and '.join(missing)} not installed; for models in this process: pip install 'genprm[torch]'"
+        yield Finding(part, "transformers", "warn", text)
+        yield Finding(part, "openai", "ok", f"client {package_version('openai')}; --base-url asks a server")
+        return
     try:
         import torch
-    except ImportError as error:
-        yield Finding(part, "torch", "fail", f"cannot be imported ({error}): pip install genprm")
+    except (ImportError, OSError) as error:
+        yield Finding(part, "torch", "fail", f"cannot be imported ({error}): pip install --force-reinstall torch")
         return
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     device = ", ".join(gpus) if gpus else "no GPU: models run on the CPU"

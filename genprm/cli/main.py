@@ -6,21 +6,25 @@ from typing import Annotated
 
 import typer
 
+from genprm import __version__
 from genprm.cli import (
     bench,
     calibrate,
+    demo,
     doctor,
     label,
     options,
     refine,
     sandbox,
     search,
+    show,
     synthesize,
     train,
     verify,
     view,
 )
-from genprm.cli.boundary import set_debug
+from genprm.cli.boundary import INTERRUPTED, TERMINATED, end_now, set_debug
+from genprm.cli.terminal import accept_any_text
 
 app = typer.Typer(
     name="genprm",
@@ -34,9 +38,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from genprm.runs.provenance import package_version
-
-        typer.echo(f"genprm {package_version('genprm') or '(not installed)'}")
+        typer.echo(f"genprm {__version__}")
         raise typer.Exit
 
 
@@ -59,17 +61,26 @@ options.command(app, "search", epilog=search.EPILOG)(search.search)
 options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
 options.command(app, "label", epilog=label.EPILOG)(label.label)
 options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
+app.command("show")(show.show)
 app.command("view")(view.view)
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 app.command("calibrate")(calibrate.calibrate)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(sandbox.app, name="sandbox")
 
 
 def main() -> None:
     """Entry point of the `genprm` script."""
-    app()
+    accept_any_text()
+    try:
+        app()
+    except SystemExit as done:
+        if done.code in (INTERRUPTED, TERMINATED):
+            # A thread may still wait for a line of standard input; the interpreter would abort over it.
+            end_now(done.code)
+        raise
 
 
 if __name__ == "__main__":

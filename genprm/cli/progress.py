@@ -50,7 +50,8 @@ def describe(progress: Progress, elapsed_s: float) -> str:
         progress: the counts.
         elapsed_s: since this run began; rows that an earlier run finished do not count in the rate.
     """
-    parts = [f"{progress.done}/{progress.total} rows" if progress.total is not None else f"{progress.done} rows"]
+    word = "row" if (progress.total or progress.done) == 1 else "rows"
+    parts = [f"{progress.done:,}{'' if progress.total is None else f'/{progress.total:,}'} {word}"]
     if progress.failed:
         parts.append(f"{progress.failed} failed")
     worked = progress.judged + progress.failed

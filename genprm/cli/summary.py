@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +19,10 @@ _FAILURES_SHOWN = 5
 
 
 def print_rows(console: Console, rows: Iterable[VerifyRow]) -> None:
-    """One line a solution: its scores, where the first error was found, and whether its label agrees."""
+    """One line a solution: its scores, where the first error was found, and whether its label agrees.
+
+    Steps are counted from 1 here and in the page, and from 0 in files, as the benchmarks do.
+    """
     rows = list(rows)
     labelled = any(row.label is not None for row in rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -42,7 +45,7 @@ def print_summary(console: Console, metrics: Metrics) -> None:
     table.add_column(overflow="fold")
     table.add_row("solutions judged", f"{metrics.rows:,}", "")
     table.add_row("  no wrong step", f"{metrics.judged_right:,}", "")
-    first = ", ".join(f"step {index}: {count:,}" for index, count in list(metrics.first_errors.items())[:8])
+    first = ", ".join(f"step {int(index) + 1}: {count:,}" for index, count in list(metrics.first_errors.items())[:8])
     table.add_row("  a wrong step", f"{metrics.judged_wrong:,}", f"[dim]first at {first}[/]" if first else "")
     if metrics.undecided:
         reasons = [f"{count:,}: {escape(reason)}" for reason, count in metrics.undecided_reasons.items()]
@@ -67,6 +70,16 @@ def print_summary(console: Console, metrics: Metrics) -> None:
     if session := metrics.session:
         rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens a second[/]"
         table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
+    console.print(table)
+
+
+def print_counts(console: Console, counts: Mapping[str, float]) -> None:
+    """Named counts and rates, one a line."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(justify="right")
+    for name, value in counts.items():
+        table.add_row(escape(name.replace("_", " ")), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
     console.print(table)
 
 
@@ -101,14 +114,14 @@ def _where(row: VerifyRow) -> Text:
     if row.first_error is None:
         return Text("undecided", style="yellow").append(f": {row.reason}" if row.reason else "")
     found = row.first_error
-    return Text("none", style="green") if found < 0 else Text(f"step {found}", style="red")
+    return Text("none", style="green") if found < 0 else Text(f"step {found + 1}", style="red")
 
 
 def _label(row: VerifyRow) -> Text:
     if row.label is None:
         return Text("")
     agrees = row.label == row.first_error
-    text = Text("none" if row.label < 0 else f"step {row.label}")
+    text = Text("none" if row.label < 0 else f"step {row.label + 1}")
     return text.append("  ✓" if agrees else "  ✗", style="green" if agrees else "red")
 
 

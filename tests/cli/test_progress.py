@@ -13,7 +13,7 @@ def test_rate_and_time_left_come_from_this_run_alone():
 
 
 def test_without_a_total_and_slow():
-    assert describe(Progress(judged=1), 120.0) == "1 rows, 0.5 rows/min"
+    assert describe(Progress(judged=1), 120.0) == "1 row, 0.5 rows/min"
     assert describe(Progress(kept=5), 1.0) == "5 rows"
 
 

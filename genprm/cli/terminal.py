@@ -1,0 +1,87 @@
+"""What is written to a terminal, a pipe or a log: no text from a row, a file or a model may act on any of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleRenderable, RenderableType
+
+_FILE_WIDTH = 160
+# Control characters but newline and tab; marks that reorder or hide text; halves of surrogate pairs, which no
+# encoding takes.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    r"""The text with what would act on a terminal spelled out: `\x1b`, `\u202e`."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def console(stream: TextIO | None = None, *, stderr: bool = False) -> Console:
+    """A console whose texts are escaped, whatever is printed on it: tables, bars and lines.
+
+    Args:
+        stream: where it writes; standard output or standard error by default.
+        stderr: takes standard error.
+    """
+    from rich.console import Console, RenderHook
+    from rich.segment import Segment
+
+    class Escaped:
+        """Renders as another renderable does, with its texts escaped."""
+
+        def __init__(self, renderable: RenderableType) -> None:
+            self.renderable = renderable
+
+        def __rich_console__(self, made: Console, options: object) -> Iterable[Segment]:
+            for segment in made.render(self.renderable, options):  # pyright: ignore[reportArgumentType]
+                yield segment if segment.control else Segment(escaped(segment.text), segment.style)
+
+    class Hook(RenderHook):
+        """Stands between what is printed and how it is drawn."""
+
+        def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+            return [Escaped(one) for one in renderables]
+
+    out = stream or (sys.stderr if stderr else sys.stdout)
+    # A file has no width; the 80 columns that would be taken for it cut tables short.
+    width = None if out.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    made = Console(file=stream, stderr=stderr, highlight=False, emoji=False, width=width)
+    made.push_render_hook(Hook())
+    return made
+
+
+@cache
+def stdout() -> Console:
+    """Where results go."""
+    return console()
+
+
+@cache
+def stderr() -> Console:
+    """Where progress and messages go."""
+    return console(stderr=True)
+
+
+class EscapedFormatter(logging.Formatter):
+    """Log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, as `logging` makes it, escaped."""
+        return escaped(super().format(record))
+
+
+def accept_any_text() -> None:
+    """Lets standard output and standard error take every text: what their encoding lacks is spelled out."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")

@@ -1,0 +1,65 @@
+"""`genprm show`, `genprm demo`, `genprm doctor --json` and what is shipped."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from genprm.cli.main import app
+from genprm.data.inputs import InputError
+from genprm.data.shipped import shipped
+
+ENV = {"COLUMNS": "80"}
+
+
+def genprm(*arguments):
+    return CliRunner().invoke(app, arguments, env=ENV)
+
+
+@pytest.mark.bubblewrap
+def test_the_first_command_and_its_tables_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = genprm("demo", "-o", "runs/d")
+    assert result.exit_code == 0, result.output
+    assert "page: runs/d/report.html" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[1:])) <= 80
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "paint-1 1.00 1.00 0.00 step 3 step 3 ✓" in lines
+    assert (tmp_path / "runs/d/report.html").exists()
+
+    again = genprm("show", "runs/d")
+    assert again.exit_code == 0, again.output
+    shown = [" ".join(line.split()) for line in again.stdout.splitlines()]
+    start = next(place for place, line in enumerate(lines) if line.startswith("solutions judged"))
+    end = next(place for place, line in enumerate(lines) if line.startswith("generated tokens"))
+    assert lines[start : end + 1] == [line for line in shown if line in lines[start : end + 1]]
+    assert "paint-1 1.00 1.00 0.00 step 3 step 3 ✓" in shown
+
+    whole = json.loads(genprm("show", "runs/d", "--json").stdout)
+    assert whole["command"] == "verify"
+    assert whole["metrics"]["rows"] == 12
+    # A run that was killed before it counted: the rows are what there is.
+    (tmp_path / "runs/d/metrics.json").unlink()
+    assert json.loads(genprm("show", "runs/d", "--json").stdout)["metrics"]["labels"]["f1"] == 1.0
+
+
+def test_show_of_what_is_no_run(tmp_path):
+    result = genprm("show", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is not the folder of a run" in " ".join(result.stderr.split())
+
+
+def test_what_is_shipped():
+    assert shipped("builtin:best-of-n", "recipes").endswith("recipes/best-of-n.yaml")
+    assert shipped("mine.yaml", "recipes") == "mine.yaml"
+    with pytest.raises(InputError, match="there are builtin:beam, builtin:best-of-n"):
+        shipped("builtin:nothing", "recipes")
+
+
+def test_doctor_as_json():
+    result = genprm("doctor", "--json", "--base-url", "http://127.0.0.1:9/v1")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["ready"] is False
+    servers = [check for check in found["checks"] if check["part"] == "Servers"]
+    assert servers[0]["state"] == "fail"
