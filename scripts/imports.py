@@ -21,7 +21,7 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 STOREYS = (
     ("__main__", "cli"),
     ("serve", "report"),
-    ("api", "benchmarks", "client", "guards", "rewards", "rpe", "search", "step_tokens", "train"),
+    ("api", "benchmarks", "client", "guards", "integrations", "rewards", "rpe", "search", "step_tokens", "train"),
     ("calibrate", "cluster", "runs"),
     ("prms",),
     ("data", "engines", "grading"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 
 from genprm.cli.boundary import stdout
 from genprm.config import EngineConfig, JudgeConfig, SandboxConfig
@@ -27,6 +28,8 @@ def print_plan(parts: Mapping[str, object]) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, Config):
         return value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        return value.value
     return value if isinstance(value, (str, int, float, list, dict, type(None))) else str(value)
 
 

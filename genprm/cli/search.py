@@ -43,13 +43,20 @@ FREE = (
 """Keys that do not change results: they may differ when a run goes on."""
 
 EPILOG = """Examples:\n
-  genprm search recipes/built-in/best-of-n.yaml --out runs/bon\n
+  genprm search builtin:best-of-n --out runs/bon\n
   genprm search recipes/math500/genprm-best-of-n.yaml --policy-url http://127.0.0.1:8000/v1 --base-url http://127.0.0.1:8001/v1\n
-  genprm search recipes/built-in/beam.yaml --set n=16 --policy-temperature 0.6 --limit 50"""
+  genprm search builtin:beam --set n=16 --policy-temperature 0.6 --limit 50"""
 
 
 def search(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML recipe; `builtin:best-of-n`, `builtin:beam` and `builtin:dvts` come with the package.",
+            show_default=False,
+        ),
+    ],
     changes: Annotated[
         dict[str, object],
         Overrides(
@@ -92,7 +99,7 @@ def search(
 
         print_plan({name: getattr(resolved, name) for name in type(resolved).model_fields})
         return
-    raise typer.Exit(run_async(_search(recipe.stem, resolved, run)))
+    raise typer.Exit(run_async(_search(recipe.stem.removeprefix("builtin:"), resolved, run)))
 
 
 async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from genprm.config import JudgeConfig, Keep, PolicyConfig, WorkConfig
+from genprm.data.shipped import shipped
 from genprm.fields import Config, ConfigError, explain, merged, read_yaml
 from genprm.search.run import Choose, Method, SearchSettings
 from genprm.search.voting import Aggregate
@@ -110,14 +111,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
     """Reads a recipe, with what it extends.
 
     Args:
-        path: the file.
+        path: the file; `builtin:NAME` is one that comes with the package.
         overrides: `key=value`, where a key may be `policy.temperature` and a value is YAML. They win over the file.
         changes: further values, in the form of the recipe. They win over both.
 
     Raises:
         ConfigError: a file cannot be read, or a key or value makes no sense.
     """
-    values = _read(path, ())
+    values = _read(Path(shipped(str(path), "recipes")), ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -157,4 +158,4 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, object]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{str(path)!r}: extends must name a file, not {base!r}")
-    return _over(_read(path.parent / base, (*above, where)), values)
+    return _over(_read(path.parent / shipped(base, "recipes"), (*above, where)), values)

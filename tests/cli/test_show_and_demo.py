@@ -63,3 +63,15 @@ def test_doctor_as_json():
     assert found["ready"] is False
     servers = [check for check in found["checks"] if check["part"] == "Servers"]
     assert servers[0]["state"] == "fail"
+
+
+def test_a_shipped_recipe_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("extends: builtin:best-of-n\nn: 2\n")
+    for recipe in ("builtin:best-of-n", "mine.yaml"):
+        result = genprm("search", recipe, "--dry-run")
+        assert result.exit_code == 0, result.output
+        assert "eight solutions a problem" in result.stdout
+    result = genprm("search", "builtin:nothing")
+    assert result.exit_code == 2
+    assert "builtin:dvts" in result.stderr

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -82,7 +83,7 @@ def _started(*arguments, **options):
 
 def _is_running(process):
     try:
-        return open(f"/proc/{process}/stat").read().split()[2] != "Z"
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
 

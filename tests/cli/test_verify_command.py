@@ -47,8 +47,8 @@ def test_table_folder_and_page(solutions, judge, tmp_path):
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "right 0.90 0.90 none none ✓" in lines
-    assert "wrong 0.90 0.00 step 1 step 1 ✓" in lines
-    assert "missed 0.90 none step 0 ✗" in lines
+    assert "wrong 0.90 0.00 step 2 step 2 ✓" in lines
+    assert "missed 0.90 none step 1 ✗" in lines
     assert any(line.startswith("F1 against labels 66.7 %") for line in lines)
     assert lines[-1] == "page: runs/a/report.html"
     folder = tmp_path / "runs/a"
