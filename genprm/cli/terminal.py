@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable, RenderableType
@@ -50,7 +50,7 @@ def console(stream: TextIO | None = None, *, stderr: bool = False) -> Console:
         """Stands between what is printed and how it is drawn."""
 
         def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-            return [Escaped(one) for one in renderables]
+            return [cast("ConsoleRenderable", Escaped(one)) for one in renderables]
 
     out = stream or (sys.stderr if stderr else sys.stdout)
     # A file has no width; the 80 columns that would be taken for it cut tables short.
