@@ -6,7 +6,8 @@
     judgement = genprm.judge_sync(problem, ["In May she sold 48/2 = 24 clips.", "Altogether 48+24 = 73 clips."])
     judgement.first_error    # 1
 
-`load_prm` gives a judge to keep: `prm = await genprm.load_prm("nano")`, then `await prm.judge(problem, steps)`.
+A judge to keep: `with genprm.Judge("nano") as judge: judge(problem, steps)`; in asynchronous code
+`async with genprm.open_judge("nano") as judge: await judge.judge(problem, steps)`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from genprm.lazy import names
 from genprm.types import Chain, CodeRun, Judgement, StepJudgement, Tokens, Verdict
 
 if TYPE_CHECKING:
-    from genprm.api import judge, judge_sync
+    from genprm.api import Judge, judge, judge_sync
     from genprm.prms import PRM, PRMError, load_prm
     from genprm.runs.opening import open_judge
     from genprm.search.refine import Critique, critique
@@ -27,6 +28,7 @@ __all__ = [
     "Chain",
     "CodeRun",
     "Critique",
+    "Judge",
     "Judgement",
     "PRMError",
     "StepJudgement",
@@ -50,9 +52,10 @@ __getattr__ = names(
         "PRM": "genprm.prms",
         "PRMError": "genprm.prms",
         "load_prm": "genprm.prms",
-        "open_judge": "genprm.runs.opening",
+        "Judge": "genprm.api",
         "judge": "genprm.api",
         "judge_sync": "genprm.api",
+        "open_judge": "genprm.runs.opening",
         "Critique": "genprm.search.refine",
         "critique": "genprm.search.refine",
     },

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
-from genprm.prms import load_prm
+from genprm.concurrency import gather
+from genprm.prms import PRM, PRMError, load_prm
 from genprm.types import Judgement
+
+T = TypeVar("T")
+Row = tuple[str, Sequence[str]] | Mapping[str, Any]
+"""A problem and its steps."""
 
 
 async def judge(problem: str, steps: Sequence[str], *, model: str = "nano", seed: int = 0, **options: Any) -> Judgement:
@@ -35,18 +40,117 @@ async def judge(problem: str, steps: Sequence[str], *, model: str = "nano", seed
 
 def judge_sync(problem: str, steps: Sequence[str], *, model: str = "nano", seed: int = 0, **options: Any) -> Judgement:
     """`judge` for code without an event loop; in a notebook, whose loop runs already, it works as well."""
-    outcome: list[Judgement | BaseException] = []
+    with Judge(model, **options) as handle:
+        return handle(problem, steps, seed=seed)
 
-    def work() -> None:
+
+class Judge:
+    """A judge for notebooks and scripts: the model is loaded once and kept, and nothing has to be awaited.
+
+        with genprm.Judge("GenPRM/GenPRM-7B", votes=8) as judge:
+            judge(problem, steps).first_error
+            judge.many([(problem, steps), ...])
+
+    It has an event loop in a thread of its own, so that it works wherever it is called: in a notebook, whose loop runs
+    already, and from several threads at once.
+
+    Args:
+        model: as for `load_prm`.
+        **options: fields of `genprm.config.JudgeConfig`.
+
+    Raises:
+        ConfigError: an option does not exist or is out of range.
+        PRMError: the family is not known, or an option does not fit it.
+        EngineError: the engine or the model does not load.
+        SandboxError: no sandbox could be opened.
+    """
+
+    def __init__(self, model: str = "nano", **options: Any) -> None:
+        self.model = model
+        self._prm: PRM | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="genprm-judge", daemon=True)
+        self._thread.start()
         try:
-            outcome.append(asyncio.run(judge(problem, steps, model=model, seed=seed, **options)))
-        except BaseException as error:
-            outcome.append(error)
+            self._prm = self._run(load_prm(model, **options))
+        except BaseException:
+            self.close()
+            raise
 
-    # A thread of its own: `asyncio.run` refuses to work where a loop is running.
-    thread = threading.Thread(target=work, name="genprm-judge")
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    def __call__(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
+        """Judges one solution: see `PRM.judge`."""
+        return self._run(self._open().judge(problem, steps, seed=seed))
+
+    def many(self, rows: Iterable[Row], *, seed: int = 0, concurrency: int | None = None) -> list[Judgement]:
+        """Judges many solutions side by side, in the order in which they are given.
+
+        Args:
+            rows: pairs of a problem and its steps, or dicts with `problem` and `steps`.
+            seed: makes sampling repeatable.
+            concurrency: solutions in flight at once; by default what keeps the engine full.
+
+        Raises:
+            PRMError: a row has no steps, or is something else. The first error of any row ends the call.
+        """
+        prm = self._open()
+        pairs = [_pair(row, number) for number, row in enumerate(rows)]
+
+        async def work() -> list[Judgement]:
+            room = asyncio.Semaphore(concurrency or max(1, prm.capacity))
+
+            async def one(problem: str, steps: Sequence[str]) -> Judgement:
+                async with room:
+                    return await prm.judge(problem, steps, seed=seed)
+
+            return await gather(one(problem, steps) for problem, steps in pairs)
+
+        return self._run(work())
+
+    def close(self) -> None:
+        """Frees the model and the sandbox. Idempotent."""
+        if self._loop.is_closed():
+            return
+        prm, self._prm = self._prm, None
+        try:
+            if prm is not None:
+                self._run(prm.close())
+        finally:
+            self._run(self._loop.shutdown_default_executor())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Judge({self.model!r}{'' if self._prm else ', closed'})"
+
+    def _open(self) -> PRM:
+        if self._prm is None:
+            raise PRMError(f"this judge is closed: Judge({self.model!r}) opens another")
+        return self._prm
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C in a notebook stops the work as well as the wait for it.
+            future.cancel()
+            raise
+
+
+def _pair(row: Row, number: int) -> tuple[str, Sequence[str]]:
+    given: object = row
+    if isinstance(row, Mapping):
+        missing = [name for name in ("problem", "steps") if name not in row]
+        if missing:
+            raise PRMError(f"row {number} has no {' and no '.join(missing)}, only {', '.join(map(repr, row))}")
+        return row["problem"], row["steps"]
+    if isinstance(given, (str, bytes)) or len(row) != 2:
+        raise PRMError(f"row {number} is neither (problem, steps) nor a dict with both: {given!r:.60}")
+    return row

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from html import escape
 
 DEFAULT_THRESHOLD = 0.5
 """A step whose score is below this is judged wrong (GenPRM, arXiv 2504.00891, section 4.1)."""
@@ -97,7 +98,7 @@ class StepJudgement:
         return sum(chain.score is None for chain in self.chains)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Judgement:
     """What a PRM says about a solution: one `StepJudgement` a step, in order."""
 
@@ -121,6 +122,34 @@ class Judgement:
     def verdicts(self) -> list[Verdict | None]:
         """One verdict a step."""
         return [step.verdict for step in self.steps]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, ready for `json.dumps`: scores, verdicts, first_error, and each step with its chains."""
+        whole: dict[str, object] = {"scores": self.scores, "verdicts": self.verdicts, "first_error": self.first_error}
+        return whole | asdict(self)
+
+    def __repr__(self) -> str:
+        """One line, whatever the chains hold."""
+        scores = ", ".join("None" if score is None else f"{score:.3f}" for score in self.scores)
+        return f"Judgement(first_error={self.first_error}, scores=[{scores}], {self.tokens.generated} tokens generated)"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: steps are counted from 1 there, as for every reader."""
+        colours = {None: "#7a5b00", False: "#b3261e", True: "#1a7f4b"}
+        rows: list[str] = []
+        for number, step in enumerate(self.steps, start=1):
+            good = None if step.score is None else step.score >= self.threshold
+            score = escape(step.reason or "no score") if step.score is None else f"{step.score:.3f}"
+            text = escape(step.chains[0].text) if step.chains else ""
+            ran = "".join(
+                f"<pre>{escape(run.source)}</pre><pre>{escape(run.stdout + (run.error or ''))}</pre>"
+                for run in (step.chains[0].code if step.chains else ())
+            )
+            detail = f"<details><summary>rationale</summary><pre>{text}</pre>{ran}</details>" if text or ran else ""
+            rows.append(f'<tr><td>{number}</td><td style="color:{colours[good]}">{score}</td><td>{detail}</td></tr>')
+        first = self.first_error
+        said = "undecided" if first is None else "no wrong step" if first < 0 else f"first wrong step: {first + 1}"
+        return f"<table><tr><th>step</th><th>score</th><th>{said}</th></tr>{''.join(rows)}</table>"
 
     @property
     def first_error(self) -> int | None:

@@ -12,11 +12,19 @@ def check_steps(steps: Sequence[str]) -> None:
     """Makes sure that there is something to judge.
 
     Raises:
-        PRMError: there are no steps, or one is blank.
+        PRMError: there are no steps, one is blank, or they are something else than a list of texts.
     """
+    given: object = steps
+    if isinstance(given, (str, bytes)):
+        raise PRMError(
+            f"steps is a list of texts, not one text: {given!r:.60}. genprm.data.steps.split_steps(text) splits it."
+        )
     if not steps:
         raise PRMError("there are no steps to judge")
     for index, step in enumerate(steps):
+        one: object = step
+        if not isinstance(one, str):
+            raise PRMError(f"step {index} is not a text: {one!r:.60}")
         if not step.strip():
             raise PRMError(f"step {index} is blank: {step!r}")
 
