@@ -1,0 +1,110 @@
+"""What the documents say works: their blocks run, their commands parse, their links lead somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from genprm.cli.main import app
+from tests.conftest import ROOT
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+WRITTEN = [page for page in PAGES if page.parent.name != "commands"]
+
+
+# What a page's blocks take as given: a reader has it.
+GIVEN = {
+    "rewards.md": "from transformers import PreTrainedTokenizerFast\nfrom genprm.engines import BUILT_IN\n"
+    "tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILT_IN['nano'])\n"
+    "group_scores, group_correct = [[0.1], [0.9]], [False, True]\n",
+}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    missing = [target for target in targets if target and "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def commands() -> list:
+    found = []
+    for page in WRITTEN:
+        for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in line.split("&&"):
+                    words = part.strip().removeprefix("$ ")
+                    if words.startswith("genprm ") and "..." not in words:
+                        found.append(pytest.param(words, id=f"{page.stem}: {words[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_takes_the_options_it_is_shown_with(line):
+    words = shlex.split(line.replace("$urls", ""), comments=True)[1:]
+    words = words[: next((place for place, word in enumerate(words) if word in ("|", ">", "&")), len(words))]
+    command = typer.main.get_command(app)
+    context = None
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    assert not hasattr(command, "commands"), f"there is no command {words[:1]}"
+    if command.name == "sandbox":
+        return
+    context = command.context_class(command, info_name=command.name)
+    # Unknown options and values out of range are errors; nothing is run.
+    command.parse_args(context, words)
+
+
+def pythons() -> list:
+    return [
+        pytest.param(GIVEN.get(page.name, ""), block, id=f"{name(page)}-{number}")
+        for page in WRITTEN
+        for number, block in enumerate(blocks(page, "python"))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "block"), pythons())
+def test_every_python_block_runs(given, block, tmp_path):
+    program = block
+    if re.search(r"^async with|^\S.*\bawait\b", block, re.M):  # as in a notebook, at the top level
+        program = "import asyncio\nasync def main():\n" + "".join(f"    {line}\n" for line in block.splitlines())
+        program += "asyncio.run(main())\n"
+    shared = (
+        'problem = "Ann had 2 and got 3. How many?"\nsteps = ["She has 2+3 = 6."]\nsolution = steps[0]\nimport genprm\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", shared + given + program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("script", ["docs.py", "imports.py"])
+def test_made_pages_are_up_to_date(script):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
