@@ -68,8 +68,8 @@ def _configuration() -> str:
         "as an environment variable (`GENPRM_TOP_P`). The command line wins over the environment, and both win over a "
         "file.\n\n"
         "Other variables: `GENPRM_DEBUG` (tracebacks and logs), `OPENAI_API_KEY` (for `--base-url`; `api_key_env` "
-        "names another), `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` (the Hub), `HTTPS_PROXY`, `NO_COLOR`, "
-        "`COLUMNS`.\n",
+        "names another), `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` (the Hub), `HTTPS_PROXY`, "
+        "`NO_COLOR`, `COLUMNS`.\n",
     ]
     for model in (
         config.EngineConfig,
