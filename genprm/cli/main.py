@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -54,6 +55,15 @@ def common(
     """Takes the options that stand before the command."""
     del version
     set_debug(debug)
+    if not debug:
+        # Bars and chatter of other libraries stay out of a run's output; each reads its own variable.
+        for name, value in {
+            "TQDM_DISABLE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "TRANSFORMERS_VERBOSITY": "error",
+        }.items():
+            os.environ.setdefault(name, value)
 
 
 options.command(app, "verify", epilog=verify.EPILOG)(verify.verify)

@@ -144,8 +144,9 @@ def need_torch(model: str) -> None:
     """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
+        lacks = f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} not installed"
         raise EngineError(
-            f"{model!r} would run in this process, but {' and '.join(missing)} is not installed: "
+            f"the model {Path(model).name!r} would run in this process, but {lacks}: "
             "pip install 'genprm[torch]' (on a GPU: pip install 'genprm[vllm]'), or name a server with --base-url "
             "(base_urls=[...] in Python)"
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,7 +55,6 @@ async def open_judge(
     from genprm.prms.load import load_prm, resolve
 
     config = resolve(config, settings)
-    _hush()
     calibration = None if config.calibration is None else Calibration.load(Path(config.calibration))
     prm: PRM
     if config.cluster is not None:
@@ -91,12 +88,3 @@ def _note(run: RunFolder, config: JudgeConfig, facts: dict[str, JsonValue]) -> N
     facts["weights"] = None if config.base_url else weights_of(model_path(config.model), config.revision)
     fixed = ("weights", "profile", "sampling", "engine", "family", *(["model"] if facts["weights"] is None else []))
     run.note(facts, fixed=fixed)
-
-
-def _hush() -> None:
-    """Keeps other libraries' bars and chatter out of the log of a run."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()

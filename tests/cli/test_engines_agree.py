@@ -14,6 +14,7 @@ from genprm.cli.main import app
 from genprm.engines import BUILT_IN
 from genprm.rpe.rows import Drop, SynthesisRow
 from genprm.runs.folder import read_rows_of
+from tests.conftest import Distributions
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms.servers import vllm_server
 from tests.rpe.test_synthesis import label_run
@@ -65,3 +66,44 @@ def test_a_server_is_a_teacher(nano_server: str, tmp_path: Path) -> None:
     assert len(asked) == 3 * PROBLEMS
     assert all(row.generated > 0 for row in asked)
     assert all(row.generated == 0 for row in rows if row.dropped is Drop.UNDECIDED)
+
+
+def test_a_clean_environment_without_pytorch_asks_a_server(
+    nano_server: str, distributions: Distributions, tmp_path: Path
+) -> None:
+    """`pip install genprm` and `--base-url` are enough; a model of one's own asks for the extra, in one sentence."""
+    uv = [sys.executable, "-m", "uv", "-q"]
+    python = tmp_path / "env" / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+
+    made = run(*uv, "venv", "--python", sys.executable, tmp_path / "env")
+    assert made.returncode == 0, made.stderr
+    constraints = ROOT / "constraints.txt"
+    installed = run(*uv, "pip", "install", "--python", python, "-c", constraints, distributions.wheel)
+    assert installed.returncode == 0, installed.stderr
+    for name in ("torch", "transformers", "vllm"):
+        assert run(python, "-c", f"import {name}").returncode == 1
+
+    options = ["--with-code", "--sandbox", "bubblewrap", "--temperature", "0"]
+    examples = ROOT / "examples" / "solutions.jsonl"
+    done = run(python, "-m", "genprm", "verify", examples, *options, "--base-url", nano_server, "--out", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["rows"], metrics["labels"]["f1"]) == (12, 1.0)
+    assert (tmp_path / "run" / "report.html").exists()
+
+    local = run(python, "-m", "genprm", "demo")
+    assert local.returncode == 1
+    assert "pip install 'genprm[torch]'" in local.stderr
+    assert "Traceback" not in local.stderr
