@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 from genprm.prms.base import PRMError
 
@@ -21,10 +22,9 @@ def check_steps(steps: Sequence[str]) -> None:
         )
     if not steps:
         raise PRMError("there are no steps to judge")
-    for index, step in enumerate(steps):
-        one: object = step
-        if not isinstance(one, str):
-            raise PRMError(f"step {index} is not a text: {one!r:.60}")
+    for index, step in enumerate(cast("Sequence[object]", steps)):
+        if not isinstance(step, str):
+            raise PRMError(f"step {index} is not a text: {step!r:.60}")
         if not step.strip():
             raise PRMError(f"step {index} is blank: {step!r}")
 
