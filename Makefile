@@ -10,7 +10,7 @@ export UV_LINK_MODE ?= copy
 export UV_COMPILE_BYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check lint types format bench sandbox-base clean
+.PHONY: help demo test test-fast check lint types docs format sandbox-base clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/pyright
+
+docs: $(VENV)/.base  ## make the pages of docs/ that come from the code
+	$(BIN)/python scripts/docs.py
+	$(BIN)/python scripts/imports.py
 
 format: $(VENV)/.dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
