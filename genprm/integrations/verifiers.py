@@ -1,6 +1,7 @@
-"""verifiers and prime-rl: a judge plugin, `taskset.task.judges = [{id = "genprm.integrations.verifiers"}]`.
+"""verifiers and prime-rl: a judge plugin. Read in verifiers 0.4.0.
 
-Read in verifiers 0.4.0.
+Its ids are names of modules without dots, so a file on `PYTHONPATH` has to name it: `examples/rl/genprm_process.py`,
+whose id is `genprm_process`.
 """
 # pyright: reportUntypedBaseClass=false
 
@@ -19,7 +20,7 @@ __all__ = ["ProcessJudge", "ProcessJudgeConfig"]
 class ProcessJudgeConfig(JudgeConfig):
     """Where the service is, and which fields of a task it needs."""
 
-    id: str = "genprm.integrations.verifiers"
+    id: str = "genprm_process"
     name: str = "process"
     url: str | None = None
     """By default that of the environment."""
