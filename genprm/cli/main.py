@@ -18,6 +18,7 @@ from genprm.cli import (
     refine,
     sandbox,
     search,
+    serve,
     show,
     synthesize,
     train,
@@ -72,6 +73,7 @@ options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
 options.command(app, "label", epilog=label.EPILOG)(label.label)
 options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
 app.command("show")(show.show)
+options.command(app, "serve", epilog=serve.EPILOG)(serve.serve)
 app.command("view")(view.view)
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")

@@ -4,8 +4,27 @@ app = create_app(prm, ServeConfig())       # an ASGI application
 await serve(prm, ServeConfig(port=8311))   # the same with uvicorn, until SIGTERM
 """
 
-from genprm.serve.app import create_app
-from genprm.serve.run import serve
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from genprm.serve.settings import ServeConfig, ServeError
 
+if TYPE_CHECKING:
+    from genprm.serve.app import create_app
+    from genprm.serve.run import serve
+
 __all__ = ["ServeConfig", "ServeError", "create_app", "serve"]
+
+
+def __getattr__(name: str) -> object:
+    # The command line names the settings at every start; what needs FastAPI is imported when it is asked for.
+    if name == "create_app":
+        from genprm.serve.app import create_app
+
+        return create_app
+    if name == "serve":
+        from genprm.serve.run import serve
+
+        return serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -47,13 +48,13 @@ class Server(uvicorn.Server):
         if self.started:
             self._on_start()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins to drain, the second ends at once."""
-        del sig, frame
-        # This is a signal handler: the event loop may be asleep.
-        asyncio.get_running_loop().call_soon_threadsafe(self._end)
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leaves signals to `serve`: the event loop's own handlers would run beside uvicorn's."""
+        yield
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Begins to drain; the second call ends at once."""
         if self._draining is not None:
             self.force_exit = self.should_exit = True
             return
@@ -95,9 +96,14 @@ async def serve(
     port = listening.getsockname()[1]
     url = f"http://{_host(config.host)}:{port}"
     server = Server(app, config, lambda: on_start(url))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.end)
     try:
         await server.serve(sockets=[listening])
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
         listening.close()
 
 

@@ -107,7 +107,7 @@ class Service:
 
     def until(self, timeout_s: float | None) -> float:
         """The deadline of a request, by the monotonic clock."""
-        longest = self.config.timeout_s
+        longest = self.config.deadline_s
         return time.monotonic() + (longest if timeout_s is None else min(timeout_s, longest))
 
     async def answers(
@@ -186,7 +186,7 @@ class Service:
         return list(await asyncio.gather(*(self.outcomes.of(one.row, one.correct, left) for one in wanted)))
 
     async def _result(self, flight: Flight, until: float, timeout_s: float | None) -> Verdicts | Refusal:
-        given = self.config.timeout_s if timeout_s is None else min(timeout_s, self.config.timeout_s)
+        given = self.config.deadline_s if timeout_s is None else min(timeout_s, self.config.deadline_s)
         try:
             verdicts = await flight.result(until, self.desk.stop, f"{given:g} s had passed")
         except Exception as error:
@@ -202,10 +202,10 @@ class Service:
     def _answer(self, one: Wanted, outcome: Outcome, result: Verdicts | Refusal | None, started: float) -> Answer:
         seconds = time.monotonic() - started
         if isinstance(result, Refusal):
-            reward = outcome.reward(None, self.config.weight)
+            reward = outcome.reward(None, self.config.reward_weight)
             return Answer(one.row, outcome, None, False, reward, seconds, result)
         judgement = None if result is None else result.judgement
-        reward = outcome.reward(judgement, self.config.weight)
+        reward = outcome.reward(judgement, self.config.reward_weight)
         answer = Answer(one.row, outcome, judgement, result is None or result.complete, reward, seconds)
         if result is not None and result.complete:
             self._keep(answer)

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from genprm.fields import Config
 from genprm.rewards import WEIGHT
 
 KEYS_VARIABLE = "GENPRM_API_KEYS"
@@ -19,10 +20,8 @@ class ServeError(RuntimeError):
     """The service cannot be started as it is configured."""
 
 
-class ServeConfig(BaseModel):
+class ServeConfig(Config):
     """How a judge is served."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8311, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -36,7 +35,7 @@ class ServeConfig(BaseModel):
         default=None, ge=1, le=100_000, description="Solutions judged at once. By default what keeps the engine full."
     )
     queue: int = Field(default=1024, ge=1, le=1_000_000, description="Solutions that may wait; then clients get 429.")
-    timeout_s: float = Field(
+    deadline_s: float = Field(
         default=600.0, gt=0, le=86_400, description="Longest time for a request, and for one that names no time."
     )
     max_body_mb: float = Field(default=8.0, gt=0, le=1024, description="Largest body of a request, in MiB.")
@@ -45,7 +44,7 @@ class ServeConfig(BaseModel):
     max_chars: int = Field(
         default=200_000, ge=1, le=100_000_000, description="Most characters of a problem with its solution."
     )
-    weight: float = Field(
+    reward_weight: float = Field(
         default=WEIGHT, ge=0, lt=1, description="Share of a right answer's reward that depends on its steps."
     )
     drain_s: float = Field(
