@@ -82,6 +82,10 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
+    if config.ui:
+        from genprm.serve import page
+
+        page.add_to(app, config)
     paths = frozenset(path for route in app.routes if (path := getattr(route, "path", "")) and "{" not in path)
     app.build_middleware_stack()
     app.gate = Gate(super(App, app).__call__, service, keys_from_environment() if keys is None else tuple(keys), paths)
