@@ -141,8 +141,6 @@ class Client:
         self.stats = Stats()
         self._reset()
 
-    # ---- one solution ------------------------------------------------------------------------------------------------
-
     def score(self, problem: str, solution: str | Sequence[str], **options: Any) -> Score | None:
         """Scores one solution.
 
@@ -176,8 +174,6 @@ class Client:
         """`critique` for an event loop."""
         return await self.acall("/v1/critique", item(problem, solution, **options))
 
-    # ---- many --------------------------------------------------------------------------------------------------------
-
     def score_many(self, items: Sequence[Json]) -> list[Score | None]:
         """Scores a batch, in as many requests as there are connections.
 
@@ -187,23 +183,19 @@ class Client:
         Returns:
             One a solution, in order; None for those that could not be had.
         """
-        calls = [self._submit("/v1/score", {"items": chunk}) for chunk in self._chunks(items)]
-        return [one for call, n in zip(calls, self._sizes(items), strict=True) for one in _scores(call.result(), n)]
+        chunks = self._chunks(items)
+        calls = [self._submit("/v1/score", {"items": chunk}) for chunk in chunks]
+        return [one for call, chunk in zip(calls, chunks, strict=True) for one in _scores(call.result(), len(chunk))]
 
     async def ascore_many(self, items: Sequence[Json]) -> list[Score | None]:
         """`score_many` for an event loop."""
-        calls = [self.acall("/v1/score", {"items": chunk}) for chunk in self._chunks(items)]
-        rows = await asyncio.gather(*calls)
-        return [one for row, n in zip(rows, self._sizes(items), strict=True) for one in _scores(row, n)]
+        chunks = self._chunks(items)
+        rows = await asyncio.gather(*(self.acall("/v1/score", {"items": chunk}) for chunk in chunks))
+        return [one for row, chunk in zip(rows, chunks, strict=True) for one in _scores(row, len(chunk))]
 
     def _chunks(self, items: Sequence[Json]) -> list[list[Json]]:
         size = max(1, min(_CHUNK, -(-len(items) // self.connections)))
         return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-    def _sizes(self, items: Sequence[Json]) -> list[int]:
-        return [len(chunk) for chunk in self._chunks(items)]
-
-    # ---- calls -------------------------------------------------------------------------------------------------------
 
     def call(self, path: str, body: Mapping[str, Any]) -> Json | None:
         """Posts a JSON object and gives the JSON object that comes back.
