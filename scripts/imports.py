@@ -20,13 +20,8 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 
 STOREYS = (
     ("__main__", "cli"),
-<<<<<<< HEAD
     ("serve", "report"),
     ("api", "benchmarks", "client", "guards", "integrations", "rewards", "rpe", "search", "step_tokens", "train"),
-=======
-    ("integrations", "serve", "report"),
-    ("api", "benchmarks", "client", "guards", "rewards", "rpe", "search", "step_tokens", "train"),
->>>>>>> a5f4d6a (The integrations have their storey; test packages are named)
     ("calibrate", "cluster", "runs"),
     ("prms",),
     ("data", "engines", "grading"),
