@@ -51,13 +51,16 @@ def problem_of(prompt: object) -> str:
 def solution_of(completion: object) -> str:
     """The solution in a completion: an assistant's last message, or a text without the tokens that end it.
 
-    What a reasoning model thought before `</think>` is left out, unless nothing follows it.
+    What a reasoning model thought before `</think>` is left out, unless nothing follows it. A thought without an end is
+    no solution: the text is empty then.
     """
     if isinstance(completion, Sequence) and not isinstance(completion, str):
         messages = [one for one in cast("Sequence[object]", completion) if isinstance(one, Mapping)]
         last = cast("Mapping[str, Any]", messages[-1]) if messages else {}
         completion = text_of(last.get("content"))
     text = _END.sub("", str(completion))
+    if text.lstrip().startswith("<think>") and "</think>" not in text:
+        return ""
     answer = _THOUGHT.sub("", text)
     return (answer if answer.strip() else text).strip()
 

@@ -14,18 +14,19 @@ class Span:
     end: int
 
 
-def step_spans(solution: str, steps: Sequence[str]) -> list[Span]:
+def step_spans(solution: str, steps: Sequence[str], *, begin: int = 0) -> list[Span]:
     """Where each step stands in the solution that it was split from.
 
     Args:
         solution: the text.
         steps: as `genprm.data.steps.split_steps` gave them: in order, white space around them left out.
+        begin: the first character that may belong to a step, behind a reasoning model's thoughts.
 
     Raises:
         ValueError: a step does not stand in the text behind the one before it.
     """
     spans: list[Span] = []
-    at = 0
+    at = begin
     for index, step in enumerate(steps):
         # Splitting joins the lines of a step by \n, whatever ended them in the text.
         first, *rest = step.split("\n")

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from genprm.data.thoughts import THINK_END
 from genprm.search.refine import critique_of
 from genprm.serve.errors import Refusal
 from genprm.serve.schemas import (
@@ -170,7 +171,9 @@ def _score(answer: Answer, solution: str | None) -> ScoreRow | FailedRow:
     judgement = answer.judgement
     spans = None
     if solution is not None:
-        spans = [[span.start, span.end] for span in step_spans(solution, answer.row.steps)]
+        # Thoughts are not judged; what they hold may read like a step.
+        begin = solution.rfind(THINK_END) + len(THINK_END) if answer.row.thoughts is not None else 0
+        spans = [[span.start, span.end] for span in step_spans(solution, answer.row.steps, begin=begin)]
     return ScoreRow(
         id=answer.row.id,
         scores=judgement.scores,

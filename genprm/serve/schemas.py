@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genprm.config import Keep
-from genprm.data.inputs import InputRow, Record, parse_row
+from genprm.data.inputs import InputError, InputRow, Record, parse_row
 from genprm.runs.rows import StepRow, VerifyRow
 from genprm.search.refine import Style
 from genprm.serve.errors import Refusal
@@ -42,23 +43,27 @@ class Item(_Sent):
         if (self.steps is None) == (self.solution is None):
             raise Refusal(422, "invalid", 'a solution needs either "steps" (a list of texts) or "solution" (a text)')
         given = self.model_dump(include={"problem", "steps", "solution", "id", "answer"}, exclude_none=True)
-        row = parse_row(Record("request", 1, given))
-        if not isinstance(row, InputRow):
-            raise Refusal(422, "invalid", row.reason)
-        check_size(row.problem, row.steps, config)
-        return row
+        return read_row(given, config)
 
 
-def check_size(problem: str, steps: tuple[str, ...], config: ServeConfig) -> None:
-    """Makes sure that a solution is within the limits.
+def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
+    """A solution as `genprm verify` reads it.
 
     Raises:
-        Refusal: it is not.
+        Refusal: it is no solution, or larger than the limits.
     """
+    try:
+        row = parse_row(Record("request", 1, dict(value)))
+    except InputError as error:
+        raise Refusal(422, "invalid", str(error)) from None
+    if not isinstance(row, InputRow):
+        raise Refusal(422, "invalid", row.reason)
+    problem, steps = row.problem, row.steps
     if len(steps) > config.max_steps:
         raise Refusal(422, "too_many_steps", f"{len(steps)} steps, and max_steps is {config.max_steps}")
     if (size := len(problem) + sum(map(len, steps))) > config.max_chars:
         raise Refusal(422, "too_long", f"{size} characters of problem and steps, and max_chars is {config.max_chars}")
+    return row
 
 
 class Asked(_Sent):

@@ -11,10 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from genprm.chat_text import problem_of, solution_of, text_of
-from genprm.data.inputs import InputRow, Record, parse_row
 from genprm.serve.errors import Refusal
 from genprm.serve.native import ERRORS, Serving, unless_gone
-from genprm.serve.schemas import check_size
+from genprm.serve.schemas import read_row
 from genprm.serve.service import Answer, Service, Wanted
 
 OPENRLHF_S, SLIME_S, GYM_S = 170.0, 110.0, 110.0
@@ -197,11 +196,7 @@ def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wa
 
 
 def _checked(value: dict[str, object], service: Service) -> Wanted:
-    row = parse_row(Record("request", 1, value))
-    if not isinstance(row, InputRow):
-        raise Refusal(422, "invalid", row.reason)
-    check_size(row.problem, row.steps, service.config)
-    return Wanted(row)
+    return Wanted(read_row(value, service.config))
 
 
 async def _rewarded(

@@ -68,6 +68,10 @@ async def test_scores_name_the_places_of_the_steps() -> None:
         solution = "Step 1: 2 = 2\nand\n\n  Step 2: 2 = 3\n"
         row = (await one.post("/v1/score", {"problem": PROBLEM, "solution": solution})).json()
         assert [solution[start:end] for start, end in row["spans"]] == ["Step 1: 2 = 2\nand", "Step 2: 2 = 3"]
+        thought = f"<think>Step 2: 2 = 3</think>{solution}"
+        row = (await one.post("/v1/score", {"problem": PROBLEM, "solution": thought})).json()
+        assert [thought[start:end] for start, end in row["spans"]] == ["Step 1: 2 = 2\nand", "Step 2: 2 = 3"]
+        assert row["spans"][0][0] > len("<think>Step 2: 2 = 3</think>") - 1
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_the_problem_is_read_off_a_prompt(prompt: object) -> None:
         ("It is 2.<｜end▁of▁sentence｜>\n", "It is 2."),
         ("hm</think>\nIt is 2.</s>", "It is 2."),
         ("hm </think>", "hm </think>"),
+        ("<think> hm", ""),
         ([{"role": "assistant", "content": "It is 2."}], "It is 2."),
         ([], ""),
         ("a < b and |x|> 2", "a < b and |x|> 2"),
