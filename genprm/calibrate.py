@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from genprm.prms.base import PRM, OnStep, judge_watched
+from genprm.prms.base import PRM, CalibratedVotes, OnStep, judge_watched
 from genprm.runs.folder import write_atomically
 from genprm.runs.rows import VerifyRow
 from genprm.types import DEFAULT_THRESHOLD, Judgement, StepJudgement, Verdict, logit, sigmoid
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from pydantic import JsonValue
 
 Floats = NDArray[np.float64]
@@ -63,6 +62,9 @@ class Calibration(BaseModel):
     method: Method
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Divides the log-odds."""
+    separable: bool = False
+    """Whether the scores separated right from wrong steps without an error. The temperature is then fitted to softened
+    labels: more labelled solutions, among them some that the judge gets wrong, give a better one."""
     scores: list[float] = []
     """Isotonic: where the function is known, rising."""
     values: list[float] = []
@@ -81,8 +83,9 @@ class Calibration(BaseModel):
             raise ValueError("a temperature calibration needs its temperature")
         if self.method == "isotonic" and (not self.scores or len(self.scores) != len(self.values)):
             raise ValueError("an isotonic calibration needs as many values as scores, at least one")
-        if any(not 0 <= value <= 1 for value in (*self.scores, *self.values)) or self.scores != sorted(self.scores):
-            raise ValueError("scores and values must lie in [0, 1], the scores rising")
+        rising = self.scores == sorted(self.scores) and self.values == sorted(self.values)
+        if any(not 0 <= value <= 1 for value in (*self.scores, *self.values)) or not rising:
+            raise ValueError("scores and values must lie in [0, 1], both rising")
         return self
 
     @classmethod
@@ -110,8 +113,26 @@ class Calibration(BaseModel):
             score: in [0, 1].
             log_odds: of that score, where they are known: finer than the score near 0 and 1.
         """
+        return sigmoid(self._log_odds(score, log_odds)) if self.temperature is not None else self._isotonic(score)
+
+    def raw_threshold(self, threshold: float) -> float:
+        """The lowest score whose calibrated score is at least `threshold`; see `genprm.prms.base.ScoreMap`."""
         if self.temperature is not None:
-            return sigmoid((_log_odds(score) if log_odds is None else log_odds) / self.temperature)
+            return math.inf if threshold >= 1 else sigmoid(self.temperature * logit(threshold))
+        index = bisect.bisect_left(self.values, threshold)
+        if index == 0:
+            return 0.0
+        if index == len(self.values):
+            return math.inf
+        low, high = self.values[index - 1], self.values[index]
+        part = (threshold - low) / (high - low)
+        return self.scores[index - 1] + part * (self.scores[index] - self.scores[index - 1])
+
+    def _log_odds(self, score: float, log_odds: float | None) -> float:
+        assert self.temperature is not None
+        return finite_log_odds(score, log_odds) / self.temperature
+
+    def _isotonic(self, score: float) -> float:
         index = bisect.bisect_left(self.scores, score)
         if index == 0:
             return self.values[0]
@@ -133,12 +154,26 @@ class Calibration(BaseModel):
         if step.score is None:
             return step
         score = self.apply(step.score, step.log_odds)
+        # Log-odds keep the resolution that the score loses near 0 and 1.
+        log_odds = logit(score) if self.temperature is None else self._log_odds(step.score, step.log_odds)
         verdict = Verdict.YES if score >= threshold else Verdict.NO
-        return replace(step, score=score, log_odds=logit(score), verdict=verdict)
+        return replace(step, score=score, log_odds=log_odds, verdict=verdict)
+
+
+def calibrated(prm: PRM, calibration: Calibration) -> PRM:
+    """The judge with calibrated scores.
+
+    A judge that decides by its scores (when to stop voting, where to stop judging) calibrates them itself, so that it
+    decides by what it reports; it stays the same object. Any other is wrapped.
+    """
+    if isinstance(prm, CalibratedVotes):
+        prm.calibration = calibration
+        return prm
+    return CalibratedPRM(prm, calibration)
 
 
 class CalibratedPRM:
-    """A judge with calibrated scores."""
+    """A judge whose judgements are calibrated when they are finished. Open it with `calibrated`."""
 
     def __init__(self, prm: PRM, calibration: Calibration) -> None:
         self.name = prm.name
@@ -197,7 +232,7 @@ def labelled_scores(rows: Iterable[VerifyRow]) -> LabelledScores:
             if step.score is None:
                 continue
             scores.append(step.score)
-            log_odds.append(_log_odds(step.score) if step.log_odds is None else step.log_odds)
+            log_odds.append(finite_log_odds(step.score, step.log_odds))
             right.append(int(index != row.label))
             groups.append(number)
     return LabelledScores(np.array(scores), np.array(log_odds), np.array(right), np.array(groups))
@@ -287,41 +322,12 @@ def reliability(scores: Floats, right: NDArray[np.int64], bins: int = BINS) -> l
     ]
 
 
-def plot(path: str | Path, result: CrossValidated) -> None:
-    """Draws reliability before and after, with how many steps have which score. The suffix decides on the format.
-
-    Raises:
-        CalibrationError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CalibrationError("the plot needs matplotlib: pip install 'genprm[calibrate]'") from error
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels: list[Axes] = [figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)]
-    metrics = (result.calibration.before, result.calibration.after)
-    for axes, title, scores, measured in zip(
-        panels, ("before", "after"), (result.before, result.after), metrics, strict=True
-    ):
-        points = reliability(scores, result.right)
-        shares = [point.steps / len(scores) for point in points]
-        axes.bar([point.score for point in points], shares, width=0.03, color="0.85", label="share of steps")
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        axes.plot([point.score for point in points], [point.right for point in points], marker="o", label="right steps")
-        assert measured is not None
-        axes.set_title(f"{title}: ECE {measured.ece:.3f}, Brier {measured.brier:.3f}")
-        # A sure judge has all its points at the ends: they are to be seen whole.
-        axes.set(xlabel="score", ylabel="share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.legend(loc="upper left", frameon=False)
-    figure.savefig(path)
-
-
 def _fit(data: LabelledScores, chosen: NDArray[np.int64], method: Method) -> Calibration:
     right = data.right[chosen]
     if method == "temperature":
-        return Calibration(method=method, temperature=_temperature(data.log_odds[chosen], right))
+        log_odds = data.log_odds[chosen]
+        temperature = _temperature(log_odds, right)
+        return Calibration(method=method, temperature=temperature, separable=_separable(log_odds, right))
     from sklearn.isotonic import IsotonicRegression
 
     regression = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(data.scores[chosen], right)
@@ -330,12 +336,28 @@ def _fit(data: LabelledScores, chosen: NDArray[np.int64], method: Method) -> Cal
     return Calibration(method=method, scores=known, values=values)
 
 
+def _separable(log_odds: Floats, right: NDArray[np.int64]) -> bool:
+    """Whether no step is on the wrong side of even odds: then the likelihood has no maximum, the sharper the better."""
+    return bool(np.where(right == 1, log_odds, -log_odds).min() >= 0)
+
+
 def _temperature(log_odds: Floats, right: NDArray[np.int64]) -> float:
-    """The temperature of the highest likelihood."""
+    """The temperature of the highest likelihood.
+
+    Separable labels are softened first, to (n + 1) / (n + 2) for n right steps and 1 / (n + 2) for n wrong ones (Platt,
+    "Probabilistic outputs for support vector machines", 1999): they would fit a temperature of 0.
+    """
     from scipy.optimize import minimize_scalar
 
-    signed = np.where(right == 1, log_odds, -log_odds)
-    loss: Callable[[float], float] = lambda log_t: float(np.mean(np.logaddexp(0.0, -signed / math.exp(log_t))))  # noqa: E731
+    target = right.astype(float)
+    if _separable(log_odds, right):
+        ones = int(right.sum())
+        target = np.where(right == 1, (ones + 1) / (ones + 2), 1 / (len(right) - ones + 2))
+
+    def loss(log_t: float) -> float:
+        scaled = log_odds / math.exp(log_t)
+        return float(np.mean(target * np.logaddexp(0.0, -scaled) + (1 - target) * np.logaddexp(0.0, scaled)))
+
     found = minimize_scalar(loss, bounds=(math.log(0.01), math.log(1000.0)), method="bounded")
     return math.exp(float(found.x))
 
@@ -345,5 +367,11 @@ def _apply(calibration: Calibration, data: LabelledScores, chosen: NDArray[np.in
     return np.array([calibration.apply(float(score), float(log_odds)) for score, log_odds in pairs])
 
 
-def _log_odds(score: float) -> float:
+def finite_log_odds(score: float, log_odds: float | None = None) -> float:
+    """The log-odds of a score, for fitting and for scoring alike.
+
+    A score of exactly 0 or 1, as of unanimous votes, has infinite log-odds: it is taken as `_EPSILON` away from there.
+    """
+    if log_odds is not None and math.isfinite(log_odds):
+        return log_odds
     return logit(min(1 - _EPSILON, max(_EPSILON, score)))

@@ -58,9 +58,17 @@ class Tokens:
     prompt: int = 0
     generated: int = 0
     cached: int = 0
+    requests: int = 0
+    """Requests to the engine that they were spent in, and those that asked for the probabilities of a few next tokens:
+    the tokens of the latter are not counted."""
 
     def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(self.prompt + other.prompt, self.generated + other.generated, self.cached + other.cached)
+        return Tokens(
+            self.prompt + other.prompt,
+            self.generated + other.generated,
+            self.cached + other.cached,
+            self.requests + other.requests,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,9 @@ class Chain:
     """The word the model wrote, which may differ from `score >= threshold` when it sampled against the odds."""
     finish: ChainFinish
     tokens: Tokens = Tokens()
+    copied: bool = False
+    """Whether the chain went on from another chain's conversation, after a step that it was not asked about: then it is
+    not an independent vote."""
 
 
 @dataclass(frozen=True, slots=True)

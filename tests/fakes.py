@@ -36,7 +36,7 @@ def byte_tokenizer(words: Sequence[str] = ("Yes", "No", " Yes", " No")) -> Token
     raw.add_special_tokens([BOS, EOS])
     # As in the released tokenizers, the role markers are added tokens that are not flagged special.
     raw.add_tokens([AddedToken(USER, normalized=False), AddedToken(ASSISTANT, normalized=False)])
-    return Tokenizer(TokenizerFiles(raw, {"bos_token": BOS, "eos_token": EOS}, TEMPLATE), name="bytes")
+    return Tokenizer(TokenizerFiles(raw, {"bos_token": BOS, "eos_token": EOS}, TEMPLATE, add_bos=True), name="bytes")
 
 
 @dataclass(frozen=True, slots=True)

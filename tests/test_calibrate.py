@@ -114,6 +114,49 @@ async def test_a_calibrated_judge():
     await prm.close()
 
 
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        Calibration(method="temperature", temperature=3.0),
+        Calibration(method="isotonic", scores=[0.2, 0.4, 0.8], values=[0.1, 0.1, 0.9]),
+        Calibration(method="isotonic", scores=[0.2, 0.8], values=[0.6, 0.9]),
+        Calibration(method="isotonic", scores=[0.2, 0.8], values=[0.1, 0.4]),
+    ],
+)
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.85, 1.0])
+def test_the_raw_threshold_is_where_the_calibrated_verdict_turns(calibration, threshold):
+    turn = calibration.raw_threshold(threshold)
+    assert all(
+        (calibration.apply(score) >= threshold) == (score >= turn) for score in np.linspace(0, 1, 101) if score != turn
+    )
+
+
+@pytest.mark.parametrize(("score", "log_odds"), [(1.0, math.inf), (0.0, -math.inf), (0.7, None), (1.0, 31.0)])
+def test_scores_of_a_run_are_fitted_as_they_are_calibrated(score, log_odds):
+    # Unanimous votes: a row cannot hold their infinite log-odds.
+    row = InputRow("a", "f", 0, "p", ("s",), "m", None, -1)
+    judged = step(score, log_odds)
+    data = labelled_scores([verify_row(row, Judgement((judged,)), seconds=0.0)])
+    calibration = Calibration(method="temperature", temperature=2.0)
+    live = calibration.apply_to_step(judged, 0.5)
+    assert live.score == calibration.apply(float(data.scores[0]), float(data.log_odds[0]))
+    assert math.isfinite(live.log_odds)
+
+
+def test_separable_scores_fit_a_sensible_temperature_and_say_so(tmp_path):
+    rng = np.random.default_rng(0)
+    right = (rng.random(200) < 0.8).astype(int)
+    log_odds = np.where(right == 1, 1, -1) * rng.uniform(1, 3, 200)
+    data = LabelledScores(1 / (1 + np.exp(-log_odds)), log_odds, right, np.repeat(np.arange(50), 4))
+    found = fit(data, "temperature").calibration
+    assert found.separable
+    assert 0.2 < found.temperature < 2
+    # One step on the wrong side, and there is a maximum by itself.
+    flipped = right.copy()
+    flipped[0] = 1 - flipped[0]
+    assert not fit(LabelledScores(data.scores, log_odds, flipped, data.groups), "temperature").calibration.separable
+
+
 def test_nothing_to_fit_on():
     data = overconfident(solutions=3)
     with pytest.raises(CalibrationError, match="3 labelled solutions are not enough for 5 folds"):

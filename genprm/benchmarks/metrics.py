@@ -52,7 +52,13 @@ class Metrics(BaseModel):
     first_errors: dict[int, int]
     """First wrong step (0-based) -> rows."""
     tokens: dict[str, int]
-    """Of the rows above: `prompt`, of these `cached` from a prefix cache, `generated`, `saved` by stopping early."""
+    """Of the rows above: `prompt`, of these `cached` from a prefix cache, `generated`, `saved` by stopping early; and
+    the `requests` they were spent in."""
+    requests_per_step: float | None = None
+    """Requests to the engine for each step that a chain judged; None where none is counted."""
+    copied_votes: int = 0
+    """Chains' judgements of a step that are not independent: the chain had been left out of an earlier step, and went
+    on from the first chain's conversation."""
     code: dict[str, int]
     """How snippets ended -> snippets."""
     labels: LabelMetrics | None
@@ -70,7 +76,8 @@ class Tally:
         self._outcomes: Counter[str] = Counter()
         self._first_errors: Counter[int] = Counter()
         self._steps: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0, saved=0)
+        self._tokens: Counter[str] = Counter(prompt=0, cached=0, generated=0, requests=0, saved=0)
+        self._votes: Counter[str] = Counter()
         self._code: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._labelled: list[tuple[int | None, int]] = []
@@ -91,6 +98,7 @@ class Tally:
         self._tokens.update(row.tokens.model_dump())
         for step in row.steps if row.solution is None else (*row.steps, row.solution):
             self._code.update(step.code)
+            self._votes.update(all=step.votes, copied=step.copied)
         if row.label is not None:
             self._labelled.append((row.first_error, row.label))
 
@@ -100,6 +108,7 @@ class Tally:
         if self._labelled:
             predictions, truth = zip(*self._labelled, strict=True)
             labels = LabelMetrics.model_validate(asdict(f1_score(predictions, truth)))
+        votes = self._votes["all"]
         return Metrics(
             rows=self.rows,
             failed=failed,
@@ -111,6 +120,8 @@ class Tally:
             steps_without_score=self._steps["without"],
             first_errors=dict(sorted(self._first_errors.items())),
             tokens=dict(self._tokens),
+            requests_per_step=requests / votes if (requests := self._tokens["requests"]) and votes else None,
+            copied_votes=self._votes["copied"],
             code=dict(self._code.most_common()),
             labels=labels,
             session=session,

@@ -34,7 +34,7 @@ def calibrate(
     """
     with friendly():
         from genprm.calibrate import CalibrationError, fit, labelled_scores
-        from genprm.calibrate import plot as draw
+        from genprm.report.reliability import plot as draw
         from genprm.runs.folder import RunError, read_info, read_rows_of
         from genprm.runs.rows import VerifyRow
 
@@ -64,6 +64,12 @@ def calibrate(
         stdout().print(f"{found.steps:,} steps of {found.solutions:,} solutions")
         if found.temperature is not None:
             stdout().print(f"temperature {found.temperature:.4g}")
+        if found.separable:
+            stdout().print(
+                "The scores separate right from wrong steps without an error, so the temperature is fitted to softened "
+                "labels. Add labelled solutions that the judge gets wrong.",
+                soft_wrap=True,
+            )
         for name, before, after in (
             ("ECE", found.before.ece, found.after.ece),
             ("Brier", found.before.brier, found.after.brier),

@@ -1,8 +1,7 @@
-"""Which chains may be under way: as many as the engine's cache of keys and values holds to their end.
+"""Which chains may run at once: as many as the engine's cache of keys and values can hold until they end.
 
-A chain comes back to its engine several times a step, each time with all that it has said so far. Were more under way
-than the cache holds, each would find its beginning pushed out by the others and have it computed once more, and ever
-more of them at once would only make that worse.
+A chain calls its engine several times a step, each time with its whole conversation. If more chains ran than the cache
+holds, each would find its beginning evicted by the others and computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 _PRIOR_CHARACTERS, _PRIOR_TOKENS = 4_000, 16_000
-"""Before any chain has ended, one is taken to grow to four tokens for each character of its input: on the safe side."""
+"""Until a chain has ended, chains are expected to grow to four tokens a character of their input, which is generous."""
 _MEMORY_CHARACTERS = 100_000
 """Characters of input from which on the estimate forgets earlier chains."""
 
@@ -24,40 +23,40 @@ class Place:
     """What one solution's chains hold."""
 
     tokens: int = 0
-    """To be counted up at their ends: the length that they have grown to, together."""
+    """To be set by its holder when the chains end: their length, together."""
 
 
 class Admission:
     """Admits solutions, first come first served, while all chains under way are expected to fit the cache.
 
-    How long a chain becomes is learnt from those that have ended, as tokens for each character of its input.
+    How long chains become is learnt from those that have ended, as tokens per character of input.
 
     Args:
-        cache_tokens: tokens whose keys and values the engine keeps; None where nobody knows, and all are admitted.
-        max_model_len: what a single chain cannot outgrow.
+        cache_tokens: tokens whose keys and values the engine keeps; None where that is unknown; then all are admitted.
+        max_model_len: the most tokens of a single chain.
     """
 
     def __init__(self, cache_tokens: int | None, max_model_len: int) -> None:
         self.cache_tokens = cache_tokens
         self._max_model_len = max_model_len
         self._held = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, int, asyncio.Future[int]]] = deque()
         self._characters, self._tokens = float(_PRIOR_CHARACTERS), float(_PRIOR_TOKENS)
 
     def estimate(self, characters: int, chains: int) -> int:
-        """Tokens that so many chains over an input of so many characters are expected to come to."""
+        """Tokens that this many chains over an input of this many characters are expected to have at their end."""
         each = characters * self._tokens / self._characters
         return max(1, round(min(each, self._max_model_len))) * chains
 
     @asynccontextmanager
     async def place(self, characters: int, chains: int) -> AsyncGenerator[Place]:
-        """Holds room for the chains of one solution, and waits for it before.
+        """Waits for room for the chains of one solution, and holds it.
 
         A solution that is larger than the whole cache is admitted alone.
 
         Args:
             characters: of the problem and the steps.
-            chains: votes, which go side by side.
+            chains: those that run side by side: votes, and solutions of a search.
         """
         place = Place()
         if self.cache_tokens is None:
@@ -65,15 +64,15 @@ class Admission:
             return
         wanted = self.estimate(characters, chains)
         if self._waiting or not self._fits(wanted):
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append((wanted, turn))
+            turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._waiting.append((characters, chains, turn))
             try:
-                await turn
+                wanted = await turn
             except asyncio.CancelledError:
                 if turn.cancelled():
                     self._admit()  # those behind it may fit
                 else:
-                    self._release(wanted)  # admitted and cancelled at the same time
+                    self._release(turn.result())  # admitted and cancelled at the same time
                 raise
         else:
             self._held += wanted
@@ -93,12 +92,14 @@ class Admission:
 
     def _admit(self) -> None:
         while self._waiting:
-            wanted, turn = self._waiting[0]
+            characters, chains, turn = self._waiting[0]
             if not turn.cancelled():
+                # Estimated now, not on arrival: since then others have shown how long chains become.
+                wanted = self.estimate(characters, chains)
                 if not self._fits(wanted):
                     return
                 self._held += wanted
-                turn.set_result(None)
+                turn.set_result(wanted)
             self._waiting.popleft()
 
     def _learn(self, characters: int, tokens: int) -> None:

@@ -37,6 +37,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Generation ends as soon as the generated text contains one of these. The text is kept up to and including it."""
     seed: int | None = None
+    watch: tuple[int, ...] = ()
+    """At most 16 tokens whose log-probabilities are wanted at each position that is written: see `Completion.watched`.
+    """
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -61,6 +64,10 @@ class Completion:
     """The stop string that was met, when `finish` is `STOP`."""
     cached_tokens: int = 0
     """Prompt tokens that the engine did not have to compute again, where it says so."""
+    watched: tuple[tuple[float, ...], ...] = ()
+    """Row j: natural log-probabilities of the tokens in `Sampling.watch` as the next token after the prompt and
+    `token_ids[:j]`, over the whole vocabulary, unaffected by temperature, top-p and top-k. There may be fewer rows than
+    tokens: none from an engine that cannot watch, and none after the first token of a re-tokenised piece."""
     sampled_tokens: int = 0
     """Tokens the engine decoded, which is what was paid for: at least `len(token_ids)` unless the last piece was
     re-tokenised."""

@@ -87,6 +87,8 @@ class OpenAIEngine:
         self.router = Router(list(self._clients))
         """Which server gets what."""
         self._in_flight = InFlight()
+        self._watches = True
+        """Whether the servers may know `logprob_token_ids` with a generation."""
 
     @classmethod
     async def open(
@@ -174,6 +176,7 @@ class OpenAIEngine:
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         """Continues a prompt: see `Engine`."""
         sampling = fit_sampling(prompt_ids, sampling, self.tokenizer.vocab_size, self.max_model_len)
+        watches = self._watches and bool(sampling.watch)
         answer = await self._request(
             chain,
             prompt_ids,
@@ -186,13 +189,18 @@ class OpenAIEngine:
             stop=list(sampling.stop) or None,
             stop_token_ids=sorted(self.tokenizer.eos_ids),
             include_stop_str_in_output=True,
+            **({"logprobs": 0, "logprob_token_ids": sorted(set(sampling.watch))} if watches else {}),
         )
         choice = answer["choices"][0]
+        watched = _watched(choice, sampling.watch) if watches else []
+        # A server that does not know the field is not asked again: it would send log-probabilities for nothing.
+        self._watches = self._watches and (not watches or bool(watched))
         ids: list[int] | None = choice.get("token_ids")
         # What ended it: a stop string, the id of a token, or (with vLLM) None for the end-of-sequence token.
         met: str | int | None = choice.get("stop_reason", choice.get("matched_stop"))
         ended = choice.get("finish_reason") == "stop" and not isinstance(met, str)
         if ids is None:
+            watched = []
             # The server keeps its ids for itself: its text, with the stop string it may have cut off, is tokenised.
             text: str = choice["text"]
             cut_off = isinstance(met, str) and met in sampling.stop and not text.endswith(met)
@@ -201,7 +209,12 @@ class OpenAIEngine:
             ids += [self.tokenizer.eos_id or 0] if ended else []
         details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
         return completion(
-            self.tokenizer, ids, sampling.stop, ended=ended, cached_tokens=details.get("cached_tokens") or 0
+            self.tokenizer,
+            ids,
+            sampling.stop,
+            ended=ended,
+            cached_tokens=details.get("cached_tokens") or 0,
+            watched=watched,
         )
 
     async def choice_logprobs(
@@ -326,6 +339,17 @@ class OpenAIEngine:
         again = f"its requests are sent again for up to {self._patience_s:g} s"
         logger.log(level, "%s failed: %s; %s", server.base_url, _in_short(error), again)
         self.router.put_aside(server)
+
+
+def _watched(choice: Any, watch: Sequence[int]) -> list[tuple[float, ...]]:
+    """The log-probabilities of watched tokens at each position, as far as the server gave them."""
+    watched: list[tuple[float, ...]] = []
+    for top in (choice.get("logprobs") or {}).get("top_logprobs") or []:
+        row = [top.get(f"token_id:{token}") for token in watch]
+        if None in row:
+            break
+        watched.append(tuple(float(value) for value in row))
+    return watched
 
 
 class _Served:

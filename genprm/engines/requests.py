@@ -20,9 +20,11 @@ def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int,
 
     Raises:
         ContextOverflowError: it leaves nothing.
-        EngineError: the prompt is empty or holds an id outside the vocabulary.
+        EngineError: the prompt is empty or holds an id outside the vocabulary, or such a token is to be watched.
     """
     check_ids(prompt_ids, vocab_size, max_model_len)
+    if sampling.watch:
+        check_choices(sampling.watch, vocab_size)
     room = max_model_len - len(prompt_ids)
     return sampling if sampling.max_tokens <= room else dataclasses.replace(sampling, max_tokens=room)
 

@@ -66,7 +66,13 @@ def shortened(tokenizer: Tokenizer, ids: Sequence[int], wanted: str) -> tuple[in
 
 
 def completion(
-    tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str], *, ended: bool, cached_tokens: int = 0
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    stop: Sequence[str],
+    *,
+    ended: bool,
+    cached_tokens: int = 0,
+    watched: Sequence[tuple[float, ...]] = (),
 ) -> Completion:
     """The completion that sampled ids make.
 
@@ -76,10 +82,22 @@ def completion(
         stop: the stop strings that were asked for.
         ended: whether the last id ended the model's turn; then it is no part of what was written.
         cached_tokens: prompt tokens that did not have to be computed.
+        watched: a row for each of `ids`: see `Completion.watched`.
     """
     cut = cut_at_stop(tokenizer, ids[:-1] if ended else ids, stop)
     finish = Finish.STOP if cut.stop is not None else Finish.EOS if ended else Finish.LENGTH
-    return Completion(cut.text, cut.token_ids, finish, cut.stop, cached_tokens, sampled_tokens=len(ids))
+    rows = tuple(watched[: min(shared_start(cut.token_ids, ids) + 1, len(cut.token_ids))])
+    return Completion(cut.text, cut.token_ids, finish, cut.stop, cached_tokens, rows, sampled_tokens=len(ids))
+
+
+def shared_start(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences have in common at their start."""
+    shared = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        shared += 1
+    return shared
 
 
 def stop_window(stop: Sequence[str]) -> int:

@@ -87,6 +87,12 @@ class Tokenizer:
         longest_first = [*sorted(control, key=len, reverse=True), _OPEN, _CLOSE]
         self._control = re.compile("|".join(re.escape(text) for text in longest_first))
         self.bos_id: int | None = hf.bos_token_id
+        # A class that builds its post-processor itself declares what it adds; another one has it in its files.
+        declared: bool | None = getattr(hf, "add_bos_token", None)
+        self.adds_bos: bool = bool(declared) or (
+            self.bos_id is not None and backend.encode("a", add_special_tokens=True).ids[:1] == [self.bos_id]
+        )
+        """Whether the model's own tokenizer puts a begin-of-sequence token before a text. `encode` never does."""
         self.eos_id: int | None = hf.eos_token_id
         own = () if self.eos_id is None else (self.eos_id,)
         self.eos_ids: frozenset[int] = frozenset((*own, *eos_ids))

@@ -145,8 +145,10 @@ class VllmEngine:
             stop_token_ids=sorted(self.tokenizer.eos_ids),
             include_stop_str_in_output=True,
             detokenize=bool(sampling.stop),
+            **({"logprob_token_ids": sorted(set(sampling.watch))} if sampling.watch else {}),
         )
         written = output.outputs[0]
+        rows = written.logprobs if sampling.watch else ()
         return completion(
             self.tokenizer,
             list(written.token_ids),
@@ -154,6 +156,7 @@ class VllmEngine:
             # With a stop string, that is the reason; otherwise a token was.
             ended=written.finish_reason == "stop" and not isinstance(written.stop_reason, str),
             cached_tokens=output.num_cached_tokens or 0,
+            watched=[tuple(float(row[token].logprob) for token in sampling.watch) for row in rows],
         )
 
     async def choice_logprobs(

@@ -78,12 +78,33 @@ class PartialJudgement(Protocol):
 class StepwisePRM(Protocol):
     """A PRM that judges a further step without judging again those before it, which is what a beam search asks for."""
 
+    votes: int
+    """Chains that judge a solution side by side."""
     admission: Admission
     """Where whoever extends judgements has to get room for them."""
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
         """An empty judgement. Extended by all steps it is the judgement of the whole solution."""
         ...
+
+
+class ScoreMap(Protocol):
+    """Maps scores to calibrated scores. A higher score never maps to a lower one."""
+
+    def apply_to_step(self, step: StepJudgement, threshold: float) -> StepJudgement:
+        """The judgement with its calibrated score, and the verdict by that."""
+        ...
+
+    def raw_threshold(self, threshold: float) -> float:
+        """The lowest score whose calibrated score is at least `threshold`; infinite where there is none."""
+        ...
+
+
+@runtime_checkable
+class CalibratedVotes(Protocol):
+    """A PRM that calibrates where it combines a step's votes, so that all it decides by scores is calibrated."""
+
+    calibration: ScoreMap | None
 
 
 OnStep = Callable[[int, StepJudgement], None]

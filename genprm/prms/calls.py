@@ -55,3 +55,13 @@ def call_seed(*where: int) -> int:
 def chain_name(*parts: object) -> str:
     """A name for a conversation: calls of one go to the server that holds its prefix."""
     return hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+def where_they_part(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What two words' ids have in common at their start, and the two ids after that."""
+    shared = 0
+    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
+        shared += 1
+    if shared == min(len(first), len(second)):
+        raise PRMError(f"the tokenizer makes one word the beginning of the other: {list(first)} and {list(second)}")
+    return list(first[:shared]), [first[shared], second[shared]]

@@ -166,7 +166,7 @@ class Critic:
             ),
             chain=chain_name(seed, vote, problem),
         )
-        tokens = Tokens(len(prompt), done.sampled_tokens, done.cached_tokens)
+        tokens = Tokens(len(prompt), done.sampled_tokens, done.cached_tokens, requests=1)
         index = find_index(done.text)
         if index is None or index >= len(steps):
             return Chain(done.text, (), None, None, None, ChainFinish.NO_VERDICT, tokens), None

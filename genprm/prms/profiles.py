@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from genprm.prms.base import PRMError
 from genprm.prms.critic import CriticProfile, critic_sampling
 from genprm.prms.discriminative.formats import FORMATS, DiscriminativeProfile, detect_format
-from genprm.prms.genprm.protocol import Profile, SamplingDefaults
+from genprm.prms.genprm.protocol import RELEASED, Profile, SamplingDefaults
 from genprm.prms.hub import find_file, read_config
 from genprm.prms.implicit.logratio import ImplicitProfile, detect_implicit
 from genprm.prms.thinkprm.judge import ThinkProfile, think_sampling
@@ -166,6 +166,6 @@ def _by_name(name: str) -> ModelProfile | None:
     if "thinkprm" in name.lower():
         return ThinkPRMModel()
     if "genprm" in name.lower():
-        return GenPRMModel()
+        return GenPRMModel(profile=RELEASED)
     implicit = detect_implicit(name)
     return None if implicit is None else ImplicitModel(profile=implicit)

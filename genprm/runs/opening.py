@@ -49,7 +49,7 @@ async def open_judge(
         ClusterError: the cluster cannot be used.
         RunError: the folder holds rows of other weights.
     """
-    from genprm.calibrate import CalibratedPRM, Calibration
+    from genprm.calibrate import Calibration, calibrated
     from genprm.cluster import load_cluster
     from genprm.prms.implicit.judge import ImplicitPRM
     from genprm.prms.load import load_prm, resolve
@@ -75,7 +75,7 @@ async def open_judge(
             tell(f"Sandbox: {note}")
         if run is not None:
             _note(run, config, facts)
-        yield prm if calibration is None else CalibratedPRM(prm, calibration)
+        yield prm if calibration is None else calibrated(prm, calibration)
     finally:
         await prm.close()
 

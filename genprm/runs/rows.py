@@ -52,6 +52,10 @@ class StepRow(_Model):
     """Why there is no score."""
     code: dict[str, int] = Field(default_factory=dict[str, int])
     """How many snippets ended with which status, over all chains."""
+    votes: int = 0
+    """Chains that judged the step."""
+    copied: int = 0
+    """How many of them went on from another chain's conversation, so that they are not independent votes."""
     chains: list[ChainRow] = Field(default_factory=list[ChainRow])
     """Empty when only scores are kept."""
 
@@ -63,6 +67,8 @@ class TokensRow(_Model):
     generated: int = 0
     cached: int = 0
     """Of `prompt`, those that came from a prefix cache."""
+    requests: int = 0
+    """Requests to the engine."""
     saved: int = 0
     """Estimate of the generated tokens that stopping early did not spend."""
 
@@ -131,7 +137,11 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
         solution=None if judgement.solution is None else step_row(None, judgement.solution, keep),
         first_error_vote=judgement.first_error_vote,
         tokens=TokensRow(
-            prompt=tokens.prompt, generated=tokens.generated, cached=tokens.cached, saved=judgement.tokens_saved
+            prompt=tokens.prompt,
+            generated=tokens.generated,
+            cached=tokens.cached,
+            requests=tokens.requests,
+            saved=judgement.tokens_saved,
         ),
         seconds=round(seconds, 3),
     )
@@ -180,6 +190,8 @@ def step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:
         log_odds=step.log_odds if step.log_odds is not None and math.isfinite(step.log_odds) else None,
         reason=step.reason,
         code={status: statuses.count(status) for status in sorted(set(statuses))},
+        votes=len(step.chains),
+        copied=sum(chain.copied for chain in step.chains),
         chains=[_chain_row(chain) for chain in step.chains] if keep is Keep.FULL else [],
     )
 

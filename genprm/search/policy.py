@@ -101,7 +101,7 @@ class Policy:
                 raise EngineError(
                     f"{self.name!r} is prompted without a chat template, so it cannot hold a conversation"
                 )
-            bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+            bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
             return self._begun([*bos, *tokenizer.encode(self.user(problem))])
         system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
         messages = [*system, {"role": "user", "content": self.user(problem)}, *then]

@@ -105,7 +105,9 @@ class Scorer:
         if not isinstance(self._prm, StepwisePRM):
             yield  # other judges reserve room for each judgement themselves
             return
-        async with self._prm.admission.place(_SOLUTION_TO_PROBLEM * len(self._problem), solutions) as place:
+        async with self._prm.admission.place(
+            _SOLUTION_TO_PROBLEM * len(self._problem), solutions * self._prm.votes
+        ) as place:
             yield
             place.tokens = self._held
 

@@ -17,6 +17,7 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.chain import ChainRun
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import ANALYSIS_END, Profile, find_verdict
+from genprm.prms.genprm.verdicts import Answers
 from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
 from genprm.prms.thinkprm.judge import QUESTION, THINK_END, ThinkPRMJudge, ThinkProfile
 from genprm.sandbox import Sandbox
@@ -141,23 +142,16 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
     forced = (prompts.render("genprm/verify"), prompts.render("genprm/output"))
     found: list[tuple[int, Verdict, int]] = []
     async with AsyncExitStack() as stack:
-        chain: ChainRun | None = None
+        chain = ChainRun(prm.setup, conversation.problem, 0, 0, stack)
         for index, (step, turn) in enumerate(zip(conversation.steps, conversation.turns, strict=True)):
-            mode = mode_of(turn)
-            direct = mode is Mode.DIRECT
-            opening = (
-                prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
-            )
+            # A turn with code and one without can stand in one conversation.
+            chain.setup = replace(prm.setup, mode=mode_of(turn))
+            opening = chain.setup.opening(index)
             if not turn.startswith(opening):
                 raise ExportError(f"turn {index} does not begin with {opening!r} but with {turn[:60]!r}")
             if (verdict := find_verdict(turn)) is None:
                 raise ExportError(f"turn {index} has no verdict: it ends in {turn[-60:]!r}")
-            engine.expect(turn[len(opening) :], () if direct else forced)
-            # A turn with code and one without can stand in one conversation, each with a setup of its own.
-            following = ChainRun(replace(prm.setup, mode=mode), conversation.problem, 0, 0, stack)
-            if chain is not None:
-                following.adopt(chain)
-            chain = following
+            engine.expect(turn[len(opening) :], () if chain.setup.mode is Mode.DIRECT else forced)
             try:
                 written = await chain.step(index, step)
             except ReplayError as error:
@@ -168,11 +162,11 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
                     f"turn {index} is not what the judge would write: they part at {turn[same : same + 60]!r}"
                 )
             found.append((index, verdict[0], len(engine.sequences) - 1))
-    yes, no = prm.setup.choices
+    answers = prm.setup.answers
     rows: list[TokenRow] = []
     for number, recorded in enumerate(engine.sequences):
         own = [(step, verdict) for step, verdict, sequence in found if sequence == number]
-        rows.append(_row(recorded, own, yes, no))
+        rows.append(_row(recorded, own, answers))
     return rows
 
 
@@ -219,13 +213,14 @@ def mode_of(turn: str) -> Mode:
     return Mode.EXECUTE if after.startswith(prompts.render("genprm/verify")) else Mode.ANALYZE
 
 
-def _row(recorded: Recorded, own: Sequence[tuple[int, Verdict]], yes: int, no: int) -> TokenRow:
-    at = [question.at for question in recorded.questions if question.choices == (yes, no)]
-    verdicts = [
-        VerdictAt(step, place, verdict is Verdict.YES, yes, no)
-        for (step, verdict), place in zip(own, at, strict=False)
-        if len(at) == len(own) and recorded.ids[place] == (yes if verdict is Verdict.YES else no)
-    ]
+def _row(recorded: Recorded, own: Sequence[tuple[int, Verdict]], answers: Answers) -> TokenRow:
+    asked = [question for question in recorded.questions if question.choices in (answers.plain, answers.spaced)]
+    verdicts: list[VerdictAt] = []
+    if len(asked) == len(own):
+        for (step, verdict), question in zip(own, asked, strict=True):
+            yes, no = question.choices
+            if recorded.ids[question.at] == (yes if verdict is Verdict.YES else no):
+                verdicts.append(VerdictAt(step, question.at, verdict is Verdict.YES, yes, no))
     return TokenRow(recorded.ids, recorded.labels, tuple(verdicts))
 
 

@@ -192,7 +192,7 @@ def save_weights(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, ou
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes bf16 weights, configuration, tokenizer and the profile that the model was trained with."""
     save_weights(model, tokenizer, out)
-    profile = {"family": "genprm", "profile": {"question": "bare", "assistant_marker": True, "bos": 1}}
+    profile = {"family": "genprm", "profile": {"question": "bare", "assistant_marker": True, "bos": 1, "seam": "split"}}
     profile["sampling"] = {"temperature": 0.0}
     (out / "genprm.json").write_text(json.dumps(profile, indent=2) + "\n", encoding="utf-8")
 

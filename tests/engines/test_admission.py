@@ -121,3 +121,34 @@ async def test_without_a_known_cache_all_are_admitted() -> None:
     tasks = [asyncio.create_task(hold(admission, 1_000_000, 8, gate)) for _ in range(50)]
     gate.set()
     await asyncio.wait_for(asyncio.gather(*tasks), 5)
+
+
+async def test_those_who_wait_are_estimated_when_it_is_their_turn() -> None:
+    admission = Admission(10_000, CONTEXT)
+    gates = [asyncio.Event() for _ in range(4)]
+    # 8,000 tokens are expected of the first, so the others wait; it turns out to be short.
+    tasks = [asyncio.create_task(hold(admission, 2_000, 1, gate, 200)) for gate in gates]
+    await settle()
+    for _ in range(3):
+        admission._learn(30_000, 3_000)  # what others have shown meanwhile
+    gates[0].set()
+    await settle()
+    # By now each is expected to have a few hundred tokens: all fit, and what they hold is that.
+    assert admission._held == 3 * admission.estimate(2_000, 1)
+    for gate in gates:
+        gate.set()
+    await asyncio.gather(*tasks)
+    assert admission._held == 0
+
+
+async def test_who_is_cancelled_when_admitted_gives_back_what_it_was_admitted_with() -> None:
+    admission = Admission(10_000, CONTEXT)
+    gate, never = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(hold(admission, 2_000, 1, gate, 200))
+    second = asyncio.create_task(hold(admission, 2_000, 1, never))
+    await settle()
+    gate.set()
+    await first  # the second is admitted now, and has not run since
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert admission._held == 0

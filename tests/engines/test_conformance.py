@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import urllib.request
 from pathlib import Path
@@ -85,6 +86,34 @@ async def test_greedy_text_does_not_depend_on_the_company(engine: Engine, writte
         if call % 2 == 0:
             expected = written[PROMPTS[call // 2 % len(PROMPTS)]]
             assert completion.token_ids == tuple(expected[: len(completion.token_ids)])
+
+
+async def test_watched_tokens_have_the_scores_that_a_question_would_give(
+    engine: Engine, written: dict[str, list[int]]
+) -> None:
+    prompt = PROMPTS[0]
+    ids = encoded(engine, prompt)
+    (stop, *_) = stops_in(engine, written[prompt])
+    watch = tuple(engine.tokenizer.encode(word)[-1] for word in ("Yes", "No", " ", "4"))
+    samplings = [
+        Sampling(12, watch=watch),
+        Sampling(12, temperature=1.3, top_p=0.6, top_k=5, seed=3, watch=watch),
+        Sampling(60, stop=(stop,), watch=watch),
+    ]
+    alone = await engine.generate(ids, Sampling(12))
+    assert alone.watched == ()
+    for done in await asyncio.gather(*(engine.generate(ids, sampling, chain="a") for sampling in samplings)):
+        check(engine, done)
+        # A re-tokenised last piece has a score for its first token only.
+        assert len(done.token_ids) - 3 <= len(done.watched) <= len(done.token_ids)
+        for place in range(0, len(done.watched), 3):
+            asked = await engine.choice_logprobs([*ids, *done.token_ids[:place]], watch)
+            assert done.watched[place] == pytest.approx(asked, abs=1e-4)
+            yes, no = (math.exp(done.watched[place][index]) for index in (0, 1))
+            asked_yes, asked_no = math.exp(asked[0]), math.exp(asked[1])
+            assert yes / (yes + no) == pytest.approx(asked_yes / (asked_yes + asked_no), abs=1e-6)
+    with pytest.raises(EngineError, match="1 to 16 next tokens"):
+        await engine.generate(ids, Sampling(1, watch=tuple(range(17))))
 
 
 def stops_in(engine: Engine, ids: list[int]) -> list[str]:

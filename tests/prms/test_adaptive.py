@@ -1,6 +1,7 @@
 """When to stop asking: the pure rules, and what they change in what a judge does."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,6 +12,7 @@ from genprm.config import Mode, Until
 from genprm.prms.genprm.adaptive import computes, needs_code, settled
 from genprm.prms.genprm.judge import GenPRM
 from genprm.sandbox import Sandbox
+from genprm.types import StepJudgement, Verdict
 from tests.fakes import ScriptedEngine
 
 scores = st.lists(st.floats(0, 1), max_size=8)
@@ -139,3 +141,99 @@ async def test_code_only_where_it_pays(box: Sandbox) -> None:
     assert (
         judgement.steps[0].chains[0].text.endswith("</analyze>\n<output>\n**Judgement**: $\\boxed{Yes}$\n</output>\n")
     )
+
+
+class Coder(ScriptedEngine):
+    """Defines x in the first step and uses it in the second; the analysis and the judgement are always the same."""
+
+    async def generate(self, prompt_ids, sampling, *, chain=None):  # type: ignore[no-untyped-def]
+        prompt = self.tokenizer.decode(prompt_ids)
+        if sampling.stop == ("</analyze>\n",):
+            reply = ANALYSIS
+        elif prompt.endswith("```python\n"):
+            reply = "x = 41\nprint(x)\n```\n" if "Paragraph 2" not in prompt else "print(x + 1)\n```\n"
+        else:
+            reply = "So.\n</verify>\n<output>\n**Judgement**: $\\boxed{Yes}$\n</output>\n"
+        self.replies.append(reply)
+        return await super().generate(prompt_ids, sampling, chain=chain)
+
+
+@pytest.mark.bubblewrap
+async def test_a_chain_that_goes_on_from_another_has_run_what_its_history_says(box: Sandbox) -> None:
+    # Two votes settle the first step; on the second, votes differ and all are asked.
+    engine = Coder.of(choices=[(0.0, -60.0), (0.0, -60.0), GOOD, BAD, GOOD, BAD])
+    judge = GenPRM(engine, box, votes=4, confidence=0.8)
+    first, second = (await judge.judge("What?", ["x is 41", "x + 1 is 42"])).steps
+    assert [len(step.chains) for step in (first, second)] == [2, 4]
+    assert [run.stdout for chain in second.chains for run in chain.code] == ["42\n"] * 4
+    assert [chain.copied for chain in second.chains] == [False, False, True, True]
+
+
+@pytest.mark.bubblewrap
+async def test_a_session_of_ones_own_is_given_up_for_the_adopted_one(box: Sandbox) -> None:
+    class Alone(Coder):
+        async def generate(self, prompt_ids, sampling, *, chain=None):  # type: ignore[no-untyped-def]
+            done = await super().generate(prompt_ids, sampling, chain=chain)
+            # The snippet of every chain leaves a number of its own.
+            self.numbers = getattr(self, "numbers", 0) + 1
+            if done.text.startswith("x = 41"):
+                text = done.text.replace("41", str(self.numbers))
+                return replace(done, text=text, token_ids=tuple(self.tokenizer.encode(text)))
+            return done
+
+    # All are asked about the first step; only the first two about the second; all again about the third.
+    engine = Alone.of(choices=[GOOD, BAD, GOOD, BAD, (0.0, -60.0), (0.0, -60.0), GOOD, BAD, GOOD, BAD])
+    judge = GenPRM(engine, box, votes=4, confidence=0.8)
+    judged = (await judge.judge("What?", ["x is a number", "x + 1", "x + 1"])).steps
+    assert [len(step.chains) for step in judged] == [4, 2, 4]
+    third = [chain.code[-1].stdout for chain in judged[2].chains]
+    assert third[2] == third[3] == third[0] != third[1]
+
+
+@pytest.mark.bubblewrap
+async def test_an_empty_block_is_not_run(box: Sandbox) -> None:
+    judged = "So.\n</verify>\n<output>\n**Judgement**: $\\boxed{Yes}$\n</output>\n"
+    engine = ScriptedEngine.of(ANALYSIS, "\n```\n", judged)
+    (step,) = (await GenPRM(engine, box).judge("What?", ["a"])).steps
+    assert not step.chains[0].code
+    assert step.verdict is Verdict.YES
+
+
+class Halved:
+    """Calibrates 0.8 to 0.5, as isotonic calibration of an overconfident judge may."""
+
+    def apply_to_step(self, step: StepJudgement, threshold: float) -> StepJudgement:
+        if step.score is None:
+            return step
+        score = step.score * 0.625
+        return replace(step, score=score, verdict=Verdict.YES if score >= threshold else Verdict.NO)
+
+    def raw_threshold(self, threshold: float) -> float:
+        return threshold / 0.625
+
+
+def yes(probability: float) -> tuple[float, float]:
+    return math.log(probability), math.log1p(-probability)
+
+
+async def test_a_calibrated_score_decides_where_judging_ends() -> None:
+    engine = ScriptedEngine.of(ANALYSIS, YES, ANALYSIS, YES, choices=[yes(0.9), yes(0.7)])
+    judge = GenPRM(engine, mode=Mode.ANALYZE, until=Until.FIRST_ERROR, calibration=Halved())
+    judgement = await judge.judge("What?", ["a", "b", "c"])
+    assert judgement.scores == [pytest.approx(0.5625), pytest.approx(0.4375), None]
+    assert judgement.first_error == 1
+
+
+@pytest.mark.parametrize(("calibration", "asked"), [(None, 4), (Halved(), 8)])
+async def test_votes_settle_on_calibrated_scores(calibration: Halved | None, asked: int) -> None:
+    class Always(ScriptedEngine):
+        async def generate(self, prompt_ids, sampling, *, chain=None):  # type: ignore[no-untyped-def]
+            self.replies.append(ANALYSIS if sampling.stop == ("</analyze>\n",) else YES)
+            return await super().generate(prompt_ids, sampling, chain=chain)
+
+    # The mean of 0.75 is clearly right by itself, and just below the line once it is calibrated.
+    engine = Always.of(choices=[yes(0.75)])
+    judge = GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.8, calibration=calibration)
+    (step,) = (await judge.judge("What?", ["a"])).steps
+    assert len(step.chains) == asked
+    assert step.verdict is (Verdict.YES if calibration is None else Verdict.NO)

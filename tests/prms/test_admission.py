@@ -9,11 +9,12 @@ from itertools import groupby
 import pytest
 
 from genprm.config import Mode
+from genprm.engines.admission import Admission
 from genprm.engines.base import Completion, Engine, Sampling
 from genprm.prms.base import PRM
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
-from genprm.search.scoring import Scorer, TokenCount
+from genprm.search.scoring import _SOLUTION_TO_PROBLEM, Scorer, TokenCount
 from tests.fakes import ScriptedEngine
 
 PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
@@ -80,3 +81,12 @@ async def test_a_search_holds_room_for_all_its_solutions() -> None:
     reply = "{Yes}$\n</output>\n"
     assert await turns(direct, reply, 1 << 20, searched) > len(PROBLEMS)
     assert await turns(direct, reply, 1, searched) == len(PROBLEMS)
+
+
+async def test_a_search_holds_room_for_all_votes() -> None:
+    prm = GenPRM(ScriptedEngine.of(), mode=Mode.DIRECT, votes=8)
+    prm.admission = Admission(1 << 20, 1 << 20)
+    scorer = Scorer(prm, "What is 1+1?", how=None, seed=0, spent=TokenCount())
+    async with scorer.room(4):
+        characters = _SOLUTION_TO_PROBLEM * len("What is 1+1?")
+        assert prm.admission._held == 8 * Admission(1 << 20, 1 << 20).estimate(characters, 4)

@@ -1,6 +1,7 @@
 """The GenPRM protocol, prompt for prompt: what is expected stands here in full, as the protocol's text."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from genprm.engines.base import Finish
 from genprm.prms.base import PRMError
 from genprm.prms.code_blocks import code_output, last_block
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import Profile, SamplingDefaults, find_verdict
+from genprm.prms.genprm.protocol import RELEASED, Profile, SamplingDefaults, find_verdict
 from genprm.sandbox import Result, Sandbox, Status
 from genprm.types import ChainFinish, Verdict
 from tests.fakes import ScriptedEngine
@@ -34,7 +35,7 @@ NO = "It is not.\n</verify>\n<output>\n**Judgement**: $\\boxed{No}$\n</output>\n
 
 
 def judge_of(engine: ScriptedEngine, box: Sandbox | None, **options: object) -> GenPRM:
-    return GenPRM(engine, box, **options)  # pyright: ignore[reportArgumentType]
+    return GenPRM(engine, box, **{"profile": RELEASED} | options)  # pyright: ignore[reportArgumentType]
 
 
 async def test_two_steps(box: Sandbox) -> None:
@@ -130,7 +131,7 @@ async def test_third_round_ends_the_code_and_the_analysis_decides(box: Sandbox) 
 
 
 async def test_budget_exhausted(box: Sandbox) -> None:
-    profile = Profile(step_tokens=len(A1 + ANALYSIS + V) + 8)
+    profile = replace(RELEASED, step_tokens=len(A1 + ANALYSIS + V) + 8)
     engine = ScriptedEngine.of(
         ANALYSIS, "x = 'longer than what is left'\n```\n", "{No}$\n</output>\n", choices=[(-2.4, -0.1)]
     )
@@ -242,7 +243,7 @@ async def test_direct() -> None:
 
 
 async def test_profile_of_the_model_card(box: Sandbox) -> None:
-    profile = Profile(question="question", assistant_marker=True, bos=1)
+    profile = Profile(question="question", assistant_marker=True, bos=1, seam="joined")
     engine = ScriptedEngine.of(ANALYSIS, CODE, YES, "Next.\n</analyze>\n", CODE, YES)
     await judge_of(engine, box, profile=profile).judge("What is 2+2?", ["2+2 = 4", "Done"])
     head = f"{BOS}{SYSTEM}{USER}Question: What is 2+2?\n\n2+2 = 4{ASSISTANT}{A1}"

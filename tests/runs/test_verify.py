@@ -51,7 +51,7 @@ async def test_a_row_holds_the_whole_judgement(tmp_path):
     assert out.steps[0].chains[0].code[0].stdout == "1\n"
     assert out.steps[1].log_odds is None  # minus infinity is no JSON
     assert out.steps[2].reason == "no chain gave a verdict (no_verdict)"
-    assert out.tokens.model_dump() == {"prompt": 10, "generated": 5, "cached": 2, "saved": 0}
+    assert out.tokens.model_dump() == {"prompt": 10, "generated": 5, "cached": 2, "requests": 0, "saved": 0}
     json.loads((tmp_path / "rows.jsonl").read_text(), parse_constant=pytest.fail)
 
 
@@ -234,7 +234,7 @@ def test_metrics():
     )
     assert metrics.first_errors == {0: 2, 1: 1}
     assert (metrics.steps, metrics.steps_without_score) == (7, 1)
-    assert metrics.tokens == {"prompt": 60, "cached": 12, "generated": 30, "saved": 0}
+    assert metrics.tokens == {"prompt": 60, "cached": 12, "generated": 30, "requests": 0, "saved": 0}
     assert metrics.code == {"ok": 6}
     assert metrics.labels is not None
     assert metrics.labels.error_accuracy == pytest.approx(2 / 3)

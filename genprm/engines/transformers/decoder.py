@@ -31,6 +31,8 @@ class Generation:
     rng: random.Random
     future: Future[Completion]
     ids: list[int] = field(default_factory=list[int])
+    watched: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
+    """A row for each of `ids`, where the sampling watches tokens."""
 
     @property
     def cached(self) -> int:
@@ -88,6 +90,7 @@ class Decoder:
         prefilled = DynamicCache()
         logits = self._forward(ids, mask, _positions(mask), prefilled, keep=1)
         tokens = next_tokens(logits[:, -1], [g.sampling for g in new], [g.rng for g in new])
+        _watch(logits[:, -1], new)
         going = [row for row, (g, token) in enumerate(zip(new, tokens, strict=True)) if not self._take(g, token)]
         self._make_room(len(going), max((len(new[row].prompt) for row in going), default=0), prefilled)
         for row in going:
@@ -111,6 +114,7 @@ class Decoder:
             logits = logits[live]
         generations = self.generations
         tokens = next_tokens(logits, [g.sampling for g in generations], [g.rng for g in generations])
+        _watch(logits, generations)
         for row, generation, token in zip(live, generations, tokens, strict=True):
             if self._take(generation, token):
                 self._retire(row)
@@ -148,7 +152,7 @@ class Decoder:
             recent = self._tokenizer.decode(ids[-stop_window(sampling.stop) :])
             finished = any(string in recent for string in sampling.stop)
         if finished:
-            result = completion(self._tokenizer, ids, sampling.stop, ended=ended)
+            result = completion(self._tokenizer, ids, sampling.stop, ended=ended, watched=generation.watched)
             # The window may begin inside a character and show a stop string that the whole text does not have.
             finished = ended or result.stop is not None or len(ids) >= sampling.max_tokens
             if finished:
@@ -209,6 +213,17 @@ class Decoder:
             use_cache=cache is not None,
             logits_to_keep=keep,
         ).logits
+
+
+def _watch(logits: Tensor, generations: Sequence[Generation]) -> None:
+    """Notes the log-probabilities of watched tokens: `logits` has a row a generation, [rows, vocabulary]."""
+    rows = [row for row, generation in enumerate(generations) if generation.sampling.watch]
+    if not rows:
+        return
+    logprobs = logits[rows].float().log_softmax(-1)
+    for row, values in zip(rows, logprobs, strict=True):
+        generation = generations[row]
+        generation.watched.append(tuple(values[list(generation.sampling.watch)].tolist()))
 
 
 def _positions(mask: Tensor) -> Tensor:

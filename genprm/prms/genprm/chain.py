@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from genprm import prompts
 from genprm.config import Mode
 from genprm.engines.base import Completion, Engine, Finish, Sampling
-from genprm.engines.stops import cut_at_stop
+from genprm.engines.stops import cut_at_stop, shared_start
 from genprm.engines.tokenizer import Tokenizer, Trusted, Untrusted
 from genprm.prms.calls import call_seed, chain_name
 from genprm.prms.chat import ChatFrame
@@ -25,6 +25,7 @@ from genprm.prms.genprm.protocol import (
     SamplingDefaults,
     find_verdict,
 )
+from genprm.prms.genprm.verdicts import Answers, Pair, question_at
 from genprm.sandbox import Sandbox, Session
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
@@ -40,8 +41,7 @@ class ChainSetup:
     sampling: SamplingDefaults
     certainty: float
     frame: ChatFrame
-    choices: tuple[int, int]
-    """The tokens of `Yes` and `No`."""
+    answers: Answers
 
     def first_user_turn(self, problem: str, step: str) -> list[Trusted | Untrusted]:
         """Everything up to the end of the first user turn."""
@@ -50,61 +50,89 @@ class ChainSetup:
         first = prompts.render(template, problem=problem, step=step)
         return [Trusted(self.frame.before_system + system + self.frame.before_first_user), Untrusted(first)]
 
+    def opening(self, index: int) -> str:
+        """How the assistant's turn on a step begins: the part of its text that is forced."""
+        if self.mode is Mode.DIRECT:
+            return prompts.render("genprm/output")
+        opening = prompts.render("genprm/analyze", paragraph=index + 1)
+        return opening.rstrip(" ") if self.profile.seam == "open" else opening
+
     def with_bos(self, ids: list[int]) -> list[int]:
-        """The ids with as many begin-of-sequence tokens in front as the profile says."""
-        bos = self.engine.tokenizer.bos_id
+        """A conversation's ids with as many begin-of-sequence tokens in front as the profile says."""
+        tokenizer, count = self.engine.tokenizer, self.profile.bos
+        bos = tokenizer.bos_id
         if bos is None:
             return ids
-        written = next((index for index, token in enumerate(ids) if token != bos), len(ids))
-        return [bos] * self.profile.bos + ids[written:]
+        if count is None:
+            return [bos, *ids] if tokenizer.adds_bos else ids
+        rendered = next((index for index, token in enumerate(ids) if token != bos), len(ids))
+        return [bos] * count + ids[rendered:]
 
 
 @dataclass(slots=True)
 class _Turn:
-    """One assistant turn as it grows: its text, and the ids that follow the prompt."""
+    """One assistant turn as it grows."""
 
-    lead: str
-    """What of the text stands in the prompt already."""
+    before: list[int]
+    """The conversation up to this turn, the assistant marker included."""
+    prompt: list[int]
+    """What the engine gets in front of `ids`."""
+    lead: str = ""
+    """The part of the text that is in `prompt`."""
     text: str = ""
     """All of the turn, `lead` included."""
     ids: list[int] = field(default_factory=list[int])
+    rows: list[tuple[float, ...] | None] = field(default_factory=list[tuple[float, ...] | None])
+    """For each of `ids`, the log-probabilities of the watched tokens in its place, where the engine gave them."""
     code: list[CodeRun] = field(default_factory=list[CodeRun])
+    analysed: int = 0
+    """Length of the text up to the end of the analysis: what stands there is no verdict."""
     executed: int = 0
-    """Length of the text up to which its code was run: what stands before was partly printed by snippets."""
+    """Length of the text up to which its code was run: the text before it was partly printed by snippets."""
 
     @property
     def verdict(self) -> tuple[Verdict, int] | None:
-        return find_verdict(self.text, self.executed)
+        return find_verdict(self.text, max(self.executed, self.analysed))
 
-    def append(self, text: str, ids: Sequence[int]) -> None:
+    def append(self, text: str, ids: Sequence[int], rows: Sequence[tuple[float, ...]] = ()) -> None:
         self.text += text
         self.ids += ids
+        self.rows += [*rows, *[None] * (len(ids) - len(rows))]
 
     def drop(self, text: str, done: Completion, tokenizer: Tokenizer) -> None:
         """Takes `text` off the end of the turn, which the generation `done` wrote last."""
         kept = done.text[: len(done.text) - len(text)]
         ids = cut_at_stop(tokenizer, done.token_ids, (kept,)).token_ids if kept else ()
+        start = len(self.ids) - len(done.token_ids)
+        same = shared_start(ids, done.token_ids)
         self.text = self.text[: len(self.text) - len(text)]
-        self.ids[len(self.ids) - len(done.token_ids) :] = ids
+        self.ids[start:] = ids
+        self.rows[start:] = [*self.rows[start : start + same], *[None] * (len(ids) - same)]
 
 
 class ChainRun:
     """One chain over the steps of one solution: its conversation so far, and its Python session."""
 
     def __init__(self, setup: ChainSetup, problem: str, seed: int, vote: int, stack: AsyncExitStack) -> None:
-        self._setup = setup
+        self.setup = setup
+        """How the next step is judged; its `mode` may change between steps."""
         self._problem = problem
         self._seed = seed
         self._vote = vote
         self._name = chain_name(seed, vote, problem)
         self._history: list[int] = []
         """All ids up to and including the last finished assistant turn."""
-        self._session: Session | None = None
-        """Opened with the first snippet, closed by the stack of the judgement."""
         self._stack = stack
         self._tokens = Tokens()
         self._ran: list[str] = []
+        """Snippets whose effects the conversation relies on."""
+        self._session: Session | None = None
+        self._closing = AsyncExitStack()
+        """Closes the session."""
+        self._held: list[str] = []
         """Snippets whose effects the session holds."""
+        self.copied = False
+        """Whether the conversation was taken over from another chain, so that its votes are not independent."""
 
     @property
     def length(self) -> int:
@@ -112,52 +140,66 @@ class ChainRun:
         return len(self._history)
 
     def adopt(self, other: ChainRun) -> None:
-        """Goes on from the other chain's conversation, after a step about which this one was not asked."""
-        self._history = list(other._history)
+        """Goes on from the other chain's conversation and session, after a step that this chain was not asked about."""
+        self._history, self._ran, self.copied = list(other._history), list(other._ran), True
 
     def fork(self, stack: AsyncExitStack) -> ChainRun:
         """A chain that goes on from here by itself. Its session, if it needs one, first runs again what ran so far."""
-        forked = ChainRun(self._setup, self._problem, self._seed, self._vote, stack)
-        forked._history, forked._ran = list(self._history), list(self._ran)
+        forked = ChainRun(self.setup, self._problem, self._seed, self._vote, stack)
+        forked._history, forked._ran, forked.copied = list(self._history), list(self._ran), self.copied
         return forked
 
     async def step(self, index: int, step: str) -> Chain:
         """Judges the next step."""
-        setup, frame, tokenizer = self._setup, self._setup.frame, self._setup.engine.tokenizer
+        setup, encode = self.setup, self.setup.engine.tokenizer.encode
         self._tokens = Tokens()
+        frame = setup.frame
         user = (
             setup.first_user_turn(self._problem, step) if index == 0 else [Trusted(frame.before_user), Untrusted(step)]
         )
-        direct = setup.mode is Mode.DIRECT
-        opening = prompts.render("genprm/output") if direct else prompts.render("genprm/analyze", paragraph=index + 1)
-        opening_ids = tokenizer.encode(opening)
-        turn_start = self._history + self._encode(index, [*user, Trusted(frame.before_assistant)])
+        before = self._history + self._encode(index, [*user, Trusted(frame.before_assistant)])
+        opening = setup.opening(index)
+        turn = _Turn(before, before)
         if setup.profile.assistant_marker:
-            prompt, turn = turn_start, _Turn("")
-            turn.append(opening, opening_ids)
+            turn.append(opening, encode(opening))
         else:
             # The opening follows the user's text with nothing between: the two are tokenised as one text.
-            prompt, turn = self._history + self._encode(index, [*user, Trusted(opening)]), _Turn(opening, opening)
-        finish = await self._write(index, step, prompt, turn)
-        score, log_odds, verdict = await self._score(prompt, turn)
-        self._history = turn_start + turn.ids if not turn.lead else turn_start + opening_ids + turn.ids
+            turn.lead = turn.text = opening
+            turn.prompt = self._history + self._encode(index, [*user, Trusted(opening)])
+        if setup.mode is not Mode.DIRECT:
+            await self._generate(index, 0, turn, setup.profile.analysis_tokens, (ANALYSIS_END,))
+            if setup.profile.seam == "joined":
+                self._join(index, user, opening, turn)
+            turn.analysed = len(turn.text)
+        finish = await self._write(index, step, turn)
+        score, log_odds, verdict = await self._score(turn)
+        self._history = turn.before + encode(turn.lead) + turn.ids
         finish = finish if verdict is not None else ChainFinish.NO_VERDICT
-        return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens)
+        return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens, copied=self.copied)
+
+    def _join(self, index: int, user: Sequence[Trusted | Untrusted], opening: str, turn: _Turn) -> None:
+        """Tokenises the opening and the analysis as one text, as released code does from its second stage on."""
+        tokenizer, analysis = self.setup.engine.tokenizer, turn.text[len(opening) :]
+        ids = tokenizer.encode(turn.text)
+        if tokenizer.decode(ids) != turn.text:
+            return  # ids that stand for another text than the model wrote would be worse than a seam
+        if turn.lead:
+            turn.prompt = self._history + self._encode(index, [*user, Trusted(opening), Untrusted(analysis)])
+            turn.lead, ids = turn.text, []
+        turn.ids, turn.rows = ids, [None] * len(ids)
 
     def _encode(self, index: int, parts: Sequence[Trusted | Untrusted]) -> list[int]:
-        ids = self._setup.engine.tokenizer.encode_parts(*parts)
-        return self._setup.with_bos(ids) if index == 0 else ids
+        ids = self.setup.engine.tokenizer.encode_parts(*parts)
+        return self.setup.with_bos(ids) if index == 0 else ids
 
-    async def _write(self, index: int, step: str, prompt: list[int], turn: _Turn) -> ChainFinish:
-        """Fills one assistant turn: analysis, code rounds, judgement."""
-        setup, encode, profile = self._setup, self._setup.engine.tokenizer.encode, self._setup.profile
+    async def _write(self, index: int, step: str, turn: _Turn) -> ChainFinish:
+        """Fills one assistant turn after its analysis: code rounds, judgement."""
+        setup, encode, profile = self.setup, self.setup.engine.tokenizer.encode, self.setup.profile
         output = prompts.render("genprm/output")
-        if setup.mode is not Mode.DIRECT:
-            await self._generate(index, 0, prompt, turn, profile.analysis_tokens, (ANALYSIS_END,))
         analysis, analysis_ids = turn.text, list(turn.ids)
         executes = setup.mode.executes
         if setup.mode is Mode.AUTO:
-            yes, no = await self._ask([*prompt, *turn.ids, *encode(output + "{")])
+            yes, no = await self._ask([*turn.prompt, *turn.ids, *encode(output + "{")], setup.answers.plain)
             executes = needs_code(step, sigmoid(yes - no), setup.certainty)
         if setup.mode is Mode.ANALYZE or (setup.mode is Mode.AUTO and not executes):
             turn.append(output, encode(output))
@@ -171,7 +213,7 @@ class ChainRun:
             left = budget - len(turn.ids)
             if left <= 0:
                 break
-            done = await self._generate(index, number, prompt, turn, left, stop)
+            done = await self._generate(index, number, turn, left, stop, watch=setup.answers.watch)
             if done.stop == OUTPUT_END:
                 return ChainFinish.VERDICT
             if done.finish is not Finish.STOP and turn.verdict is not None:
@@ -184,62 +226,84 @@ class ChainRun:
                 break
         # The rounds or the budget ran out, or the turn ended without a judgement: ask for one after the analysis alone.
         turn.text, turn.ids, turn.executed = analysis, analysis_ids, 0
+        turn.rows = [None] * len(analysis_ids)
         if setup.mode is not Mode.DIRECT:
             tail = output if analysis.endswith(ANALYSIS_END) else ANALYSIS_END + output
             turn.append(tail, encode(tail))
-        await self._generate(index, profile.rounds + 1, prompt, turn, FORCED_TOKENS, (OUTPUT_END,))
+        await self._generate(index, profile.rounds + 1, turn, FORCED_TOKENS, (OUTPUT_END,), watch=setup.answers.watch)
         return ChainFinish.DEGRADED
 
     async def _generate(
-        self, index: int, number: int, prompt: list[int], turn: _Turn, max_tokens: int, stop: tuple[str, ...]
+        self,
+        index: int,
+        number: int,
+        turn: _Turn,
+        max_tokens: int,
+        stop: tuple[str, ...],
+        watch: tuple[int, ...] = (),
     ) -> Completion:
         """One engine call that continues the turn."""
-        sampling = self._setup.sampling
+        sampling = self.setup.sampling
         seed = call_seed(self._seed, self._vote, index, number)
-        done = await self._setup.engine.generate(
-            [*prompt, *turn.ids],
-            Sampling(max_tokens, sampling.temperature, sampling.top_p, sampling.top_k, stop, seed),
+        done = await self.setup.engine.generate(
+            [*turn.prompt, *turn.ids],
+            Sampling(max_tokens, sampling.temperature, sampling.top_p, sampling.top_k, stop, seed, watch),
             chain=self._name,
         )
-        self._tokens += Tokens(len(prompt) + len(turn.ids), done.sampled_tokens, done.cached_tokens)
-        turn.append(done.text, done.token_ids)
+        self._tokens += Tokens(len(turn.prompt) + len(turn.ids), done.sampled_tokens, done.cached_tokens, requests=1)
+        turn.append(done.text, done.token_ids, done.watched)
         return done
 
     async def _run_code(self, turn: _Turn, done: Completion) -> bool:
         """Runs the block that was written since the last run and appends its real output; False when there is none."""
-        encode = self._setup.engine.tokenizer.encode
+        encode = self.setup.engine.tokenizer.encode
         if done.stop == FAKE_OUTPUT:
             # The model began to make up an output. It gets the real one, or none.
-            turn.drop(FAKE_OUTPUT, done, self._setup.engine.tokenizer)
+            turn.drop(FAKE_OUTPUT, done, self.setup.engine.tokenizer)
         block = last_block(turn.text[turn.executed :])
-        if block is None:
+        if block is None or not block.source:
             return False
         turn.append(block.closing, encode(block.closing))
-        assert self._setup.sandbox is not None
-        if self._session is None:
-            self._session = await self._stack.enter_async_context(self._setup.sandbox.session())
-            for earlier in self._ran:
-                await self._session.run(earlier)
-        result = await self._session.run(block.source)
+        result = await (await self._ready()).run(block.source)
         if result.status.keeps_state:
             self._ran.append(block.source)
+            self._held.append(block.source)
         turn.code.append(CodeRun(block.source, result.status.value, result.stdout, result.error, result.duration_s))
-        shown = prompts.render("genprm/code_output", output=code_output(result, self._setup.profile.output_chars))
+        shown = prompts.render("genprm/code_output", output=code_output(result, self.setup.profile.output_chars))
         turn.append(shown, encode(shown))
         turn.executed = len(turn.text)
         return True
 
-    async def _score(self, prompt: list[int], turn: _Turn) -> tuple[float | None, float | None, Verdict | None]:
+    async def _ready(self) -> Session:
+        """A session that holds the effects of all that ran in this conversation, and of nothing else."""
+        assert self.setup.sandbox is not None
+        if self._session is None or self._ran[: len(self._held)] != self._held:
+            await self._closing.aclose()
+            self._closing = await self._stack.enter_async_context(AsyncExitStack())
+            self._session = await self._closing.enter_async_context(self.setup.sandbox.session())
+            self._held = []
+        for earlier in self._ran[len(self._held) :]:
+            await self._session.run(earlier)
+            self._held.append(earlier)
+        return self._session
+
+    async def _score(self, turn: _Turn) -> tuple[float | None, float | None, Verdict | None]:
         """Reads P(Yes) against P(No) exactly where the verdict's word stands."""
         found = turn.verdict
         if found is None:
             return None, None, None
         verdict, start = found
-        ids = cut_at_stop(self._setup.engine.tokenizer, turn.ids, (turn.text[len(turn.lead) : start],)).token_ids
-        yes, no = await self._ask([*prompt, *ids])
+        answers = self.setup.answers
+        question = question_at(self.setup.engine.tokenizer, answers, turn.ids, turn.text[len(turn.lead) : start])
+        row = turn.rows[len(question.ids)] if question.written else None
+        if row is not None and set(question.pair) <= set(answers.watch):
+            yes, no = (row[answers.watch.index(token)] for token in question.pair)
+        else:
+            yes, no = await self._ask([*turn.prompt, *question.ids], question.pair)
         log_odds = yes - no
         return sigmoid(log_odds), log_odds, verdict
 
-    async def _ask(self, ids: list[int]) -> list[float]:
-        """Log-probabilities of Yes and No as the next token."""
-        return await self._setup.engine.choice_logprobs(ids, self._setup.choices, chain=self._name)
+    async def _ask(self, ids: list[int], pair: Pair) -> list[float]:
+        """Log-probabilities of two next tokens."""
+        self._tokens += Tokens(requests=1)
+        return await self.setup.engine.choice_logprobs(ids, pair, chain=self._name)

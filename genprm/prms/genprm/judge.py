@@ -20,12 +20,13 @@ from genprm.concurrency import gather
 from genprm.config import CERTAINTY, Mode, Until
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
-from genprm.prms.base import OnStep, PRMError, model_facts
+from genprm.prms.base import OnStep, PRMError, ScoreMap, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
 from genprm.prms.genprm.adaptive import WAVE, settled
 from genprm.prms.genprm.chain import ChainRun, ChainSetup
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
+from genprm.prms.genprm.verdicts import Answers
 from genprm.sandbox import Sandbox
 from genprm.types import DEFAULT_THRESHOLD, Chain, Judgement, StepJudgement, Tokens, combine_chains
 
@@ -40,16 +41,18 @@ class GenPRM:
         engine: the model.
         sandbox: where code runs; needed for `Mode.EXECUTE` only.
         mode: how much of the protocol to go through.
-        votes: independent chains a solution, each with its own history and session; their scores are averaged.
+        votes: chains a solution, each with its own history and session; their scores are averaged.
         profile: the variant of the protocol.
         sampling: how chains are sampled.
         threshold: the score from which a step is right.
         until: how far a solution is judged. Steps after the first wrong one have no score then, and say so.
         confidence: None takes every vote on every step. A number in (0, 1] stops voting on a step once its verdict is
             settled with that confidence (1: once the missing votes cannot flip it). A chain that is not asked about a
-            step goes on from the critique of the first chain, so later votes on the solution depend a little more on
-            each other.
+            step goes on from the first chain's conversation and runs its snippets: from then on it is a copy of that
+            chain, its votes are not independent, and `Chain.copied` says so.
         certainty: for `Mode.AUTO`: see `genprm.prms.genprm.adaptive.needs_code`.
+        calibration: maps the mean of a step's votes to the score that counts: for the verdict, for `until` and for
+            `confidence`. Chains keep the scores they gave.
         owned: what `close` closes: the engine and sandbox that were opened for this judge.
 
     Raises:
@@ -69,6 +72,7 @@ class GenPRM:
         until: Until = Until.END,
         confidence: float | None = None,
         certainty: float = CERTAINTY,
+        calibration: ScoreMap | None = None,
         owned: AsyncExitStack | None = None,
     ) -> None:
         if mode.executes and sandbox is None:
@@ -91,14 +95,11 @@ class GenPRM:
         self.until = until
         self.confidence = confidence
         self.certainty = certainty
+        self.calibration = calibration
         self.owned = owned
         self.admission = Admission(engine.cache_tokens, engine.max_model_len)
-        yes, no = (engine.tokenizer.encode(word)[-1] for word in ("Yes", "No"))
-        if yes == no:
-            raise PRMError(f"the tokenizer of {self.name!r} does not tell 'Yes' from 'No' by their last token")
-        self.setup = ChainSetup(
-            engine, sandbox, mode, profile, sampling, certainty, ChatFrame.of(engine.tokenizer), (yes, no)
-        )
+        frame, answers = ChatFrame.of(engine.tokenizer), Answers.of(engine.tokenizer)
+        self.setup = ChainSetup(engine, sandbox, mode, profile, sampling, certainty, frame, answers)
         """What its chains are built from."""
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -125,14 +126,14 @@ class GenPRM:
                 for index, step in enumerate(steps):
                     path.append(await run.step(index, step))
                     if all(len(other) > index for other in paths):
-                        on_step(index, combine_chains([other[index] for other in paths], self.threshold))
+                        on_step(index, self.combine([other[index] for other in paths]))
 
             await gather(follow(run, path) for run, path in zip(runs, paths, strict=True))
             return [list(chains) for chains in zip(*paths, strict=True)]
         by_step: list[list[Chain]] = []
         for index, step in enumerate(steps):
             by_step.append(await self._vote(runs, index, step))
-            judged = combine_chains(by_step[-1], self.threshold)
+            judged = self.combine(by_step[-1])
             on_step(index, judged)
             if self.until is Until.FIRST_ERROR and judged.score is not None and judged.score < self.threshold:
                 break
@@ -146,20 +147,28 @@ class GenPRM:
     async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
         """Chains on one step: all of them, or as many as it takes to settle the verdict."""
         wave = len(runs) if self.confidence is None else WAVE
+        # Votes are averaged before they are calibrated.
+        calibration, threshold = self.calibration, self.threshold
+        mean_needed = threshold if calibration is None else calibration.raw_threshold(threshold)
         chains: list[Chain] = []
         while len(chains) < len(runs):
             asked = runs[len(chains) : len(chains) + wave]
             chains += await gather(run.step(index, step) for run in asked)
             scores = [chain.score for chain in chains if chain.score is not None]
-            if self.confidence is not None and settled(scores, len(runs), self.threshold, self.confidence):
+            if self.confidence is not None and settled(scores, len(runs), mean_needed, self.confidence):
                 break
         for run in runs[len(chains) :]:
             run.adopt(runs[0])
         return chains
 
+    def combine(self, chains: Sequence[Chain]) -> StepJudgement:
+        """The judgement of a step by its chains: their mean, calibrated where the judge is."""
+        judged = combine_chains(chains, self.threshold)
+        return judged if self.calibration is None else self.calibration.apply_to_step(judged, self.threshold)
+
     def judgement_of(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
         """The judgement that chains come to: [step][vote], of the first of so many steps."""
-        judged = [combine_chains(chains, self.threshold) for chains in by_step]
+        judged = [self.combine(chains) for chains in by_step]
         left = StepJudgement(None, None, None, (), reason="not judged: it comes after the first wrong step")
         spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
         asked = sum(len(chains) for chains in by_step)

@@ -21,17 +21,27 @@ _VERDICT = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?(Yes|No)\b")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where released code, model card and trained models differ. The defaults are the released inference code's."""
+    """Where released code, model card and trained models differ.
+
+    The defaults suit any model with a chat template; `RELEASED` is the released inference code's variant.
+    """
 
     question: Literal["bare", "question"] = "bare"
     r"""First user turn: `{problem}\n{step}` as the ProcessBench driver sends it, or `Question: {problem}\n\n{step}` as
     the model card and the demo do."""
-    assistant_marker: bool = False
-    """Whether the current turn opens with the template's assistant marker. The released code leaves it out, as it
-    renders the prompt up to the user's turn only; earlier turns have it either way. With it, a turn's ids are the same
-    when it is written and when it is history, so that the prefix cache holds all of it."""
-    bos: int = 2
-    """Begin-of-sequence tokens at the start. The released code renders one into the text and vLLM adds another."""
+    assistant_marker: bool = True
+    """Whether the current turn opens with the template's assistant marker, as a chat template means it. The released
+    code leaves it out, as it renders the prompt up to the user's turn only; earlier turns have it either way. With it,
+    a turn's ids are the same when it is written and when it is history, so that the prefix cache holds all of it."""
+    bos: int | None = None
+    """Begin-of-sequence tokens at the start. None: those of the chat template, and one more where the tokenizer adds
+    one by itself (`add_bos_token`), as when the released code passes rendered text to vLLM: two for the released
+    models."""
+    seam: Literal["open", "joined", "split"] = "open"
+    """How the opening and the analysis after it are tokenised. `open`: the opening's last space is left to the model,
+    which writes it with its first word, as in any text. `joined`: as one text once the analysis is written, as in the
+    released code from its second stage on; a prefix cache then holds nothing of the analysis. `split`: each by itself,
+    so that the first word has no space of its own."""
     analysis_tokens: int = 2048
     """Longest analysis."""
     step_tokens: int = 2048
@@ -44,11 +54,17 @@ class Profile:
     def __post_init__(self) -> None:
         if self.question not in ("bare", "question"):
             raise PRMError(f"profile.question must be 'bare' or 'question', not {self.question!r}")
+        if self.seam not in ("joined", "open", "split"):
+            raise PRMError(f"profile.seam must be 'joined', 'open' or 'split', not {self.seam!r}")
         for name in ("analysis_tokens", "step_tokens", "rounds", "output_chars"):
             if getattr(self, name) < 1:
                 raise PRMError(f"profile.{name} must be at least 1, not {getattr(self, name)!r}")
-        if self.bos < 0:
+        if self.bos is not None and self.bos < 0:
             raise PRMError(f"profile.bos must be 0 or more, not {self.bos!r}")
+
+
+RELEASED = Profile(assistant_marker=False, seam="joined")
+"""How the released inference code talks to the released models."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError
 from genprm.engines.stops import cut_at_stop
 from genprm.prms.base import PRMError, model_facts
-from genprm.prms.calls import call_seed, chain_name, characters_of, check_steps, check_votes
+from genprm.prms.calls import call_seed, chain_name, characters_of, check_steps, check_votes, where_they_part
 from genprm.prms.genprm.protocol import SamplingDefaults
 from genprm.prms.step_labels import LabelKind, WrittenLabel, align_labels, unlabelled
 from genprm.types import (
@@ -181,8 +181,8 @@ class ThinkPRMJudge:
             self._answer_lead: list[int] = []
             self._answers = [ids[-1] for ids in answers]
         else:
-            self._answer_lead, self._answers = _where_they_part(*answers)
-        self._labels = _where_they_part(tokenizer.encode("correct"), tokenizer.encode("incorrect"))
+            self._answer_lead, self._answers = where_they_part(*answers)
+        self._labels = where_they_part(tokenizer.encode("correct"), tokenizer.encode("incorrect"))
         if len({*self._answers}) < 2:
             raise PRMError(f"the tokenizer of {self.name!r} does not tell ' Yes' from ' No' by their last token")
         self._reserve = len(tokenizer.encode(f"\n{THINK_END}\n{QUESTION}", special=True)) + len(self._answer_lead) + 1
@@ -291,7 +291,7 @@ class ThinkPRMJudge:
         self._take(thought, len(prompt), done)
 
     def _take(self, thought: _Thought, prompt: int, done: Completion) -> None:
-        thought.tokens += Tokens(prompt + len(thought.ids), done.sampled_tokens, done.cached_tokens)
+        thought.tokens += Tokens(prompt + len(thought.ids), done.sampled_tokens, done.cached_tokens, requests=1)
         thought.text += done.text
         thought.ids += done.token_ids
         thought.finish = ChainFinish.DEGRADED if done.finish is Finish.LENGTH else ChainFinish.VERDICT
@@ -364,13 +364,3 @@ class ThinkPRMJudge:
         head = text[: min(len(written), len(text))] if shared is None else text[:shared]
         kept = cut_at_stop(tokenizer, ids, (head,)).token_ids if head else ()
         return [*kept, *tokenizer.encode(text[len(head) :])]
-
-
-def _where_they_part(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
-    """What two words' ids have in common at their start, and the two ids after that."""
-    shared = 0
-    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
-        shared += 1
-    if shared == min(len(first), len(second)):
-        raise PRMError(f"the tokenizer makes one word the beginning of the other: {list(first)} and {list(second)}")
-    return list(first[:shared]), [first[shared], second[shared]]

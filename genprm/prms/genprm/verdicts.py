@@ -1,0 +1,94 @@
+"""Where in a turn a verdict's score is read: which tokens stand before the verdict, and which two are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genprm.engines.stops import cut_at_stop
+from genprm.engines.tokenizer import Tokenizer
+from genprm.prms.base import PRMError
+from genprm.prms.calls import where_they_part
+from genprm.types import Verdict
+
+Pair = tuple[int, int]
+"""The tokens of Yes and of No."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The tokens that verdicts begin with."""
+
+    plain: Pair
+    spaced: Pair | None
+    """With a space in front; None where the tokenizer has no such tokens."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Answers:
+        """Looks them up.
+
+        Raises:
+            PRMError: the tokenizer does not distinguish the two words.
+        """
+        yes, no = (tokenizer.encode(word)[-1] for word in Verdict)
+        if yes == no:
+            raise PRMError(f"the tokenizer of {tokenizer.name!r} does not tell 'Yes' from 'No' by their last token")
+        lead, (spaced_yes, spaced_no) = where_they_part(*(tokenizer.encode(f" {word}") for word in Verdict))
+        return cls((yes, no), None if lead else (spaced_yes, spaced_no))
+
+    @property
+    def watch(self) -> tuple[int, ...]:
+        """All of them, for `Sampling.watch`."""
+        return tuple(dict.fromkeys((*self.plain, *(self.spaced or ()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask for a verdict's score: the probabilities of two tokens after some ids."""
+
+    ids: tuple[int, ...]
+    """Of the turn, from its first generated or forced token up to the verdict."""
+    pair: Pair
+    written: bool
+    """Whether the turn's own ids begin with `ids`, so that an engine that watched the pair knows the answer."""
+
+
+def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], before: str) -> Question:
+    r"""The question that a verdict answers.
+
+    The model may have written the word with the blanks before it as one token (`\boxed{ Yes}`). Then the question is
+    asked before the blanks, about the words with those blanks: a lone blank is not what the model wrote.
+
+    Args:
+        tokenizer: decodes the ids.
+        answers: its tokens of the verdicts.
+        ids: of the turn.
+        before: the text of these ids up to the verdict's word.
+
+    Raises:
+        EngineError: the tokenizer cannot express the text.
+    """
+    kept = _tokens_within(tokenizer, ids, len(before))
+    head = tokenizer.decode(ids[:kept])
+    if head == before:
+        return Question(tuple(ids[:kept]), answers.plain, written=True)
+    blanks = before[len(head) :]
+    if before.startswith(head) and blanks.isspace():
+        if blanks == " " and answers.spaced is not None:
+            return Question(tuple(ids[:kept]), answers.spaced, written=True)
+        lead, (yes, no) = where_they_part(*(tokenizer.encode(blanks + word) for word in Verdict))
+        return Question((*ids[:kept], *lead), (yes, no), written=not lead)
+    # The word begins inside a token: the text before it is tokenised anew.
+    return Question(cut_at_stop(tokenizer, ids, (before,)).token_ids, answers.plain, written=False)
+
+
+def _tokens_within(tokenizer: Tokenizer, ids: Sequence[int], length: int) -> int:
+    """How many of the first ids decode to at most so many characters."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(tokenizer.decode(ids[:middle])) <= length:
+            low = middle
+        else:
+            high = middle - 1
+    return low

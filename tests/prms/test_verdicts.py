@@ -1,0 +1,137 @@
+"""A verdict's score is read from the generation that wrote it, or by a question of its own, with equal results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genprm.config import Mode
+from genprm.engines.base import Completion, Sampling
+from genprm.prms.genprm.judge import GenPRM
+from genprm.prms.genprm.protocol import RELEASED, Mode
+from genprm.prms.genprm.verdicts import Answers, question_at
+from genprm.sandbox import Sandbox
+from genprm.types import Chain, Verdict
+from tests.fakes import ScriptedEngine, byte_tokenizer
+
+ANALYSIS = "It adds.\n</analyze>\n"
+BOX = "**Judgement**: $\\boxed"
+TOKENIZER = byte_tokenizer()
+
+
+def logprob(ids: Sequence[int], token: int) -> float:
+    """Of a model whose every answer depends on all that it has read."""
+    return -1.0 - (hash((*ids, token)) % 10_007) / 1_000
+
+
+@dataclass
+class Model(ScriptedEngine):
+    """Writes what it is told, and has an opinion about every next token."""
+
+    watches: bool = True
+    asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        done = await super().generate(prompt_ids, sampling, chain=chain)
+        if not self.watches or not sampling.watch:
+            return done
+        rows = [
+            tuple(logprob((*prompt_ids, *done.token_ids[:place]), token) for token in sampling.watch)
+            for place in range(len(done.token_ids))
+        ]
+        return replace(done, watched=tuple(rows))
+
+    async def choice_logprobs(
+        self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
+    ) -> list[float]:
+        self.asked.append((tuple(prompt_ids), tuple(choices)))
+        return [logprob(prompt_ids, choice) for choice in choices]
+
+
+async def chain_of(replies: Sequence[str], mode: Mode, *, watches: bool, box: Sandbox | None) -> tuple[Chain, Model]:
+    engine = Model.of(*replies)
+    engine.watches = watches
+    judgement = await GenPRM(engine, box, mode=mode, profile=RELEASED).judge("What is 2+2?", ["2+2 = 4"])
+    (chain,) = judgement.steps[0].chains
+    return chain, engine
+
+
+CODE = "print(2 + 2)\n```\n"
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize(
+    ("mode", "replies"),
+    [
+        (Mode.ANALYZE, [ANALYSIS, "{Yes}$\n</output>\n"]),
+        (Mode.ANALYZE, [ANALYSIS, "{ No}$\n</output>\n"]),
+        (Mode.ANALYZE, [ANALYSIS, "{Yes}$\n<eos>"]),
+        (Mode.DIRECT, ["{\\text{ Yes}}$\n</output>\n"]),
+        (Mode.EXECUTE, [ANALYSIS, CODE, f"Good.\n</verify>\n<output>\n{BOX}{{No}}$\n</output>\n"]),
+        # Of several verdicts the last one counts.
+        (Mode.EXECUTE, [ANALYSIS, CODE, f"<output>\n{BOX}{{No}}$ or {BOX}{{ Yes}}$\n</output>\n"]),
+        # The text goes on behind the stop string.
+        (Mode.CODE, [ANALYSIS, f"1\n```\n<output>\n{BOX}{{Yes}}$\n</output>\n{BOX}{{No}}$"]),
+    ],
+    ids=["free", "spaced", "end of turn", "spaced text", "after code", "several", "cut"],
+)
+async def test_the_watched_score_is_the_asked_one(mode: Mode, replies: list[str], box: Sandbox) -> None:
+    asked, slow = await chain_of(replies, mode, watches=False, box=box)
+    watched, quick = await chain_of(replies, mode, watches=True, box=box)
+    assert asked.score is not None
+    assert (watched.score, watched.log_odds, watched.verdict) == (asked.score, asked.log_odds, asked.verdict)
+    assert (len(slow.asked), len(quick.asked)) == (1, 0)
+    assert watched.tokens.requests == len(replies) == asked.tokens.requests - 1
+
+
+async def test_a_forced_verdict_is_watched_too() -> None:
+    replies = [ANALYSIS, "Hm.<eos>", "{No}$\n</output>\n"]
+    asked, _ = await chain_of(replies, Mode.ANALYZE, watches=False, box=None)
+    watched, quick = await chain_of(replies, Mode.ANALYZE, watches=True, box=None)
+    assert (watched.score, watched.verdict) == (asked.score, Verdict.NO)
+    assert not quick.asked
+
+
+@pytest.mark.bubblewrap
+async def test_auto_asks_once(box: Sandbox) -> None:
+    chain, engine = await chain_of(
+        [ANALYSIS, CODE, f"<output>\n{BOX}{{Yes}}$\n</output>\n"], Mode.AUTO, watches=True, box=box
+    )
+    assert chain.score is not None
+    # Whether the step needs code.
+    assert len(engine.asked) == 1
+    assert chain.tokens.requests == 4
+
+
+async def test_a_verdict_with_a_blank_before_it_is_scored_as_it_was_written() -> None:
+    chain, engine = await chain_of([ANALYSIS, "{ Yes}$\n</output>\n"], Mode.ANALYZE, watches=False, box=None)
+    (ids, choices), *_ = engine.asked
+    assert TOKENIZER.decode(ids).endswith("$\\boxed{")
+    assert [TOKENIZER.decode([token]) for token in choices] == [" Yes", " No"]
+    yes, no = (logprob(ids, token) for token in choices)
+    assert chain.log_odds == yes - no
+
+
+@given(before=st.text("ab{ \n", max_size=8), blanks=st.sampled_from(["", " ", "\n", "  ", " \n "]))
+def test_the_question_is_asked_where_the_answer_was_written(before: str, blanks: str) -> None:
+    answers = Answers.of(TOKENIZER)
+    text = f"{before}{{{blanks}"
+    ids = TOKENIZER.encode(f"{text}Yes}}$")
+    question = question_at(TOKENIZER, answers, ids, text)
+    # Prompt and answer together are what the model wrote.
+    whole = TOKENIZER.decode([*question.ids, question.pair[0]])
+    assert whole == f"{text}Yes"
+    assert question.written == (
+        list(question.ids) == ids[: len(question.ids)] and ids[len(question.ids)] in question.pair
+    )
+
+
+def test_a_word_inside_a_token_is_asked_for_anew() -> None:
+    tokenizer = byte_tokenizer(("Yes", "No", " Yes", " No", "{Yes"))
+    question = question_at(tokenizer, Answers.of(tokenizer), tokenizer.encode("$\\boxed{Yes}"), "$\\boxed{")
+    assert not question.written
+    assert tokenizer.decode(question.ids) == "$\\boxed{"
