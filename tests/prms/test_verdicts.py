@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from genprm.config import Mode
 from genprm.engines.base import Completion, Sampling
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.genprm.protocol import RELEASED, Mode
+from genprm.prms.genprm.protocol import RELEASED
 from genprm.prms.genprm.verdicts import Answers, question_at
 from genprm.sandbox import Sandbox
 from genprm.types import Chain, Verdict
