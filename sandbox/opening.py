@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from typing import Literal
+import threading
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 from . import bubblewrap
 from .box import Backend, Sandbox
 from .bubblewrap import BubblewrapBackend
 from .limits import Limits
 from .results import SandboxError
+
+T = TypeVar("T")
 
 BackendName = Literal["auto", "docker", "bubblewrap"]
 
@@ -57,7 +62,7 @@ async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> 
     obstacle = ""
     if backend != "bubblewrap":
         try:
-            return await asyncio.to_thread(docker.open_backend, limits, runtime)
+            return await _in_daemon_thread(lambda: docker.open_backend(limits, runtime))
         except SandboxError as error:
             obstacle = str(error)
             # Who asked for Docker, or for a runtime that only Docker has, does not get less.
@@ -73,3 +78,31 @@ async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> 
         f"no sandbox can be used here. Docker: {obstacle}. Bubblewrap: {reason}. Install and start Docker, or install "
         "bubblewrap; running untrusted code without either is not offered"
     )
+
+
+async def _in_daemon_thread(function: Callable[[], T]) -> T:
+    """Runs a function in a thread that nothing waits for once this is cancelled, not even the end of the process.
+
+    Building an image takes minutes, and a thread of `asyncio.to_thread` is joined when the event loop ends.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # pyright: ignore[reportArgumentType]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        try:
+            outcome = function(), None
+        except BaseException as error:
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="genprm-sandbox-open", daemon=True).start()
+    return await future

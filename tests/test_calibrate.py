@@ -5,18 +5,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from genprm.calibrate import (
-    CalibratedPRM,
-    Calibration,
-    CalibrationError,
-    LabelledScores,
-    fit,
-    labelled_scores,
-    measure,
-    reliability,
-)
+from genprm.calibrate import LabelledScores, fit, labelled_scores, measure, reliability, save
 from genprm.cli.main import app
 from genprm.data.inputs import InputRow
+from genprm.prms.calibration import CalibratedPRM, Calibration, CalibrationError
 from genprm.runs.folder import open_run
 from genprm.runs.rows import verify_row
 from genprm.types import Judgement, StepJudgement, Verdict, sigmoid
@@ -50,7 +42,7 @@ def test_overconfidence_is_found_and_mended(method, tmp_path):
     if method == "temperature":
         assert found.temperature == pytest.approx(TRUE_TEMPERATURE, rel=0.15)
     path = tmp_path / "c.json"
-    found.save(path)
+    save(found, path)
     assert Calibration.load(path) == found
 
 

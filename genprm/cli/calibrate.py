@@ -33,7 +33,8 @@ def calibrate(
     The figures after are cross-validated: no step is judged by a map that has seen its solution.
     """
     with friendly():
-        from genprm.calibrate import CalibrationError, fit, labelled_scores
+        from genprm.calibrate import fit, labelled_scores, save
+        from genprm.prms.calibration import CalibrationError
         from genprm.report.reliability import plot as draw
         from genprm.runs.folder import RunError, read_info, read_rows_of
         from genprm.runs.rows import VerifyRow
@@ -48,7 +49,7 @@ def calibrate(
         if not len(data.scores):
             raise CalibrationError("no row has both a label and scores")
         result = fit(data, method, folds=folds, model=models[0])
-        result.calibration.save(out)
+        save(result.calibration, out)
         picture = plot or out.with_suffix(".svg")
         try:
             draw(picture, result)

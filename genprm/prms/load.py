@@ -14,6 +14,7 @@ from genprm.engines import BUILT_IN as BUILT_IN_PATHS
 from genprm.engines import Engine, open_engine
 from genprm.fields import merged
 from genprm.prms.base import PRM, PRMError
+from genprm.prms.calibration import Calibration, calibrated
 from genprm.prms.calls import check_votes
 from genprm.prms.critic import Critic, CriticProfile
 from genprm.prms.discriminative.judge import load_discriminative
@@ -71,6 +72,7 @@ async def load_prm(model: str | JudgeConfig = BUILT_IN, *, seed: int = 0, lazy: 
         PRMError: the family is not known, or a setting does not fit it.
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
+        CalibrationError: the calibration cannot be read.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     is_open = [name for name in _OPEN if not isinstance(given.get(name, ""), (str, Path, Mapping))]
@@ -91,6 +93,13 @@ def resolve(model: str | JudgeConfig | None, settings: Mapping[str, object]) -> 
 
 async def open_prm(config: JudgeConfig, parts: Parts = Parts()) -> PRM:
     """Opens the judge that a configuration describes; see `load_prm`."""
+    # A calibration that cannot be read is reported before a model is loaded.
+    calibration = None if config.calibration is None else Calibration.load(config.calibration)
+    prm = await _open_uncalibrated(config, parts)
+    return prm if calibration is None else calibrated(prm, calibration)
+
+
+async def _open_uncalibrated(config: JudgeConfig, parts: Parts) -> PRM:
     path = model_path(config.model)
     known = await asyncio.to_thread(read_profile, path, config.revision, config.family)
     profile = parts.profile or (known.profile if config.profile is None else change_profile(known, config.profile))
@@ -114,8 +123,12 @@ async def open_prm(config: JudgeConfig, parts: Parts = Parts()) -> PRM:
             if engine is None:
                 engine = await open_engine(config, seed=parts.seed)
                 stack.push_async_callback(engine.close)
-        finally:
             box = await opening
+        except BaseException:
+            # Say at once what went wrong: the sandbox may be building its image.
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            raise
         votes, threshold = config.most_votes, config.threshold
         match profile:
             case Profile():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genprm.calibrate import CalibrationError, CrossValidated, reliability
+from genprm.calibrate import CrossValidated, reliability
+from genprm.prms.calibration import CalibrationError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

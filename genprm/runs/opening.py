@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genprm.config import JudgeConfig
@@ -49,13 +48,12 @@ async def open_judge(
         ClusterError: the cluster cannot be used.
         RunError: the folder holds rows of other weights.
     """
-    from genprm.calibrate import Calibration, calibrated
     from genprm.cluster import load_cluster
+    from genprm.prms.calibration import CalibratedPRM
     from genprm.prms.implicit.judge import ImplicitPRM
     from genprm.prms.load import load_prm, resolve
 
     config = resolve(config, settings)
-    calibration = None if config.calibration is None else Calibration.load(Path(config.calibration))
     prm: PRM
     if config.cluster is not None:
         cluster = await load_cluster(config.cluster, config, workers=config.workers, seed=seed)
@@ -64,18 +62,19 @@ async def open_judge(
     else:
         prm = await load_prm(config, seed=seed, lazy=True)
     try:
-        if isinstance(prm, ImplicitPRM):
+        scorer = prm.prm if isinstance(prm, CalibratedPRM) else prm
+        if isinstance(scorer, ImplicitPRM):
             done = set[str]() if run is None else run.done
             left = (row for row in rows() if isinstance(row, InputRow) and row.key not in done)
-            await prm.prepare((row.problem, row.steps) for row in left)
-            await prm.model.open()
+            await scorer.prepare((row.problem, row.steps) for row in left)
+            await scorer.model.open()
         facts = dict(prm.facts)
         note = facts.pop("sandbox_note", None)
         if note and config.sandbox == "auto":
             tell(f"Sandbox: {note}")
         if run is not None:
             _note(run, config, facts)
-        yield prm if calibration is None else calibrated(prm, calibration)
+        yield prm
     finally:
         await prm.close()
 
