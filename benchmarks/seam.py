@@ -25,7 +25,7 @@ from genprm.config import Mode
 from genprm.engines import Completion, Engine, Sampling, load_engine
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
-from genprm.prms.load import BUILT_IN_PATH
+from genprm.prms.load import model_path
 from genprm.prms.profiles import GenPRMModel, read_profile
 
 PROBLEM = "There are {} apples, and {} more are bought each day. How many are there after {} days?"
@@ -88,7 +88,7 @@ async def measure(engine: Engine, profile: Profile, solutions: int, steps: int) 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(BUILT_IN_PATH), help="folder or id of a chat model")
+    parser.add_argument("--model", default=model_path("nano"), help="folder or id of a chat model")
     parser.add_argument("--engine", default="transformers")
     parser.add_argument("--solutions", type=int, default=12)
     parser.add_argument("--steps", type=int, default=3)
@@ -98,7 +98,7 @@ async def main() -> None:
     known = read_profile(given.model, family="genprm")
     assert isinstance(known, GenPRMModel)
     profile = replace(known.profile, analysis_tokens=given.analysis_tokens)
-    engine = await load_engine(given.engine, given.model)
+    engine = await load_engine(given.engine, given.model)  # type: ignore[arg-type]
     try:
         figures = {
             seam: await measure(engine, replace(profile, seam=seam), given.solutions, given.steps)  # type: ignore[arg-type]

@@ -166,7 +166,7 @@ def test_nothing_to_fit_on():
 def test_files_that_are_no_calibration(text, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(text)
-    with pytest.raises(CalibrationError, match="is no calibration"):
+    with pytest.raises(CalibrationError, match="is not a calibration"):
         Calibration.load(path)
     with pytest.raises(CalibrationError, match="cannot read"):
         Calibration.load(tmp_path / "none")

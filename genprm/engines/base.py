@@ -90,7 +90,7 @@ class Engine(Protocol):
     """Sequences the engine decodes at once at full speed. More may be in flight; they wait their turn."""
     cache_tokens: int | None
     """Tokens whose keys and values it keeps, so that a chain that comes back need not be computed again. None where
-    nothing is kept, or nobody says how much."""
+    nothing is kept, or the amount is unknown."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         """Continues a prompt.

@@ -311,7 +311,7 @@ class OpenAIEngine:
                     answer = await ask(self._clients[server])
                     self.router.restore(server)
                     return answer
-                # Time-outs are among them, and an answer that was cut off where nobody said how long it would be.
+                # This covers time-outs, and answers of undeclared length that were cut off.
                 except (openai.APIConnectionError, openai.InternalServerError, json.JSONDecodeError) as error:
                     self._put_aside(server, error)
                     failures[server] = error

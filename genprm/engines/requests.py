@@ -30,7 +30,7 @@ def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int,
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) -> None:
-    """Refuses ids that are no prompt: see `fit_sampling`."""
+    """Refuses ids that cannot be a prompt: see `fit_sampling`."""
     if not ids:
         raise EngineError("the prompt is empty: it needs at least one token")
     if min(ids) < 0 or max(ids) >= vocab_size:

@@ -24,7 +24,7 @@ def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -
     """Cuts generated ids behind the first stop string, so that they decode exactly to the text up to there.
 
     Where the stop string ends inside a token, the tokens before that one stay and the rest of the text is tokenised
-    anew. Of several stop strings the one that ends first counts; of those that end together, the longest.
+    again. Of several stop strings the one that ends first counts; of those that end together, the longest.
 
     Args:
         tokenizer: what decodes the ids.
@@ -43,7 +43,7 @@ def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -
 
 
 def shortened(tokenizer: Tokenizer, ids: Sequence[int], wanted: str) -> tuple[int, ...]:
-    """Ids that decode exactly to the beginning of a text: the given ones as far as they go, then a piece anew.
+    """Ids that decode exactly to the beginning of a text: the given ones as far as possible, then a re-tokenised piece.
 
     Args:
         tokenizer: what decodes the ids.
@@ -80,7 +80,7 @@ def completion(
         tokenizer: what decodes the ids.
         ids: all sampled ids.
         stop: the stop strings that were asked for.
-        ended: whether the last id ended the model's turn; then it is no part of what was written.
+        ended: whether the last id ended the model's turn; then it does not belong to the text.
         cached_tokens: prompt tokens that did not have to be computed.
         watched: a row for each of `ids`: see `Completion.watched`.
     """

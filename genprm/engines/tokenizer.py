@@ -59,7 +59,7 @@ class MarkedIds:
 
 
 class Tokenizer:
-    """A Hugging Face fast tokenizer that never adds a token by itself and never lets text forge a control token.
+    """A Hugging Face fast tokenizer that adds no tokens on its own and never lets text forge a control token.
 
     Args:
         hf: a `TokenizerFiles` or a `transformers.PreTrainedTokenizerFast`.
@@ -111,11 +111,11 @@ class Tokenizer:
         """Loads the tokenizer of a local folder or a model of the Hub.
 
         Raises:
-            EngineError: there is no tokenizer there, or it loses text.
+            EngineError: no tokenizer is found there, or it loses text.
         """
         if not Path(path_or_id).is_dir():
             check_model(path_or_id, revision)
-        # Read as it is: the class that a model declares may rebuild its tokenizer by rules of its own (LlamaTokenizer,
+        # Read as it is: the class that a model declares may rebuild its tokenizer by its own rules (LlamaTokenizer,
         # which the R1 distillations declare, then drops spaces).
         hf: Any = TokenizerFiles.load(path_or_id, revision) or _converted(path_or_id, revision)
         return cls(hf, end_ids(path_or_id, revision), name=path_or_id)
@@ -133,7 +133,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some token ids: control tokens appear as their text, no space is cleaned up.
 
-        Bytes that are no complete character become U+FFFD.
+        Bytes that do not form a complete character become U+FFFD.
         """
         return self._special.decode(list(ids), skip_special_tokens=False)
 
@@ -182,7 +182,7 @@ class Tokenizer:
 
         Args:
             parts: texts and marks, in order.
-            joined: whether the texts are tokenised as one; else each by itself.
+            joined: whether the texts are tokenised as one; else each separately.
         """
         ids: list[int] = []
         ends: dict[str, list[int]] = {}

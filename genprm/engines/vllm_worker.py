@@ -1,4 +1,4 @@
-"""What is added to the workers of vLLM: they end with the process that they work for, however that ends."""
+"""An extension of vLLM's workers: they end when the process that they work for ends, however it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class EndsWithDriver:
-    """Mixed into vLLM's worker class. A process that is killed can tell nobody: its engine would keep the GPU."""
+    """Mixed into vLLM's worker class. A killed process cannot end its engine, which would keep the GPU."""
 
     def end_with(self, driver: int) -> None:
         """Has this worker, and the engine's process above it, end once the driver has.

@@ -66,7 +66,7 @@ class PartialJudgement(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens that its chains have come to, together."""
+        """Tokens of all its chains together."""
         ...
 
     async def extended(self, step: str) -> PartialJudgement:

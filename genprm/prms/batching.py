@@ -1,4 +1,4 @@
-"""Requests that arrive one by one, answered in batches of similar length."""
+"""Answers requests that arrive one at a time in batches of similar length."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ A = TypeVar("A")
 
 
 class Batcher(Generic[Q, A]):
-    """Gathers what is asked while a batch is being worked on into the next ones.
+    """Collects the requests that arrive while a batch is being worked on into the next batches.
 
-    A batch is the oldest request and those nearest to it in length, so that little is padding and nobody waits forever.
+    A batch is the oldest request and those nearest to it in length: there is little padding, and no request waits
+    forever.
 
     Args:
-        work: answers a batch, in order. What it raises, everyone in the batch gets.
+        work: answers a batch, in order. What it raises is raised for every request of the batch.
         length: tokens of a request.
         tokens: what a batch may hold, padding included; a longer request goes alone.
     """

@@ -24,7 +24,7 @@ EPSILON = 1e-12
 
 
 class CalibrationError(ValueError):
-    """There is nothing to fit a calibration on, or a file holds none."""
+    """There is nothing to fit a calibration on, or a file does not hold one."""
 
 
 class CalibrationMetrics(BaseModel):
@@ -77,14 +77,14 @@ class Calibration(BaseModel):
         """Reads a file that `save` wrote.
 
         Raises:
-            CalibrationError: it cannot be read or is no calibration.
+            CalibrationError: it cannot be read or is not a calibration.
         """
         try:
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise CalibrationError(f"cannot read the calibration {str(path)!r}: {error}") from error
         except ValidationError as error:
-            raise CalibrationError(f"{str(path)!r} is no calibration: {error}") from error
+            raise CalibrationError(f"{str(path)!r} is not a calibration: {error}") from error
 
     def apply(self, score: float, log_odds: float | None = None) -> float:
         """The calibrated score.

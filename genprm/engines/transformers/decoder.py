@@ -164,7 +164,7 @@ class Decoder:
         self._cache.retire(row)
 
     def _tidy(self) -> None:
-        """Closes gaps once they cost more than moving the rest, and sees to it that one more column fits."""
+        """Closes gaps once they cost more than moving the rest, and makes sure that one more column fits."""
         live = [row for row, generation in enumerate(self._rows) if generation is not None]
         if not live:
             self.clear()
@@ -176,7 +176,7 @@ class Decoder:
             self._rebuild(live, len(live), -padding)
 
     def _make_room(self, rows: int, width: int, prefilled: DynamicCache) -> None:
-        """Gets the cache ready for so many more sequences of at most so many tokens."""
+        """Makes room in the cache for more sequences of at most `width` tokens."""
         live = [row for row, generation in enumerate(self._rows) if generation is not None]
         if not rows:
             return

@@ -216,7 +216,7 @@ class TransformersEngine:
         return await self._submit(self._calls, job, job.future)
 
     async def close(self) -> None:
-        """Ends the thread and lets go of the model: see `Engine`."""
+        """Ends the thread and releases the model: see `Engine`."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -291,7 +291,7 @@ J = TypeVar("J", Generation, _Score)
 
 
 def _next_batch(queue: deque[J], tokens: int, ids: Callable[[J], Sequence[int]], limit: int = 256) -> list[J]:
-    """Takes the oldest requests that nobody cancelled: as many as fit into so many tokens with padding, or else one."""
+    """Takes the oldest requests that are not cancelled: as many as fit into `tokens` with padding, and at least one."""
     batch: list[J] = []
     width = 0
     while queue and len(batch) < limit:

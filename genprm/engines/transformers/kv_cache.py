@@ -62,7 +62,7 @@ class SlotCache:
         return self.mask.shape[0]
 
     def retire(self, row: int) -> None:
-        """Starts the positions of a finished row anew: it is still computed, and must not leave the model's range."""
+        """Resets the position of a finished row: it is still computed, and must stay within the model's range."""
         self.positions[row] = 0
 
     def advance(self) -> tuple[Tensor, Tensor]:

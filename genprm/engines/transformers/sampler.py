@@ -1,4 +1,4 @@
-"""Drawing the next token of many sequences at once, each with settings and randomness of its own."""
+"""Drawing the next token of many sequences at once, each with its own settings and randomness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def next_tokens(logits: Tensor, samplings: Sequence[Sampling], rngs: Sequence[ra
     """
     tokens = logits.argmax(-1)
     # Rows with a cut-off look at their tokens in order of probability, the others in order of id: which of the two a
-    # row gets must not hang on its neighbours, or its seed would not fix its text.
+    # row gets must not depend on its neighbours, or its seed would not determine its text.
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     for cut_off in (False, True):
         rows = [row for row in drawn if (samplings[row].top_k > 0 or samplings[row].top_p < 1) == cut_off]

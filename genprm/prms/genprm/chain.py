@@ -86,7 +86,7 @@ class _Turn:
     """For each of `ids`, the log-probabilities of the watched tokens in its place, where the engine gave them."""
     code: list[CodeRun] = field(default_factory=list[CodeRun])
     analysed: int = 0
-    """Length of the text up to the end of the analysis: what stands there is no verdict."""
+    """Length of the text up to the end of the analysis: a verdict before that does not count."""
     executed: int = 0
     """Length of the text up to which its code was run: the text before it was partly printed by snippets."""
 
@@ -144,7 +144,7 @@ class ChainRun:
         self._history, self._ran, self.copied = list(other._history), list(other._ran), True
 
     def fork(self, stack: AsyncExitStack) -> ChainRun:
-        """A chain that goes on from here by itself. Its session, if it needs one, first runs again what ran so far."""
+        """An independent chain that continues from here. Its session, if it needs one, repeats what ran so far."""
         forked = ChainRun(self.setup, self._problem, self._seed, self._vote, stack)
         forked._history, forked._ran, forked.copied = list(self._history), list(self._ran), self.copied
         return forked

@@ -167,7 +167,7 @@ class GenPRM:
         return judged if self.calibration is None else self.calibration.apply_to_step(judged, self.threshold)
 
     def judgement_of(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
-        """The judgement that chains come to: [step][vote], of the first of so many steps."""
+        """The judgement of a solution of `steps` steps by its chains, [step][vote], for the steps that were judged."""
         judged = [self.combine(chains) for chains in by_step]
         left = StepJudgement(None, None, None, (), reason="not judged: it comes after the first wrong step")
         spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
@@ -205,7 +205,7 @@ class PartialGenPRMJudgement:
 
     @property
     def length(self) -> int:
-        """Tokens that its chains have come to, together."""
+        """Tokens of all its chains together."""
         return sum(run.length for run in self._runs)
 
     async def extended(self, step: str) -> PartialGenPRMJudgement:

@@ -83,7 +83,7 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
 
 
 def _tokens_within(tokenizer: Tokenizer, ids: Sequence[int], length: int) -> int:
-    """How many of the first ids decode to at most so many characters."""
+    """How many of the first ids decode to at most `length` characters."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2
