@@ -22,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import genprm
 from genprm.benchmarks.processbench import f1_score
 from genprm.benchmarks.statistics import Hit, f1_interval
-from genprm.engines import load_engine
-from genprm.prms.load import BUILT_IN_PATH
+from genprm.engines import BUILT_IN, load_engine
 from genprm.sandbox import open_sandbox
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,7 +34,7 @@ WAYS = (("none", "analyze", 1.0), ("auto 0.8", "auto", 0.8), ("auto 0.9", "auto"
 async def measure(options: argparse.Namespace, rows: list[Any]) -> dict[str, Any]:
     """A row of figures for each way."""
     labels = [row["label"] for row in rows]
-    engine = await load_engine(options.engine, str(options.model or BUILT_IN_PATH))
+    engine = await load_engine(options.engine, str(options.model or BUILT_IN["nano"]))
     figures: dict[str, Any] = {"rows": len(rows), "engine": options.engine}
     try:
         async with open_sandbox(options.sandbox) as box:

@@ -21,9 +21,8 @@ from typing import Any
 # Before this folder, whose sandbox.py would hide the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from genprm.engines import Completion, Engine, Sampling, load_engine
+from genprm.engines import BUILT_IN, Completion, Engine, Sampling, load_engine
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.profiles import GenPRMModel, read_profile
 from genprm.sandbox import open_sandbox
 
@@ -66,9 +65,9 @@ def solution(steps: int, number: int) -> tuple[str, list[str]]:
 
 
 async def measure(engine_name: str, lengths: list[int], each: int, chains: int, seed: int) -> dict[str, Any]:
-    model = read_profile(str(BUILT_IN_PATH))
+    model = read_profile(str(BUILT_IN["nano"]))
     assert isinstance(model, GenPRMModel)
-    engine = await load_engine(engine_name, str(BUILT_IN_PATH))  # type: ignore[arg-type]
+    engine = await load_engine(engine_name, str(BUILT_IN["nano"]))  # type: ignore[arg-type]
     figures: dict[str, Any] = {"ms_a_step": {}}
     try:
         async with open_sandbox("auto") as box:
@@ -93,12 +92,12 @@ async def measure(engine_name: str, lengths: list[int], each: int, chains: int, 
 
 async def crowded(solutions: int, steps: int, cache_tokens: int, seed: int) -> dict[str, Any]:
     """Many solutions at once and a small cache, with admission and without."""
-    model = read_profile(str(BUILT_IN_PATH))
+    model = read_profile(str(BUILT_IN["nano"]))
     assert isinstance(model, GenPRMModel)
     layers, width, each = 5, 256, 4  # the built-in model's; keys and values are 2 x layers x width numbers a token
     engine = await load_engine(
         "vllm",
-        str(BUILT_IN_PATH),
+        str(BUILT_IN["nano"]),
         max_model_len=2048,
         max_num_seqs=solutions,
         kv_cache_memory_bytes=cache_tokens * 2 * layers * width * each,

@@ -27,10 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.config import Keep, Mode
 from genprm.data.inputs import read_rows
-from genprm.engines import Completion, Finish, Sampling
+from genprm.engines import BUILT_IN, Completion, Finish, Sampling
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.load import BUILT_IN_PATH
 from genprm.runs.folder import open_run
 from genprm.runs.verify import default_concurrency, verify
 
@@ -46,7 +45,7 @@ class ShortCircuit:
     cache_tokens = None
 
     def __init__(self) -> None:
-        self.tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))
+        self.tokenizer = Tokenizer.from_pretrained(str(BUILT_IN["nano"]))
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         await asyncio.sleep(0)

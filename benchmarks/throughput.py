@@ -26,10 +26,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.config import Mode
-from genprm.engines import load_engine
+from genprm.engines import BUILT_IN, load_engine
 from genprm.engines.base import Engine
 from genprm.prms.genprm.judge import GenPRM
-from genprm.prms.load import BUILT_IN_PATH
 from genprm.prms.profiles import read_profile
 from genprm.sandbox import Result, open_sandbox
 
@@ -169,7 +168,7 @@ async def lock_step(make: Callable[..., GenPRM], engine: Engine, box: Any, rows:
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures: method -> chains at once -> chains a second."""
-    model = options.model or str(BUILT_IN_PATH)
+    model = options.model or str(BUILT_IN["nano"])
     known = read_profile(model)
     extra = {"max_num_seqs": max(options.chains)} if options.engine == "vllm" else {}
     engine = await load_engine(options.engine, model, **extra)
