@@ -9,13 +9,13 @@ from typing import Literal
 
 import pytest
 
-from genprm.config import Mode
+from genprm.config import Mode, PolicyConfig
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import RELEASED, Profile
 from genprm.prms.profiles import read_profile
-from genprm.search.policy import Policy, PolicySettings
+from genprm.search.policy import Policy
 from tests.fakes import ScriptedEngine, byte_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared/data/tokenizers"
@@ -105,5 +105,5 @@ async def test_a_model_that_begins_a_turn_with_its_begin_token_keeps_one(smollm2
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n" + FIRST.rstrip())
     engine = Recorder.of("4<eos>")
     engine.tokenizer = tokenizer
-    policy = Policy(engine, PolicySettings(chat=False))
+    policy = Policy(engine, PolicyConfig(chat=False))
     assert not tokenizer.decode(policy.begin("What is 2+2?").ids).startswith("<|im_start|>")
