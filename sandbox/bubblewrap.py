@@ -109,8 +109,8 @@ def bwrap_command(limits: Limits) -> list[str]:
     command = [bwrap, "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"]
     command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if root:
-        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_ADMIN"):
-            command += ["--cap-add", capability]  # SYS_ADMIN mounts the scratch and is dropped before anything else
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_ADMIN", "CAP_SETPCAP"):
+            command += ["--cap-add", capability]  # the last two are used at once, and dropped
     else:
         command += ["--unshare-user"]
     # Folders on the way have to be passable for sessions, whose users differ.

@@ -28,8 +28,8 @@ from .results import SandboxError
 OWNER_LABEL = "genprm.sandbox.owner"
 _BASE_MB = 512
 """Supervisor, zygote and scratch."""
-_PROCESSES = 640
-"""One a session at rest, a handful for the one that runs, and the guest's own."""
+_PROCESSES = 1024
+"""One a session at rest (at most 512), 128 threads that rest, and room for what runs and for the guest itself."""
 _CORES = 2
 """A lane runs one snippet; a clone may be made ready beside it."""
 _ENGINE_BACK_S = 60.0
@@ -85,7 +85,7 @@ class DockerBackend:
             ipc_mode="none",
             init=True,
             oom_score_adj=500,
-            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m,nr_inodes=2k,mode=711"},
+            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m,nr_inodes=4k,mode=711"},
             ulimits=[Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
             log_config=LogConfig(type="none"),
             auto_remove=True,

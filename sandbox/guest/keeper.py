@@ -2,46 +2,55 @@
 
 An ordinary user can map a single user into bubblewrap. There each session gets user, process, IPC, network and
 mount namespaces instead, and this process is the first in them: it reaps, tells the supervisor how processes ended,
-and wipes the session's scratch. It runs no snippet. When it dies the kernel kills everything in its namespaces.
+and empties the session's folder. It runs no snippet. When it dies the kernel kills everything in its namespaces.
+
+As the first process it gets no signal from inside that it has not asked for, and it asks for SIGCHLD alone. It gives
+up its capabilities and confines itself as a session is confined before the session runs anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import shutil
 import signal
 import struct
 import sys
 from typing import NoReturn
 
-from . import kernel, processes, session
+from . import kernel, processes, scratch, session
 
 NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWNET
-EXIT = struct.Struct(">iid")
-"""Process number inside, wait status, CPU seconds. Number 0 acknowledges a wipe; its status is 0 when all is gone."""
+REPLY = struct.Struct(">iidQQ")
+"""Process number inside, wait status, CPU seconds, 0, 0. Done with a request: 0, entries left, 0, KiB and inodes used."""
+WIPE, STOP_ALL = b"w", b"s"
+"""Requests: empty the folder; send SIGSTOP to all that is in the namespace."""
 
 
 def start(
-    confinement: session.Confinement, proc: str, scratch: str, commands: int, reports: int, output: int, link: int
+    confinement: session.Confinement, proc: str, folder: str, commands: int, reports: int, output: int, link: int
 ) -> NoReturn:
     """Become the first process of a new set of namespaces, start the session in it and look after it."""
     try:
         kernel.die_with_parent()
-        _enter(scratch, proc)
+        _enter(folder, proc)
         if kernel.clone_alone() == 0:
             os.close(link)
-            session.start(confinement, None, scratch, commands, reports, output)
+            session.start(confinement, None, folder, commands, reports, output)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()) - {signal.SIGCHLD})
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        kernel.no_new_privileges()
+        kernel.install_filter(confinement.keeper_filter)
         for descriptor in (commands, reports, output):
             os.close(descriptor)
-        _look_after(link, scratch)
+        _look_after(link, folder)
     except BaseException as error:
         print(f"keeper: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(72)
 
 
-def _enter(scratch: str, proc: str) -> None:
+def _enter(folder: str, proc: str) -> None:
     # The outer user was noted before: in a fresh namespace everybody is the overflow user.
     outer_uid, outer_gid = _OUTER
     kernel.hide_memory(False)
@@ -53,43 +62,62 @@ def _enter(scratch: str, proc: str) -> None:
         file.write(f"{_INNER} {outer_gid} 1")
     kernel.hide_memory()
     kernel.make_mounts_private()
-    kernel.mount_tmpfs(scratch, "size=16m,nr_inodes=1k,mode=700")
-    # The supervisor's view of all processes is covered; whoever is in here needs none.
+    kernel.mount_tmpfs(folder, "size=16m,nr_inodes=1k,mode=700")
+    # The supervisor's view of all processes is covered; nothing in here needs it.
     kernel.mount_tmpfs(os.path.dirname(proc), "size=4k,nr_inodes=4,mode=000")
+    kernel.drop_capabilities()
+    kernel.hide_memory()
 
 
 _INNER = 20000
 _OUTER = (os.getuid(), os.getgid())
 
 
-def _look_after(link: int, scratch: str) -> None:
+def _look_after(link: int, folder: str) -> None:
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)
     signal.signal(signal.SIGCHLD, processes.wake)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    empty = scratch.in_use(folder)
+    _reap(link)  # of before there was a handler
     while True:
         ready, _, _ = select.select([link, readable], [], [])
         if readable in ready:
-            os.read(readable, 4096)
-            while True:
-                try:
-                    pid, status, usage = os.wait4(-1, os.WNOHANG)
-                except ChildProcessError:
-                    break
-                if pid == 0:
-                    break
-                os.write(link, EXIT.pack(pid, status, usage.ru_utime + usage.ru_stime))
+            with contextlib.suppress(BlockingIOError):
+                os.read(readable, 4096)
+            _reap(link)
         if link in ready:
-            if not os.read(link, 1):
+            request = os.read(link, 1)
+            if not request:
                 return
-            os.write(link, EXIT.pack(0, _wipe(scratch), 0.0))
+            left = 0
+            if request == WIPE:
+                left = _wipe(folder)
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGSTOP)
+            held = scratch.in_use(folder)
+            os.write(link, REPLY.pack(0, left, 0.0, max(0, held.kb - empty.kb), max(0, held.inodes - empty.inodes)))
 
 
-def _wipe(scratch: str) -> int:
-    for entry in os.scandir(scratch):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
-    return len(os.listdir(scratch))
+def _reap(link: int) -> None:
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        os.write(link, REPLY.pack(pid, status, usage.ru_utime + usage.ru_stime, 0, 0))
+
+
+def _wipe(folder: str) -> int:
+    try:
+        left = scratch.unlink_files(folder)
+        if left:
+            scratch.empty(folder)
+            left = len(os.listdir(folder))
+        return left
+    except OSError:
+        return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
 import platform
@@ -11,8 +12,9 @@ import random
 # PyDLL keeps the interpreter's lock, which a process that is about to be cloned must hold.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _MACHINE = platform.machine()
-_SYS_CLONE = {"x86_64": 56, "aarch64": 220}[_MACHINE]
-_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}[_MACHINE]
+# On a machine that is not listed these calls fail; `seccomp.session_filter` names it before.
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE, -1)
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE, -1)
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 
 CLONE_PARENT = 0x8000
@@ -26,6 +28,7 @@ _SIGCHLD = 17
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -109,14 +112,25 @@ def no_new_privileges() -> None:
 
 
 def drop_capabilities(keep: frozenset[int] = frozenset()) -> None:
-    """Give up all capabilities but these, for good."""
+    """Give up all capabilities but these, and the bounding set: nothing that is executed later gets any back.
+
+    Raises:
+        OSError: the bounding set is larger than what is kept, and this process may not make it smaller.
+    """
     for capability in range(_LAST_CAP + 1):
-        if capability not in keep:
-            try:
-                _prctl(_PR_CAPBSET_DROP, capability)
-            except OSError:
-                break  # EINVAL: past the kernel's last capability; EPERM: no CAP_SETPCAP, then only capset is left.
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)  # what is held stays held; executing a file gives none back
+        except OSError as error:
+            if error.errno == errno.EPERM and _bounding_set() <= keep:
+                break  # no CAP_SETPCAP, as in Docker, which has made the set small itself
+            if error.errno != errno.EINVAL:
+                raise
+            break  # past the kernel's last capability
     _syscall(_SYS_CAPSET, *_capability_sets(keep))
+
+
+def _bounding_set() -> frozenset[int]:
+    return frozenset(bit for bit in range(_LAST_CAP + 1) if _libc.prctl(_PR_CAPBSET_READ, bit, 0, 0, 0) == 1)
 
 
 def renounce_capabilities() -> None:
@@ -197,6 +211,19 @@ def landlock_version() -> int:
     """Version of Landlock in this kernel, 0 where there is none."""
     zero = ctypes.c_long(0)
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), zero, zero, ctypes.c_long(1)))
+
+
+def landlock_signals(version: int) -> int | None:
+    """A rule that keeps signals and abstract sockets within whoever enters it; None before Linux 6.12."""
+    if version < 6:
+        return None
+    attributes = (ctypes.c_uint64 * 3)(0, 0, 3)  # no files, no network, both scopes
+    return _syscall(_LANDLOCK_CREATE, ctypes.byref(attributes), ctypes.c_long(24), ctypes.c_long(0))
+
+
+def landlock_enter(rule: int) -> None:
+    """Confine this process, and what it clones from now on, by a rule of its own copy."""
+    _syscall(_LANDLOCK_RESTRICT, ctypes.c_long(rule), ctypes.c_long(0))
 
 
 def landlock(version: int, readable: tuple[str, ...], scratch: str) -> None:

@@ -27,6 +27,12 @@ class Output:
         if len(self._tail) > 2 * self._half + _CHUNK:
             del self._tail[: -self._half]
 
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._head.clear()
+        self._tail.clear()
+        self.total = 0
+
     def text(self) -> tuple[str, int]:
         """What is kept, and how many bytes were cut out of it."""
         tail = self._tail[-self._half :]

@@ -9,7 +9,10 @@ import signal
 import time
 from dataclasses import dataclass
 
-_ALIVE_AFTER_KILL_S = 2.0
+_GONE_S = 2.0
+_STAND_S = 1.0
+_PAUSE_S = 0.0003
+_PAGE_KB = os.sysconf("SC_PAGE_SIZE") >> 10
 
 
 def wake(number: int, frame: object) -> None:
@@ -41,11 +44,13 @@ class Process:
 
     pid: int
     descriptor: int
+    inner: int
+    """Its number as its own session counts."""
 
     @classmethod
-    def hold(cls, pid: int) -> Process:
-        """Take hold of a live process."""
-        return cls(pid, os.pidfd_open(pid))
+    def hold(cls, pid: int, inner: int) -> Process:
+        """Take hold of a live process. Raises ProcessLookupError if it is gone."""
+        return cls(pid, os.pidfd_open(pid), inner)
 
     def signal(self, number: int) -> None:
         """Send a signal; the process being gone is fine."""
@@ -55,6 +60,21 @@ class Process:
     def release(self) -> None:
         """Let go of it."""
         os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One process at one moment."""
+
+    state: str
+    """One letter, as in proc(5)."""
+    parent: int
+    threads: int
+    resident_kb: int
+    """Pages shared with the zygote among them."""
+
+
+_GONE = Stat("X", 0, 0, 0)
 
 
 def read(path: str) -> bytes:
@@ -69,8 +89,48 @@ def read(path: str) -> bytes:
         os.close(descriptor)
 
 
+def stat(proc: str, pid: int, task: int | None = None) -> Stat:
+    """A process, or one of its threads. State X when it is gone."""
+    try:
+        name = f"{proc}/{pid}/stat" if task is None else f"{proc}/{pid}/task/{task}/stat"
+        fields = read(name).rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return _GONE
+    if len(fields) < 22:
+        return _GONE
+    return Stat(fields[0].decode("ascii"), int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE_KB)
+
+
+def stands(proc: str, pid: int) -> Stat | None:
+    """Wait until every thread of a process that was sent SIGSTOP has stopped.
+
+    Only then is no clone under way: SIGSTOP does not break one off, so the child would run on by itself.
+
+    Returns:
+        What it is then; None when it is gone, or does not stop within a second.
+    """
+    end = time.monotonic() + _STAND_S
+    while True:
+        found = stat(proc, pid)
+        if found.state in "ZX":
+            return None
+        if found.state in "tT" and (found.threads == 1 or _all_stand(proc, pid)):
+            return found
+        if time.monotonic() > end:
+            return None
+        time.sleep(_PAUSE_S)
+
+
+def _all_stand(proc: str, pid: int) -> bool:
+    try:
+        tasks = os.listdir(f"{proc}/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return all(stat(proc, pid, int(task)).state in "tTZX" for task in tasks)
+
+
 def children(proc: str, pid: int) -> list[int]:
-    """Children of all threads of a process, oldest first."""
+    """Children of all threads of a process, oldest first. Exact only while the process stands."""
     found: list[int] = []
     try:
         for task in os.listdir(f"{proc}/{pid}/task"):
@@ -81,11 +141,11 @@ def children(proc: str, pid: int) -> list[int]:
 
 
 def descendants(proc: str, pid: int) -> list[int]:
-    """Children, their children, and so on."""
+    """Children, their children, and so on; the dead that wait to be reaped are left out."""
     found: list[int] = []
     front = children(proc, pid)
     while front:
-        found += front
+        found += [child for child in front if stat(proc, child).state not in "ZX"]
         front = [grandchild for child in front for grandchild in children(proc, child)]
     return found
 
@@ -102,44 +162,48 @@ def everyone(proc: str) -> list[int]:
 
 def real_user(proc: str, pid: int) -> int | None:
     """Real uid of a live process."""
+    lines = _status(proc, pid)
+    state = lines.get(b"State", b"X")
+    uids = lines.get(b"Uid", b"").split()
+    return int(uids[0]) if uids and state[:1] not in b"ZX" else None
+
+
+def inner_number(proc: str, pid: int) -> int | None:
+    """The number of a process in its own namespace of processes."""
+    numbers = _status(proc, pid).get(b"NSpid", b"").split()
+    return int(numbers[-1]) if numbers else None
+
+
+def _status(proc: str, pid: int) -> dict[bytes, bytes]:
     try:
-        for line in read(f"{proc}/{pid}/status").splitlines():
-            if line.startswith(b"State:") and line.split()[1] in b"ZX":
-                return None
-            if line.startswith(b"Uid:"):
-                return int(line.split()[1])
+        text = read(f"{proc}/{pid}/status")
     except (FileNotFoundError, ProcessLookupError):
-        pass
-    return None
+        return {}
+    found: dict[bytes, bytes] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(b":")
+        found[name] = value.strip()
+    return found
 
 
-def is_zombie(proc: str, pid: int) -> bool:
-    """Whether it is dead already."""
+def open_descriptors(proc: str, pid: int) -> int:
+    """How many descriptors a process has; 0 before Linux 6.2, which does not say."""
     try:
-        return read(f"{proc}/{pid}/stat").rpartition(b")")[2].split()[0] in b"ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def resident_kb(proc: str, pid: int) -> int:
-    """Resident memory of a process, pages shared with the zygote among them."""
-    try:
-        return int(read(f"{proc}/{pid}/statm").split()[1]) * (os.sysconf("SC_PAGE_SIZE") >> 10)
-    except (FileNotFoundError, ProcessLookupError):
+        return os.stat(f"{proc}/{pid}/fd").st_size
+    except OSError:
         return 0
 
 
-def kill(pids: list[int]) -> None:
-    """SIGSTOP all, then SIGKILL all: a process that forks cannot outrun it."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal; processes being gone is fine."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def deadline() -> float:
     """Until when something that was killed has to be gone."""
-    return time.monotonic() + _ALIVE_AFTER_KILL_S
+    return time.monotonic() + _GONE_S
 
 
 def oom_kills() -> int:

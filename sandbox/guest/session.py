@@ -1,8 +1,19 @@
 """One session: the process that runs a chain's snippets. Nothing it says is trusted but what the kernel confirms.
 
-Its descriptors: 0 and 2 are /dev/null, 1 is its output, 3 brings commands, 4 takes reports, 5 keeps a copy of 1.
 Before each snippet but the first it clones itself; the clone runs the snippet, and the original waits as the state
-to go back to. The supervisor kills one of the two.
+to go back to. The supervisor ends one of the two.
+
+All that a session inherits, and what each is:
+
+- Descriptors: 0 and 2 are /dev/null, opened by the session itself so that no file description is shared with another;
+  1 is its output, 3 brings commands, 4 takes reports, 5 keeps a copy of 1: pipes of this session alone. No others.
+- Memory: the zygote's, copied on write. It has seen no session's code or output. Address-space layout is the
+  zygote's too, the same in all sessions.
+- Files: what the guest's root shows, read-only; its own folder to write to, emptied after every snippet.
+- User: one of its own, or a namespace of its own; no capabilities; no new privileges; a process group and session of
+  its own; no controlling terminal.
+- Limits, the system call filter and Landlock: see `Confinement`. Signals: Python's default handlers, none blocked.
+- Environment: the guest's, which holds nothing of the host's, with HOME and TMPDIR set to its folder.
 """
 
 from __future__ import annotations
@@ -14,19 +25,21 @@ import json
 import math
 import os
 import resource
+import select
 import struct
 import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from . import kernel
+from . import frames, kernel
+from .reports import LENGTH
 
 OUTPUT, COMMANDS, REPORTS, SAVED_OUTPUT = 1, 3, 4, 5
-LENGTH = struct.Struct(">I")
-COMMAND = struct.Struct(">I16s?")
-"""Bytes of code that follow, the nonce of this snippet, and whether to clone a process for it."""
-MAX_ERROR = 4096
-MAX_REPORT = 1 << 16
+KEPT_DESCRIPTORS = 6
+COMMAND = struct.Struct(">I16sB")
+"""Bytes of code that follow, the nonce of this snippet, and what to do with it."""
+RUN, CLONE, COMPILE = 0, 1, 2
+"""Run it here; run it in a clone; only see whether it is Python."""
 
 _OPEN_FILES = 64
 _PROCESSES = 8
@@ -46,6 +59,9 @@ class Confinement:
     landlock: int
     """Version to confine itself by; 0 where there is none, or where the zygote has done so for all."""
     readable: tuple[str, ...]
+    keeper_filter: kernel.Filter
+    signals: int | None = None
+    """Landlock's rule that signals stay within the session; None where the kernel has none such."""
 
 
 def limits(memory_bytes: int, cpu_s: float) -> tuple[tuple[int, int], ...]:
@@ -85,12 +101,15 @@ def start(
         output: descriptor of its output.
     """
     try:
+        if confinement.signals is not None:
+            kernel.no_new_privileges()
+            kernel.landlock_enter(confinement.signals)
         _arrange_descriptors(commands, reports, output)
         _confine(confinement, uid, scratch)
         _report(f'{{"ready": {os.getpid()}}}')
         _serve()
     except BaseException as error:
-        _report(json.dumps({"broken": f"{type(error).__name__}: {error}"}))
+        _report(json.dumps({"broken": frames.clip(f"{type(error).__name__}: {error}")}))
     finally:
         os._exit(70)
 
@@ -112,15 +131,19 @@ def rehearse() -> None:
     for _ in range(_REHEARSALS):
         _report(f'{{"ready": {os.getpid()}}}')
         _run("print(1 + 1)", {}, first=True)
+        _let_go_of_files()
 
 
 def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
-    os.dup2(0, 2)
+    for standard in (0, 2):
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, standard)
+        os.close(null)
     os.dup2(commands, COMMANDS)
     os.dup2(reports, REPORTS)
     os.dup2(output, OUTPUT)
     os.dup2(output, SAVED_OUTPUT)
-    os.closerange(SAVED_OUTPUT + 1, 1 << 20)
+    os.closerange(KEPT_DESCRIPTORS, 1 << 20)
 
 
 def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
@@ -137,8 +160,6 @@ def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         kernel.renounce_capabilities()
-    else:
-        kernel.drop_capabilities()
     kernel.hide_memory()
     kernel.no_new_privileges()
     kernel.install_filter(confinement.filter)
@@ -148,15 +169,16 @@ def _confine(confinement: Confinement, uid: int | None, scratch: str) -> None:
 def _serve() -> NoReturn:
     namespace: dict[str, object] = {"__name__": "__main__", "__builtins__": __builtins__}
     while True:
-        size, name, checkpoint = COMMAND.unpack(_read(COMMAND.size))
+        size, name, how = COMMAND.unpack(_read(COMMAND.size))
         code = _read(size).decode("utf-8", "surrogatepass")
         nonce = name.decode("ascii")
-        if checkpoint:
+        if how == CLONE:
             _reap()
             if kernel.clone_sibling():
                 continue
             _report(f'{{"runner": {os.getpid()}, "nonce": "{nonce}"}}')
-        outcome, error = _run(code, namespace, first=not checkpoint)
+        outcome, error = _run(code, namespace, first=how != CLONE, compile_only=how == COMPILE)
+        _let_go_of_files()
         said = "null" if error is None else json.dumps(error)
         _report(f'{{"outcome": "{outcome}", "error": {said}, "nonce": "{nonce}"}}')
 
@@ -166,6 +188,27 @@ def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def _every_file() -> select.poll:
+    poll = select.poll()
+    for descriptor in range(KEPT_DESCRIPTORS, _OPEN_FILES):
+        poll.register(descriptor, 0)
+    return poll
+
+
+_FILES = _every_file()
+
+
+def _let_go_of_files() -> None:
+    """Files do not outlive a snippet, nor do pipes: what they hold would be shared with the state before it.
+
+    Their numbers stay taken, by /dev/null, so that an object that still has one cannot hit what is opened later.
+    """
+    for descriptor, event in _FILES.poll(0):
+        if not event & select.POLLNVAL:
+            with contextlib.suppress(OSError):  # a snippet may have closed its standard error
+                os.dup2(2, descriptor)
 
 
 def _stream() -> io.TextIOWrapper:
@@ -185,7 +228,7 @@ def _first_stream() -> io.TextIOWrapper:
     return _stream()
 
 
-def _run(code: str, namespace: dict[str, object], *, first: bool) -> tuple[str, str | None]:
+def _run(code: str, namespace: dict[str, object], *, first: bool, compile_only: bool = False) -> tuple[str, str | None]:
     os.dup2(SAVED_OUTPUT, OUTPUT)
     stream = _first_stream() if first else _stream()
     sys.stdout = sys.__stdout__ = stream
@@ -194,14 +237,12 @@ def _run(code: str, namespace: dict[str, object], *, first: bool) -> tuple[str, 
             compiled = compile(code, "<string>", "exec", dont_inherit=True)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             return "invalid_code", _describe(error)
+        if compile_only:
+            return "ok", None
         try:
             exec(compiled, namespace)
         except SystemExit as error:
-            return "exit", f"sys.exit({error.code!r:.200})" if type(error.code) in (
-                int,
-                str,
-                type(None),
-            ) else "sys.exit"
+            return "exit", _describe_exit(error)
         except MemoryError as error:
             return "memory", _describe(error)
         except BaseException as error:
@@ -220,13 +261,20 @@ _class_name = type.__dict__["__name__"].__get__
 def _describe(error: BaseException) -> str:
     name = _class_name(type(error))
     try:
-        message = str(error)
-        description = f"{name}: {message}"
+        # A subclass of str may do anything when it is asked for its length or put into another string.
+        description = f"{name}: {str.__str__(str(error))}"
     except BaseException as failure:
         description = f"{name}: <str() of this exception raised {_class_name(type(failure))}>"
-    if len(description) > MAX_ERROR:
-        description = f"{description[:MAX_ERROR]}... ({len(description) - MAX_ERROR} more characters)"
-    return description
+    return frames.clip(frames.encodable(description))
+
+
+def _describe_exit(error: SystemExit) -> str:
+    code = error.code
+    if type(code) is int and code.bit_length() > 64:
+        return "sys.exit(an integer of more than 64 bits)"
+    if type(code) in (int, str, type(None)):
+        return frames.encodable(f"sys.exit({code!r:.200})")
+    return "sys.exit"
 
 
 def _read(size: int) -> bytes:

@@ -3,28 +3,34 @@
 A single thread that runs no code of a snippet and reads nothing from one but bounded bytes. How a snippet ended is
 what the kernel tells about its process, this clock and these limits; the session's own word only tells apart the ways
 of ending well.
+
+A session is the unit of failure. Whatever one does, prints, forges or leaves behind ends that session alone: each step
+that touches one goes through `_contain`, which turns what cannot be understood into `killed`, with the reason. Only
+the host's own frames, and a zygote that ends, end the guest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from . import frames, kernel, processes, warmup
-from .lineage import Session, SessionBroken, Verdict
+from . import frames, processes, rights, warmup
+from .lineage import Holding, Lineage, Verdict
 from .output import Output, drain
+from .reports import BadReport, NotReady
 from .session import reserve_descriptors
-from .worker import Worker, Zygote
-from .zygote import SCRATCH, Settings, serve
+from .worker import GuestBroken, Worker, Zygote
+from .zygote import Settings, serve
 
 _SPARES = 2
 _WARM_S = 110.0
@@ -37,6 +43,9 @@ _DYING_S = 3.0
 _HARD_OUTPUT = 16
 """A snippet that writes this many times what is kept is killed: the rest would only burn its time."""
 _LEAST_HARD_OUTPUT = 8 << 20
+_TRIES = 3
+_AT_REST = Holding(scratch_kb=8 << 10, inodes=1024, threads=128, descriptors=512)
+"""What resting sessions may hold together, besides memory; the largest is given up above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,9 @@ class Config:
     readable: list[str]
 
 
+_RESOURCES = tuple(field.name for field in dataclasses.fields(Holding))
+
+
 class HostGone(Exception):
     """The host closed its end, or died."""
 
@@ -63,9 +75,12 @@ class Supervisor:
     def __init__(self, config: Config, requests: int, replies: int) -> None:
         self._config = config
         self._requests, self._replies = requests, replies
-        self._sessions: dict[int, Session] = {}
-        self._spares: deque[Session] = deque()
-        own_users, landlock = _prepare(config.proc)
+        self._sessions: dict[int, Lineage] = {}
+        self._spares: deque[Lineage] = deque()
+        self._ended: dict[int, str] = {}
+        """Sessions that were ended for what they did, and why; until the host closes them."""
+        self._budget = dataclasses.replace(_AT_REST, memory_kb=config.lane_mb << 10)
+        own_users, landlock = rights.take(config.proc)
         self._settings = Settings(
             config.memory_mb, config.cpu_s, config.proc, own_users, landlock, tuple(config.readable)
         )
@@ -111,19 +126,69 @@ class Supervisor:
 
     def _run(self, number: int, request: dict[str, object]) -> None:
         key = frames.integer(request, "session")
+        code = frames.text(request, "code")
+        resumes = frames.boolean(request, "resumes")
         session = self._sessions.get(key)
-        if session is not None and not session.alive:
-            self._close(key)
+        if session is not None and not self._contain(key, session.lives):
+            self._drop(key)
             session = None
+        if (reason := self._ended.get(key)) is not None:
+            self._reply(number, Verdict("killed", reason), Output(2), 0.0)
+            return
         if session is None:
-            if frames.boolean(request, "resumes"):
+            if resumes:
                 self._send({"id": number, "lost": True})
                 return
-            session = self._sessions[key] = self._fresh(frames.text(request, "code"))
+            session = self._sessions[key] = self._fresh(code)
         output = Output(self._config.output_kb << 10)
         started = time.monotonic()
-        verdict = self._watch(session, frames.text(request, "code"), output, started + self._config.wall_s)
-        duration = time.monotonic() - started
+        verdict = self._judge(session, code, output, started + self._config.wall_s)
+        self._reply(number, verdict, output, time.monotonic() - started)
+        # The host has its answer; what follows is paid between snippets.
+        self._contain(key, lambda: session.settle(verdict))
+        if key in self._ended or not session.has_state:
+            self._drop(key)
+        self._refill()
+        self._give_up_largest(keep=session)
+
+    def _contain(self, key: int, step: Callable[[], object]) -> object:
+        """Do something with a session; what goes wrong with that ends the session, and nothing else."""
+        try:
+            return step()
+        except (HostGone, GuestBroken):
+            raise
+        except Exception as error:
+            self._ended[key] = frames.clip(f"the session was ended: {frames.encodable(str(error)) or repr(error)}")
+            return None
+
+    def _judge(self, session: Lineage, code: str, output: Output, deadline: float) -> Verdict:
+        """Run a snippet and say how it ended."""
+        try:
+            verdict = self._watch(session, code, output, deadline)
+            if verdict.status == "invalid_code" and verdict != (confirmed := self._confirm(code, deadline)):
+                # It has run, and then says that there was nothing to run.
+                return confirmed
+            return verdict
+        except (HostGone, GuestBroken):
+            raise
+        except BadReport as bad:
+            # In which order it wrote to the two channels cannot be told: nothing that it printed is passed on.
+            output.clear()
+            return Verdict("killed", str(bad))
+        except Exception as error:
+            output.clear()
+            return Verdict("killed", frames.clip(f"it could not be followed: {type(error).__name__}: {error}"))
+
+    def _confirm(self, code: str, deadline: float) -> Verdict:
+        """Ask a fresh session, in which nothing has run, whether code is Python."""
+        session = self._fresh("")
+        try:
+            verdict = self._watch(session, code, Output(2), deadline, compile_only=True)
+        finally:
+            session.close()
+        return Verdict("killed", str(BadReport())) if verdict.status == "ok" else verdict
+
+    def _reply(self, number: int, verdict: Verdict, output: Output, duration_s: float) -> None:
         text, cut = output.text()
         self._send(
             {
@@ -131,30 +196,25 @@ class Supervisor:
                 "status": verdict.status,
                 "stdout": text,
                 "error": verdict.error,
-                "duration_s": round(duration, 6),
+                "duration_s": round(duration_s, 6),
                 "truncated": cut,
             }
         )
-        # The host has its answer; what follows is paid between snippets.
-        session.settle(verdict)
-        if not session.has_state:
-            self._close(key)
-        self._refill()
-        self._give_up_largest(keep=session)
 
-    def _watch(self, session: Session, code: str, output: Output, deadline: float) -> Verdict:
+    def _watch(
+        self, session: Lineage, code: str, output: Output, deadline: float, *, compile_only: bool = False
+    ) -> Verdict:
         """Give the code to the session and see what becomes of it."""
         hard_limit = max(_LEAST_HARD_OUTPUT, _HARD_OUTPUT * self._config.output_kb << 10)
-        session.begin(code)
+        session.begin(code, compile_only=compile_only)
         poll = select.poll()
-        poll.register(session.output, select.POLLIN)
-        poll.register(session.reports, select.POLLIN)
-        poll.register(session.exits, select.POLLIN)
+        for descriptor in (session.output, session.reports.descriptor, session.exits):
+            poll.register(descriptor, select.POLLIN)
         poll.register(self._requests, 0)  # hanging up is always reported
         poll.register(session.commands, select.POLLOUT)
         sending = True
         try:
-            while True:
+            while (verdict := session.verdict()) is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return Verdict("timeout", f"wall limit of {self._config.wall_s:g} s reached")
@@ -164,67 +224,93 @@ class Supervisor:
                 if session.commands in events and sending and session.send():
                     sending = False
                     poll.unregister(session.commands)
+                for descriptor in (session.output, session.reports.descriptor):
+                    if events.get(descriptor, 0) == select.POLLHUP:  # closed: reported for ever
+                        poll.unregister(descriptor)
                 if session.output in events:
                     drain(session.output, output)
                     if output.total > hard_limit:
                         return Verdict("output_limit", f"wrote more than {hard_limit} bytes")
-                if session.reports in events and (verdict := session.read_report()):
-                    return verdict
-                if session.exits in events and (verdict := session.read_exit()):
-                    return verdict
-        except SessionBroken as broken:
-            return Verdict("killed", str(broken))
+            return verdict
         finally:
             session.freeze()
             drain(session.output, output, hard_limit)
 
-    def _fresh(self, code: str) -> Session:
+    def _fresh(self, code: str) -> Lineage:
         """A new session for a snippet."""
-        if warmup.scientific(code) and self._worker.scientific.warm():
-            session = Session(self._worker, self._worker.scientific)
-            session.wait_ready(time.monotonic() + _SPARE_S)
-            return session
-        if not self._spares:
-            self._refill()
-        spare = self._spares.popleft()
-        spare.wait_ready(time.monotonic() + _SPARE_S)
-        # Asked for now, the next one is cloned while this one works.
-        self._refill()
-        return spare
+        why = ""
+        for _ in range(_TRIES):
+            session = None
+            try:
+                if warmup.scientific(code) and self._worker.scientific.warm():
+                    session = Lineage(self._worker, self._worker.scientific)
+                elif self._spares:
+                    session = self._spares.popleft()
+                else:
+                    session = Lineage(self._worker, self._worker.zygote)
+                session.wait_ready(time.monotonic() + _SPARE_S)
+                # Asked for now, the next one is cloned while this one works.
+                self._refill()
+                return session
+            except (NotReady, BadReport, OSError) as error:
+                why = str(error)
+                if session is not None:
+                    session.close()
+                self._relieve()
+        raise GuestBroken(f"no session can be set up: {why}")
 
     def _refill(self) -> None:
         while len(self._spares) < _SPARES:
-            self._spares.append(Session(self._worker, self._worker.zygote))
+            try:
+                self._spares.append(Lineage(self._worker, self._worker.zygote))
+            except NotReady:
+                return  # tried again when one is needed
 
     def _close(self, key: int) -> None:
+        """The host is through with a session."""
+        self._drop(key)
+        self._ended.pop(key, None)
+
+    def _drop(self, key: int) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
             session.close()
 
-    def _give_up_largest(self, keep: Session) -> None:
+    def _relieve(self) -> None:
+        """Give up the session that holds most of whatever it may be that there is too little of."""
+        if self._sessions:
+            self._drop(max(self._sessions, key=lambda key: sum(dataclasses.astuple(self._sessions[key].holding))))
+
+    def _give_up_largest(self, keep: Lineage) -> None:
         """Sessions at rest must leave room for the one that runs."""
         if len(self._sessions) > _MOST_SESSIONS:
-            self._close(next(key for key, session in self._sessions.items() if session is not keep))
-        # Never the one that has just run: brought back from elsewhere, it would be lost again before its next snippet.
-        held = {key: session.held_kb for key, session in self._sessions.items() if session is not keep}
-        budget = (self._config.lane_mb << 10) - keep.held_kb
-        while held and sum(held.values()) > budget:
-            key = max(held, key=lambda candidate: held[candidate])
-            del held[key]
-            self._close(key)
+            self._drop(next(key for key, session in self._sessions.items() if session is not keep))
+        for name in _RESOURCES:
+            # Never the one that has just run: brought back elsewhere, it would be lost again before its next snippet.
+            held = {key: getattr(one.holding, name) for key, one in self._sessions.items() if one is not keep}
+            budget = getattr(self._budget, name) - getattr(keep.holding, name)
+            total = sum(held.values())
+            while held and total > budget:
+                key = max(held, key=lambda candidate: held[candidate])
+                total -= held.pop(key)
+                self._drop(key)
 
     def _stats(self) -> dict[str, object]:
         proc = self._config.proc
         self._worker.reap()
         end = time.monotonic() + _DYING_S
-        for spare in self._spares:
-            spare.wait_ready(time.monotonic() + _SPARE_S)
+        for spare in list(self._spares):
+            try:
+                spare.wait_ready(time.monotonic() + _SPARE_S)
+            except (NotReady, BadReport, OSError):
+                self._spares.remove(spare)
+                spare.close()
         self._worker.scientific.warm(_WARM_S)
         while True:  # what has been killed may take a moment to be gone
             pids = processes.everyone(proc)
             strays = self._strays(pids)
             self._worker.reap()
-            zombies = sum(processes.is_zombie(proc, pid) for pid in pids)
+            zombies = sum(processes.stat(proc, pid).state == "Z" for pid in pids)
             if not (strays or zombies) or time.monotonic() > end:
                 break
             time.sleep(0.005)
@@ -234,20 +320,20 @@ class Supervisor:
             "sessions": len(self._sessions),
             "spares": len(self._spares),
             "descriptors": len(os.listdir(f"{proc}/self/fd")),
-            "resident_kb": processes.resident_kb(proc, os.getpid()),
-            "zygote_kb": sum(processes.resident_kb(proc, pid) for pid in self._worker.zygotes),
-            "held_kb": sum(session.held_kb for session in self._sessions.values()),
+            "resident_kb": processes.stat(proc, os.getpid()).resident_kb,
+            "zygote_kb": sum(processes.stat(proc, pid).resident_kb for pid in self._worker.zygotes),
+            "held_kb": sum(session.holding.memory_kb for session in self._sessions.values()),
             "scratch_entries": self._worker.scratch_entries(),
             "strays": strays,
         }
 
     def _strays(self, pids: list[int]) -> int:
-        """Live processes that nobody should have."""
+        """Live processes that no session, zygote or supervisor should have."""
         expected = {1, os.getpid(), *self._worker.zygotes}
         for session in (*self._sessions.values(), *self._spares):
             expected |= session.pids()
         proc = self._config.proc
-        return sum(pid not in expected and not processes.is_zombie(proc, pid) for pid in pids)
+        return sum(pid not in expected and processes.stat(proc, pid).state not in "ZX" for pid in pids)
 
     def _wait_for_request(self) -> None:
         while True:
@@ -278,32 +364,6 @@ class Supervisor:
                 data = data[os.write(self._replies, data) :]
         except BrokenPipeError:
             raise HostGone from None
-
-
-def _prepare(proc: str) -> tuple[bool, int]:
-    """Take what rights this process has, use up those that are needed only now, and keep the rest."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    kernel.become_subreaper()
-    kernel.hide_memory()
-    setuid, setgid, kill = 7, 6, 5
-    have = kernel.capabilities(proc)
-    own_users = os.getuid() == 0 and {setuid, setgid, kill} <= have and not _in_user_namespace(proc)
-    if own_users:
-        if kernel.CAP_SYS_ADMIN in have:  # bubblewrap cannot limit the number of files, a mount can
-            kernel.mount_tmpfs(SCRATCH, "size=16m,nr_inodes=1k,mode=711")
-        # A session may enter its own folder and see no other's. Some versions of runc give a tmpfs the mode of the
-        # image's folder, whatever mode they are asked for.
-        os.chmod(SCRATCH, 0o711)
-        kernel.drop_capabilities(frozenset({setuid, setgid, kill}))
-        kernel.hide_memory()
-    return own_users, kernel.landlock_version()
-
-
-def _in_user_namespace(proc: str) -> bool:
-    """Whether only one user is mapped here."""
-    with open(f"{proc}/self/uid_map", encoding="ascii") as file:
-        return sum(int(line.split()[2]) for line in file) < 60000
 
 
 def _wake_on_child_exit() -> int:

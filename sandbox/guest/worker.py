@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
-import shutil
 import signal
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import processes
+from . import kernel, processes, scratch
 from .processes import Exit
+from .reports import NotReady
+from .scratch import Held
 from .zygote import SCRATCH, Settings, scratch_of
 
 _FIRST_USER = 20_000
-_WIPE_S = 2.0
+_HELPER_USER = _FIRST_USER - 1
+_HELPER_S = 2.0
+
+
+class GuestBroken(Exception):
+    """This guest cannot go on, and no session is to blame."""
 
 
 @dataclass(slots=True)
@@ -38,7 +47,8 @@ class Zygote:
     link: socket.socket
     pid: int | None = None
     """None until it has said that it is warm."""
-    _answers: bytearray = field(default_factory=bytearray)
+    _answers: deque[int] = field(default_factory=deque)
+    _rest: bytes = b""
 
     def warm(self, timeout_s: float = 0.0) -> bool:
         """Whether it is; waits for it so long."""
@@ -47,15 +57,24 @@ class Zygote:
         return self.pid is not None
 
     def answer(self) -> int:
-        """The next process number: that of the next clone, in the order of requests."""
-        while b"\n" not in self._answers:
-            data = self.link.recv(4096)
-            if not data:
-                raise RuntimeError("a zygote has ended")
-            self._answers += data
-        line, _, rest = self._answers.partition(b"\n")
-        self._answers = bytearray(rest)
-        return int(line)
+        """The next process number: that of the next clone, in the order of requests; below 0 for an error number."""
+        while not self._answers:
+            self._receive(0)
+        return self._answers.popleft()
+
+    def coming(self) -> deque[int]:
+        """Process numbers of clones that have been made and not been asked for yet."""
+        with contextlib.suppress(BlockingIOError):
+            self._receive(socket.MSG_DONTWAIT)
+        return self._answers
+
+    def _receive(self, flags: int) -> None:
+        data = self.link.recv(4096, flags)
+        if not data:
+            raise GuestBroken("a zygote has ended")
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._answers += map(int, lines)
+        self._rest = rest
 
 
 @dataclass(slots=True)
@@ -69,12 +88,19 @@ class Worker:
     scientific: Zygote
     """Has SciPy too."""
     exits: dict[int, Exit] = field(default_factory=dict)
-    """Children that have ended, until somebody asks."""
+    """Children that have ended, until their session is through with them."""
     known: set[int] = field(default_factory=set)
-    """Children that are heads, spares or keepers."""
+    """Children that are heads, runners, spares, keepers or helpers."""
+    dying: set[int] = field(default_factory=set)
+    """Those that were killed and need only be reaped."""
+    _held: dict[str, Held] = field(default_factory=dict)
+    """By scratch folder: what resting sessions hold of the file system that all folders are on."""
+    _awaited: set[int] = field(default_factory=set)
+    """Users of sessions that were asked for."""
     _oom_kills: int = field(default_factory=processes.oom_kills)
     _next_user: int = 0
     _last_user: int = 0
+    _empty_inodes: int = 0
 
     def __post_init__(self) -> None:
         # Limits on processes count a user over all containers, so guests draw from different stretches.
@@ -86,6 +112,7 @@ class Worker:
         else:
             self._next_user = _FIRST_USER + secrets.randbelow(20_000)
             self._last_user = 60_000
+        self._empty_inodes = scratch.in_use(SCRATCH).inodes
 
     @property
     def proc(self) -> str:
@@ -103,40 +130,51 @@ class Worker:
         return {zygote.pid for zygote in (self.zygote, self.scientific) if zygote.pid is not None}
 
     def request(self, zygote: Zygote) -> Ends:
-        """Ask a zygote for a session and make its channels."""
+        """Ask a zygote for a session and make its channels.
+
+        Raises:
+            NotReady: sessions hold what this takes.
+        """
         uid = self._next_user
         self._next_user += 1
         if uid >= self._last_user:
             # A user is never used twice; the host replaces a guest long before.
-            raise RuntimeError("this guest has used up its users")
-        scratch = SCRATCH
-        if self.own_users:
-            scratch = scratch_of(uid)
-            # Belongs to root, so the session cannot open it to others, and root can look into it without privilege.
-            os.setegid(uid)
-            try:
-                os.mkdir(scratch)
-                os.chmod(scratch, 0o770)
-            finally:
-                os.setegid(0)
-        commands, ours_commands = os.pipe()
-        ours_reports, reports = os.pipe()
-        ours_output, output = os.pipe()
+            raise GuestBroken("this guest has used up its users")
+        folder = SCRATCH
+        opened: list[int] = []
+        keeper, keeper_end = None, None
+        try:
+            if self.own_users:
+                folder = self._make_scratch(uid)
+            for _ in range(3):
+                opened += os.pipe()
+            if not self.own_users:
+                keeper, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise NotReady(f"no room for a session: {error}") from None
+        commands, ours_commands, ours_reports, reports, ours_output, output = opened
         theirs = [commands, reports, output]
-        keeper = None
-        if not self.own_users:
-            keeper, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        if keeper_end is not None:
             theirs.append(keeper_end.detach())
-        socket.send_fds(zygote.link, [b"%d" % uid], theirs)
+        try:
+            socket.send_fds(zygote.link, [b"%d" % uid], theirs)
+        except ConnectionError:
+            raise GuestBroken("a zygote has ended") from None
+        self._awaited.add(uid)
         for descriptor in theirs:
             os.close(descriptor)
         for descriptor in (ours_commands, ours_reports, ours_output):
             os.set_blocking(descriptor, False)
-        return Ends(ours_commands, ours_reports, ours_output, keeper, uid, scratch)
+        return Ends(ours_commands, ours_reports, ours_output, keeper, uid, folder)
 
-    def answer(self, zygote: Zygote) -> int:
-        """The next clone's process number."""
+    def answer(self, zygote: Zygote, uid: int) -> int:
+        """The next clone's process number. Raises NotReady if there is none."""
         pid = zygote.answer()
+        self._awaited.discard(uid)
+        if pid < 0:
+            raise NotReady(f"it could not be cloned: {os.strerror(-pid)}")
         self.known.add(pid)
         return pid
 
@@ -152,8 +190,12 @@ class Worker:
             if pid == 0:
                 return
             if pid in self.zygotes:
-                raise RuntimeError(f"a zygote ended with wait status {status}")
-            self.exits[pid] = Exit(status, usage.ru_utime + usage.ru_stime)
+                raise GuestBroken(f"a zygote ended with wait status {status}")
+            if pid in self.dying:
+                self.dying.discard(pid)
+                self.known.discard(pid)
+            else:
+                self.exits[pid] = Exit(status, usage.ru_utime + usage.ru_stime)
 
     def oom_killed(self) -> bool:
         """Whether the kernel has killed for lack of memory since the last time this was asked."""
@@ -161,80 +203,113 @@ class Worker:
         return self._oom_kills > before
 
     def forget_strays(self) -> None:
-        """Drop exits that nobody will ask for."""
+        """Drop exits that no session will ask for."""
         for pid in [pid for pid in self.exits if pid not in self.known]:
             del self.exits[pid]
 
-    def wait_gone(self, pid: int) -> bool:
-        """Wait until a killed child has been reaped."""
+    def forget(self, pid: int) -> None:
+        """A session is through with a process."""
+        if self.exits.pop(pid, None) is not None:
+            self.known.discard(pid)
+            self.dying.discard(pid)
+
+    def wait_gone(self, pid: int) -> None:
+        """Wait a while until a killed child has been reaped."""
         end = processes.deadline()
-        while pid not in self.exits:
-            if time.monotonic() > end:
+        self.reap()
+        while pid in self.dying and pid not in self.exits and time.monotonic() < end:
+            time.sleep(0.0003)
+            self.reap()
+
+    def strays(self) -> set[int]:
+        """Children of the supervisor that it has not asked for: what sessions have left behind."""
+        unknown = set(processes.children(self.proc, os.getpid())) - self.known - self.dying - self.zygotes
+        if unknown:
+            for zygote in (self.zygote, self.scientific):
+                if zygote.pid is not None:
+                    unknown.difference_update(zygote.coming())
+        # A clone whose number has not been sent yet is root's at first, and then its new user's.
+        users = {pid: processes.real_user(self.proc, pid) for pid in unknown}
+        return {pid for pid, uid in users.items() if uid and uid not in self._awaited}
+
+    def signal_user(self, uid: int, number: int) -> None:
+        """Signal every process of a user at once: what is just being cloned gets the signal too."""
+
+        def signal_all() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, number)
+
+        self.as_user(uid, signal_all)
+
+    def as_user(self, uid: int, work: Callable[[], None]) -> bool:
+        """Do something with a session's rights, in a process of its own; whether it was done in time.
+
+        Only the effective user is the session's: its processes may not signal this one, nor may this one signal the
+        supervisor.
+        """
+        try:
+            helper = kernel.clone_alone()
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
                 return False
-            time.sleep(0.0005)
-            self.reap()
-        return True
-
-    def kill_user(self, uid: int, keep: int | None) -> None:
-        """End every process of a user but one."""
-        end = processes.deadline()
-        while pids := [pid for pid in processes.of_user(self.proc, uid) if pid != keep]:
-            processes.kill(pids)
-            self.reap()
-            if time.monotonic() > end:
-                raise RuntimeError(f"processes {pids} of a session survive SIGKILL")
-
-    def has_strays(self, uid: int, keep: int | None) -> bool:
-        """Whether a user has processes besides one, as far as parenthood tells."""
-        if keep is not None and processes.children(self.proc, keep):
-            return True
-        unknown = set(processes.children(self.proc, os.getpid())) - self.known - self.zygotes - {keep}
-        return any(processes.real_user(self.proc, pid) == uid for pid in unknown)
-
-    def wipe(self, scratch: str, uid: int) -> None:
-        """Empty a scratch folder."""
-        entries = os.listdir(scratch)
-        if not entries:
-            return
-        for entry in entries:
-            try:
-                os.unlink(os.path.join(scratch, entry))
-            except OSError:
-                continue  # a folder
-        if os.listdir(scratch):
-            self._wipe_as(scratch, uid)
-        if left := os.listdir(scratch):
-            raise RuntimeError(f"{len(left)} entries of a session's scratch cannot be removed")
-
-    def _wipe_as(self, scratch: str, uid: int) -> None:
-        """Folders made by the session can be removed only by its own user."""
-        helper = os.fork()
+            raise
         if helper == 0:
             try:
+                kernel.no_new_privileges()
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                for folder, _, _ in os.walk(scratch):  # top-down: opens a folder before it is entered
-                    if folder != scratch:
-                        os.chmod(folder, 0o700)
-                for entry in os.scandir(scratch):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-            finally:
+                os.setresuid(_HELPER_USER, uid, _HELPER_USER)
+                work()
                 os._exit(0)
-        end = time.monotonic() + _WIPE_S
-        while helper not in self.exits and time.monotonic() < end:
-            time.sleep(0.001)
+            finally:
+                os._exit(1)
+        self.known.add(helper)
+        end = time.monotonic() + _HELPER_S
+        self.reap()
+        while helper not in self.exits:
+            if time.monotonic() > end:
+                os.kill(helper, signal.SIGKILL)
+                self.dying.add(helper)
+                return False
+            time.sleep(0.0003)
             self.reap()
-        if helper not in self.exits:
-            os.kill(helper, signal.SIGKILL)
+        done = self.exits[helper].status == 0
+        self.forget(helper)
+        return done
 
-    def remove_scratch(self, scratch: str) -> None:
+    def files_held_besides(self, in_use: Held) -> Held:
+        """What is in use of the common file system that no resting session is known to hold: the last one's doing."""
+        return Held(
+            max(0, in_use.kb - sum(held.kb for held in self._held.values())),
+            max(0, in_use.inodes - self._empty_inodes - sum(1 + held.inodes for held in self._held.values())),
+        )
+
+    def note_held(self, folder: str, held: Held) -> None:
+        """What a session holds at rest of the common file system."""
+        if folder in self._held:
+            self._held[folder] = held
+
+    def drop_scratch(self, folder: str) -> None:
         """Remove an emptied scratch folder."""
-        if scratch != SCRATCH:
-            os.rmdir(scratch)
+        with contextlib.suppress(OSError):  # counted as an entry that was left
+            os.rmdir(folder)
+            self._held.pop(folder, None)
 
     def scratch_entries(self) -> int:
-        """Files and folders in all scratch folders that this process can see."""
+        """What is left in scratch folders, and folders that no session has, as far as this process can see."""
         if not self.own_users:
             return 0
-        return sum(len(os.listdir(entry.path)) for entry in os.scandir(SCRATCH) if entry.is_dir())
+        folders = list(os.scandir(SCRATCH))
+        return sum(len(os.listdir(entry.path)) for entry in folders if entry.is_dir())
+
+    def _make_scratch(self, uid: int) -> str:
+        folder = scratch_of(uid)
+        # Belongs to root, so the session cannot open it to others, and root can look into it without privilege.
+        os.setegid(uid)
+        try:
+            os.mkdir(folder)
+            os.chmod(folder, 0o770)
+        finally:
+            os.setegid(0)
+        self._held[folder] = Held(0, 0)
+        return folder

@@ -7,7 +7,6 @@ that use them should pay.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import io
@@ -58,6 +57,7 @@ def serve(link: socket.socket, scientific: socket.socket, settings: Settings) ->
     """
     try:
         kernel.die_with_parent()
+        _offer_to_the_killer(settings.proc)
         kernel.hide_memory()
         _loop(link, scientific, settings)
     except (EOFError, ConnectionError, BrokenPipeError):
@@ -72,9 +72,6 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # If memory runs out the kernel shall take a session, and the largest one.
-    with contextlib.suppress(OSError), open(f"{settings.proc}/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
     maps = open(f"{settings.proc}/self/maps", encoding="utf-8", errors="replace")  # noqa: SIM115
     namespace: dict[str, object] = {}
     pending = warmup.steps()
@@ -83,13 +80,14 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     session.rehearse()
     _settle(maps)
     memory = _address_space(settings.proc) + (settings.memory_mb << 20)
-    program = session_filter()
     confinement = session.Confinement(
         limits=session.limits(memory, settings.cpu_s),
-        filter=kernel.Filter(len(program) // 8, program),
+        filter=_filter(),
         # Keepers have to mount, which Landlock forbids, so there each session confines itself.
         landlock=0 if settings.own_users else settings.landlock,
         readable=settings.readable,
+        keeper_filter=_filter(("statfs", "fstatfs")),
+        signals=kernel.landlock_signals(settings.landlock),
     )
     if settings.landlock and settings.own_users:
         kernel.landlock(settings.landlock, settings.readable, SCRATCH)
@@ -117,19 +115,34 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
         if not message:
             raise EOFError
         commands, reports, output = descriptors[:3]
-        if settings.own_users:
-            uid = int(message)
-            pid = kernel.clone_alone(kernel.CLONE_PARENT)
-            if pid == 0:
-                session.start(confinement, uid, scratch_of(uid), commands, reports, output)
-        else:
-            pid = kernel.clone_alone(kernel.CLONE_PARENT | keeper.NAMESPACES)
-            if pid == 0:
-                link.close()
-                keeper.start(confinement, settings.proc, SCRATCH, commands, reports, output, descriptors[3])
+        try:
+            if settings.own_users:
+                uid = int(message)
+                pid = kernel.clone_alone(kernel.CLONE_PARENT)
+                if pid == 0:
+                    session.start(confinement, uid, scratch_of(uid), commands, reports, output)
+            else:
+                pid = kernel.clone_alone(kernel.CLONE_PARENT | keeper.NAMESPACES)
+                if pid == 0:
+                    link.close()
+                    keeper.start(confinement, settings.proc, SCRATCH, commands, reports, output, descriptors[3])
+        except OSError as error:  # sessions hold too much; the supervisor makes room
+            pid = -(error.errno or 1)
         for descriptor in descriptors:
             os.close(descriptor)
         link.sendall(b"%d\n" % pid)
+
+
+def _filter(also: tuple[str, ...] = ()) -> kernel.Filter:
+    program = session_filter(also=also)
+    return kernel.Filter(len(program) // 8, program)
+
+
+def _offer_to_the_killer(proc: str) -> None:
+    """If memory runs out the kernel shall take a session, and the largest one, and not the supervisor or the model."""
+    kernel.hide_memory(False)  # files in /proc of a hidden process are root's
+    with open(f"{proc}/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
 
 
 def _settle(maps: io.TextIOWrapper) -> None:

@@ -1,0 +1,301 @@
+"""What keeps one session's processes apart, and how all of them are found, counted and ended.
+
+Two ways: a user of its own (needs root's right to change users), or namespaces of its own with a keeper in them.
+Between snippets a session is one process whose threads all stand, alone; `clear` makes it so and checks it, and raises
+`NotAlone` where it cannot be had. `end` ends everything, whatever state it is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from . import processes, scratch
+from .keeper import REPLY, STOP_ALL, WIPE
+from .processes import Exit, Process, Stat
+from .reports import BadReport, NotReady
+from .scratch import Held
+from .worker import Ends, Worker
+
+
+class NotAlone(Exception):
+    """A session does not get down to one process that stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a session has while it rests."""
+
+    stat: Stat
+    files: Held
+    """Files that were deleted and are still open or mapped."""
+
+
+class Isolation(Protocol):
+    """What keeps a session's processes apart."""
+
+    exits: int
+    """A descriptor that is readable when one of them may have ended."""
+
+    def ready(self, pid: int, inner: int) -> Process:
+        """The session's first process. Raises NotReady."""
+        ...
+
+    def pids(self) -> set[int]:
+        """Processes that belong to it besides the session's own."""
+        ...
+
+    def find(self, inner: int, head: Process) -> Process | None:
+        """The clone that says that it runs the snippet; None if it has ended. Raises BadReport if it cannot be one."""
+        ...
+
+    def exit_of(self, inner: int) -> Exit | None:
+        """How a process ended, if it has."""
+        ...
+
+    def clear(self, keep: Process, gone: list[Process]) -> Rest:
+        """Leave one process, standing, and an empty folder. Raises NotAlone."""
+        ...
+
+    def forget(self, inner: int) -> None:
+        """The session is through with a process."""
+        ...
+
+    def end(self, left: list[Process], *, alone: bool) -> None:
+        """End everything. `alone`: all that there is stands, and is among `left`."""
+        ...
+
+
+class ByUser:
+    """A session with a user of its own. Its processes are children of the supervisor, or of one another."""
+
+    def __init__(self, worker: Worker, ends: Ends) -> None:
+        self.exits = worker.woken
+        self._worker, self._uid, self._scratch = worker, ends.uid, ends.scratch
+
+    def ready(self, pid: int, inner: int) -> Process:
+        """The session's first process."""
+        if inner != pid:
+            raise NotReady(f"process {pid} says that it is {inner}")
+        try:
+            return Process.hold(pid, pid)
+        except ProcessLookupError:
+            raise NotReady("it has ended") from None
+
+    def pids(self) -> set[int]:
+        """Only the session's own."""
+        return set()
+
+    def find(self, inner: int, head: Process) -> Process | None:
+        """A clone is a new child of the supervisor, of the session's user."""
+        worker = self._worker
+        if inner in worker.known:
+            raise BadReport
+        if inner in worker.exits:
+            return None
+        # The number of a child cannot pass to another process before the supervisor has reaped it.
+        if processes.stat(worker.proc, inner).parent != os.getpid():
+            raise BadReport
+        if processes.real_user(worker.proc, inner) not in (self._uid, None):  # the dead have none
+            raise BadReport
+        try:
+            process = Process.hold(inner, inner)
+        except ProcessLookupError:
+            raise BadReport from None
+        worker.known.add(inner)
+        return process
+
+    def exit_of(self, inner: int) -> Exit | None:
+        """The supervisor has reaped it."""
+        self._worker.reap()
+        return self._worker.exits.get(inner)
+
+    def clear(self, keep: Process, gone: list[Process]) -> Rest:
+        """Nothing else may be there: no child of these, and no child of the supervisor that is not known."""
+        worker = self._worker
+        keep.signal(signal.SIGSTOP)
+        alone = True
+        for process in gone:  # they were sent SIGSTOP before
+            if process.pid not in worker.exits:
+                alone &= self._stands_childless(process) is not None
+                process.signal(signal.SIGKILL)
+                worker.dying.add(process.pid)
+        rest = self._stands_childless(keep)
+        worker.reap()
+        if rest is None or not alone or worker.strays():
+            for process in gone:
+                worker.wait_gone(process.pid)
+            rest = self._purge(keep)
+        if scratch.unlink_files(self._scratch):
+            self._wipe()
+        held = scratch.in_use(os.path.dirname(self._scratch))
+        return Rest(rest, worker.files_held_besides(held))
+
+    def forget(self, inner: int) -> None:
+        """The session is through with a process."""
+        self._worker.forget(inner)
+
+    def end(self, left: list[Process], *, alone: bool) -> None:
+        """By user: everything that is there, known or not, including what is just being cloned."""
+        worker = self._worker
+        for process in left:
+            if process.pid not in worker.exits:
+                process.signal(signal.SIGKILL)
+                worker.dying.add(process.pid)
+        if not alone:
+            worker.signal_user(self._uid, signal.SIGKILL)
+            for process in left:
+                worker.wait_gone(process.pid)
+            # Whoever has lost its parent is now a child of the supervisor.
+            end = processes.deadline()
+            while (others := worker.strays()) and time.monotonic() < end:
+                worker.signal_user(self._uid, signal.SIGKILL)
+                processes.kill(sorted(others))
+                worker.reap()
+            with contextlib.suppress(NotAlone, OSError):
+                if scratch.unlink_files(self._scratch):
+                    self._wipe()
+        worker.drop_scratch(self._scratch)
+
+    def _stands_childless(self, process: Process) -> Stat | None:
+        found = processes.stands(self._worker.proc, process.pid)
+        return None if found is None or processes.children(self._worker.proc, process.pid) else found
+
+    def _purge(self, keep: Process) -> Stat:
+        """The session has forked: stop all of it, then end all but one."""
+        worker = self._worker
+        end = processes.deadline()
+        while time.monotonic() < end:
+            # One signal to all of a user also reaches what is just being cloned, which one to each process does not.
+            worker.signal_user(self._uid, signal.SIGSTOP)
+            others = {*processes.of_user(worker.proc, self._uid), *worker.strays()}
+            processes.kill(sorted(others - {keep.pid}))
+            worker.reap()
+            # The kernel wakes a stopped process group when the last parent outside of it ends.
+            keep.signal(signal.SIGSTOP)
+            rest = processes.stands(worker.proc, keep.pid)
+            if rest is not None and processes.of_user(worker.proc, self._uid) == [keep.pid]:
+                return rest
+        raise NotAlone("what it started does not end")
+
+    def _wipe(self) -> None:
+        if not self._worker.as_user(self._uid, lambda: scratch.empty(self._scratch)) or os.listdir(self._scratch):
+            raise NotAlone("its folder cannot be emptied")
+
+
+class ByNamespace:
+    """A session in namespaces of its own, whose first process, the keeper, tells how the others end."""
+
+    def __init__(self, worker: Worker, ends: Ends) -> None:
+        assert ends.keeper is not None
+        self._worker, self._link = worker, ends.keeper
+        self._link.setblocking(False)
+        self.exits = ends.keeper.fileno()
+        self._keeper: Process | None = None
+        self._ends: dict[int, Exit] = {}
+        """By inner number."""
+        self._buffer = bytearray()
+        self._done: tuple[int, Held] | None = None
+        """The keeper's answer to the last request."""
+
+    def ready(self, pid: int, inner: int) -> Process:
+        """The keeper's only child."""
+        try:
+            self._keeper = Process.hold(pid, 1)
+            found = processes.children(self._worker.proc, pid)
+            if len(found) != 1:
+                raise NotReady("it has ended")
+            return Process.hold(found[0], inner)
+        except ProcessLookupError:
+            raise NotReady("it has ended") from None
+
+    def pids(self) -> set[int]:
+        """The keeper."""
+        return {self._keeper.pid} if self._keeper else set()
+
+    def find(self, inner: int, head: Process) -> Process | None:
+        """A clone is another child of the keeper."""
+        proc = self._worker.proc
+        assert self._keeper is not None
+        for pid in processes.children(proc, self._keeper.pid):
+            if pid != head.pid and processes.inner_number(proc, pid) == inner:
+                with contextlib.suppress(ProcessLookupError):
+                    return Process.hold(pid, inner)
+        if inner == head.inner:
+            raise BadReport
+        return None
+
+    def exit_of(self, inner: int) -> Exit | None:
+        """The keeper has reaped it."""
+        self._listen()
+        return self._ends.get(inner)
+
+    def clear(self, keep: Process, gone: list[Process]) -> Rest:
+        """Nothing else may be there: no descendant of the keeper."""
+        proc = self._worker.proc
+        assert self._keeper is not None
+        mine = {keep.pid}
+        for process in gone:  # they were sent SIGSTOP before
+            if processes.stands(proc, process.pid) and not processes.children(proc, process.pid):
+                mine.add(process.pid)
+            process.signal(signal.SIGKILL)
+        end = processes.deadline()
+        while time.monotonic() < end:
+            keep.signal(signal.SIGSTOP)
+            rest = processes.stands(proc, keep.pid)
+            others = [pid for pid in processes.descendants(proc, self._keeper.pid) if pid not in mine]
+            if rest is not None and not others:
+                left, held = self._ask(WIPE)
+                if left:
+                    raise NotAlone("its folder cannot be emptied")
+                return Rest(rest, held)
+            # One signal to all in the namespace also reaches what is just being cloned.
+            self._ask(STOP_ALL)
+            processes.kill(others)
+        raise NotAlone("what it started does not end")
+
+    def forget(self, inner: int) -> None:
+        """The session is through with a process."""
+        self._ends.pop(inner, None)
+
+    def end(self, left: list[Process], *, alone: bool) -> None:
+        """With the keeper the kernel ends everything that is in its namespace."""
+        if self._keeper is not None:
+            self._keeper.signal(signal.SIGKILL)
+            self._worker.dying.add(self._keeper.pid)
+            self._keeper.release()
+        self._link.close()
+
+    def _ask(self, request: bytes) -> tuple[int, Held]:
+        self._done = None
+        end = processes.deadline()
+        try:
+            self._link.send(request)
+            while self._done is None:
+                if not processes.readable(self.exits, end):
+                    raise NotAlone("its keeper does not answer")
+                self._listen()
+        except (BlockingIOError, BrokenPipeError):
+            raise NotAlone("its keeper does not listen") from None
+        return self._done
+
+    def _listen(self) -> None:
+        try:
+            while data := self._link.recv(4096):
+                self._buffer += data
+            raise BadReport  # the keeper has ended
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            raise BadReport from None
+        while len(self._buffer) >= REPLY.size:
+            pid, status, cpu_s, kb, inodes = REPLY.unpack_from(self._buffer)
+            del self._buffer[: REPLY.size]
+            if pid:
+                self._ends[pid] = Exit(status, cpu_s)
+            else:
+                self._done = status, Held(kb, inodes)

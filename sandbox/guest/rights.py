@@ -1,0 +1,42 @@
+"""The supervisor takes its rights, uses those that are needed only at its start, and gives up all but a few."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from . import kernel
+from .seccomp import guest_filter
+from .zygote import SCRATCH
+
+_SCRATCH = "size=16m,nr_inodes=4k,mode=711"
+
+
+def take(proc: str) -> tuple[bool, int]:
+    """Whether sessions can have users of their own, and the version of Landlock."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    kernel.become_subreaper()
+    kernel.hide_memory()
+    setuid, setgid, kill = 7, 6, 5
+    keep = frozenset({setuid, setgid, kill})
+    have = kernel.capabilities(proc)
+    own_users = os.getuid() == 0 and keep <= have and not _in_user_namespace(proc)
+    if own_users:
+        if kernel.CAP_SYS_ADMIN in have:  # bubblewrap cannot limit the number of files, a mount can
+            kernel.mount_tmpfs(SCRATCH, _SCRATCH)
+        # A session may enter its own folder and see no other's. Some versions of runc give a tmpfs the mode of the
+        # image's folder, whatever mode they are asked for.
+        os.chmod(SCRATCH, 0o711)
+        kernel.drop_capabilities(keep)
+        kernel.hide_memory()
+    program = guest_filter(namespaces=not own_users)
+    kernel.no_new_privileges()
+    kernel.install_filter(kernel.Filter(len(program) // 8, program))
+    return own_users, kernel.landlock_version()
+
+
+def _in_user_namespace(proc: str) -> bool:
+    """Whether only one user is mapped here."""
+    with open(f"{proc}/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) < 60000
