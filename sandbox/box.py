@@ -159,6 +159,8 @@ class Sandbox:
         """Guests at most: how many snippets run at the same time."""
         self._choose = choose
         self._backend: Backend | None = None
+        self.guests_started = 0
+        """Guests started since it was opened: more than lanes when guests were lost or replaced."""
         self._lanes: list[Lane] = []
         self._starting: set[asyncio.Task[Lane]] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -263,6 +265,7 @@ class Sandbox:
             await lane.close()
             raise LaneBroken("the sandbox was closed")
         self._lanes.append(lane)
+        self.guests_started += 1
         return lane
 
     def _begin_growing(self) -> None:

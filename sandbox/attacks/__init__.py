@@ -5,6 +5,7 @@ which it may end. One that gets what it wants prints ESCAPED. After each one a c
 """
 
 from .escape import ESCAPE
+from .guest import GUEST
 from .lifecycle import LIFECYCLE
 from .model import Attack
 from .protocol import PROTOCOL
@@ -12,6 +13,6 @@ from .resources import RESOURCES
 from .run import ATTACK_LIMITS, Outcome, run_attacks
 from .state import STATE
 
-ATTACKS: tuple[Attack, ...] = (*RESOURCES, *LIFECYCLE, *PROTOCOL, *STATE, *ESCAPE)
+ATTACKS: tuple[Attack, ...] = (*RESOURCES, *LIFECYCLE, *PROTOCOL, *STATE, *ESCAPE, *GUEST)
 
 __all__ = ["ATTACKS", "ATTACK_LIMITS", "Attack", "Outcome", "run_attacks"]

@@ -3,8 +3,7 @@
 
 from .model import EXCEPTION, EXIT, INVALID_CODE, KILLED, OK, TIMEOUT, attack
 
-# The session's own trusted code, as a snippet finds it by walking the stack.
-_FIND = """
+FIND = """
 import json, os, struct, sys
 frame = sys._getframe()
 while frame.f_back is not None and "nonce" not in frame.f_locals:
@@ -14,6 +13,7 @@ def report(message):
     data = json.dumps(message).encode()
     os.write(4, struct.pack(">I", len(data)) + data)
 """
+"""Finds the session's own trusted code by walking the stack, for attacks that speak in its name."""
 
 PROTOCOL = (
     attack("fake-frame", "prints a reply of the supervisor",
@@ -43,20 +43,20 @@ PROTOCOL = (
     attack("long-report", "announces a report of two gigabytes",
            "import os\nos.write(4, b'\\x7f\\xff\\xff\\xff')\nwhile True: os.write(4, b'x' * 4096)", allowed=KILLED),
     attack("forged-success", "finds the word that its own success needs, and says it before it fails",
-           _FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nos._exit(1)',
+           FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nos._exit(1)',
            # The same process judges and is judged: it can claim to have ended well, as it can simply end well.
            allowed={OK, EXIT, KILLED}),
     attack("forged-timeout", "claims a status that only the supervisor may give",
-           _FIND + 'report({"outcome": "timeout", "error": None, "nonce": nonce})\nimport time; time.sleep(1000)',
+           FIND + 'report({"outcome": "timeout", "error": None, "nonce": nonce})\nimport time; time.sleep(1000)',
            allowed=KILLED),
     attack("forged-runner", "claims to be another process, so that a kill hits that one",
            "x = 1",
-           _FIND + 'for pid in (1, os.getppid(), 2, 7, 8):\n    report({"runner": pid, "nonce": nonce})\nwhile True: pass',
+           FIND + 'for pid in (1, os.getppid(), 2, 7, 8):\n    report({"runner": pid, "nonce": nonce})\nwhile True: pass',
            allowed=KILLED),
     attack("forged-runner-first", "claims another process before the snippet that is not a clone",
-           _FIND + 'report({"runner": 1, "nonce": nonce})\nwhile True: pass', allowed=KILLED),
+           FIND + 'report({"runner": 1, "nonce": nonce})\nwhile True: pass', allowed=KILLED),
     attack("ok-and-run-on", "says that it has ended and runs on",
-           _FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nwhile True: print("x")', allowed=OK),
+           FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nwhile True: print("x")', allowed=OK),
     attack("eat-commands", "reads the next command itself",
            "import os, threading\nthreading.Thread(target=os.read, args=(3, 1 << 20), daemon=True).start()",
            "print(1)", allowed={OK, TIMEOUT, KILLED, EXIT}),

@@ -96,12 +96,12 @@ RESOURCES = (
         allowed=EXCEPTION,
     ),
     attack("million-files", "makes a million empty files",
-           "for i in range(10**6): open(f'f{i}', 'w').close()\nprint('ESCAPED')", allowed=EXCEPTION),
+           "for i in range(10**6): open(f'f{i}', 'w').close()\nprint('ESCAPED')", allowed={EXCEPTION, TIMEOUT}),
     attack("million-links", "makes a million links",
            "import os\nopen('f', 'w').close()\nfor i in range(10**6): os.symlink('f', f'l{i}')\nprint('ESCAPED')",
            allowed=EXCEPTION),
     attack("deep-folders", "makes folders in folders",
-           "import os\nfor i in range(10**6):\n    os.mkdir('d'); os.chdir('d')\nprint('ESCAPED')", allowed=EXCEPTION),
+           "import os\nfor i in range(10**6):\n    os.mkdir('d'); os.chdir('d')\nprint('ESCAPED')", allowed={EXCEPTION, TIMEOUT}),
     attack(
         "locked-folders", "makes folders that nobody may enter",
         """

@@ -20,7 +20,7 @@ _CANARIES = 5
 
 # The first canary leaves a secret, which a later session must not find.
 _CANARY = """
-import builtins, decimal, fractions, math, os, random, sys, time, types
+import builtins, decimal, fcntl, fractions, math, os, random, sys, time, types
 import mpmath, numpy, sympy
 canary = "canary" "-secret" "-of-another-session"
 problems = []
@@ -28,9 +28,10 @@ def expect(name, value, wanted):
     if value != wanted:
         problems.append((name, value, wanted))
 expect("names", sorted(n for n in globals() if n not in (
-    "builtins", "decimal", "fractions", "math", "os", "random", "sys", "time", "types", "mpmath", "numpy", "sympy",
-    "canary", "problems", "expect")), ["__builtins__", "__name__"])
+    "builtins", "decimal", "fcntl", "fractions", "math", "os", "random", "sys", "time", "types", "mpmath", "numpy",
+    "sympy", "canary", "problems", "expect")), ["__builtins__", "__name__"])
 expect("files", os.listdir("."), [])
+expect("null", [fcntl.fcntl(fd, fcntl.F_GETFL) & ~0o100000 for fd in (0, 2)], [os.O_RDWR] * 2)
 expect("print", type(builtins.print), types.BuiltinFunctionType)
 expect("random", random.Random(5).random(), 0.6229016948897019)
 expect("seeded", random.random(), 0.8444218515250481)
@@ -64,32 +65,89 @@ class Outcome:
         return not self.failures
 
 
+class _Neighbour:
+    """An honest session that is there before an attack and goes on after it, in the same guest."""
+
+    def __init__(self, box: Sandbox) -> None:
+        self._session = box.session()
+        self._count = 0
+
+    async def step(self) -> float:
+        """Count one further; seconds that it took. Raises SandboxError if its state is not what it was."""
+        self._count += 1
+        started = time.perf_counter()
+        result = await self._session.run("count = globals().get('count', 0) + 1\nprint(count)")
+        if result.stdout != f"{self._count}\n":
+            raise SandboxError(f"a neighbour's state: {result.status.value} {result.error} {result.stdout[:80]!r}")
+        return time.perf_counter() - started
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
 async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[Outcome]:
     """Run attacks one after the other on an open sandbox of one lane, under `ATTACK_LIMITS`.
+
+    An attack is contained when nothing it wanted was printed, it ended in one of its statuses and in time, the guest
+    is still the same one, and neither while its session rests nor after its end there is a process, a file or a
+    descriptor too many, a process that runs while it should rest, or a neighbour whose state or speed has suffered.
 
     Raises:
         SandboxError: the sandbox does not even serve the canary before the first attack.
     """
     canary = await _make_canary(box)
-    usual_s = sorted([await _time_canary(box, canary) for _ in range(5)])[2]
-    before = (await box.stats())[0]
-    for attack in attacks:
-        failures: list[str] = []
-        result = None
-        try:
-            async with box.session() as session:
+    neighbour = _Neighbour(box)
+    try:
+        usual_s = sorted([await _time_canary(box, canary) for _ in range(5)])[2]
+        step_s = sorted([await neighbour.step() for _ in range(5)])[2]
+        before = (await box.stats())[0]
+        for attack in attacks:
+            guests = box.guests_started
+            failures: list[str] = []
+            result = None
+            session = box.session()
+            try:
                 for code in attack.code:
                     result = await session.run(code)
                     if ESCAPED in result.stdout or ESCAPED in (result.error or ""):
                         failures.append(f"it got through: {result.stdout.strip()[:200]}")
-        except SandboxError as error:
-            failures.append(f"the sandbox broke: {error}")
-        if result is not None and result.status not in attack.allowed:
-            failures.append(f"ended as {result.status.value} ({result.error}), not {_words(attack.allowed)}")
-        if result is not None and result.duration_s > attack.longest_s:
-            failures.append(f"ran for {result.duration_s:.2f} s, longer than {attack.longest_s:g} s")
-        took, problems = await _look_after(box, canary, usual_s, before)
-        yield Outcome(attack, result, tuple(failures + problems), took)
+                failures += await _at_rest(box, neighbour, step_s, before)
+            except SandboxError as error:
+                failures.append(f"the sandbox broke: {error}")
+            finally:
+                await session.close()
+            if result is not None and result.status not in attack.allowed:
+                failures.append(f"ended as {result.status.value} ({result.error}), not {_words(attack.allowed)}")
+            if result is not None and result.duration_s > attack.longest_s:
+                failures.append(f"ran for {result.duration_s:.2f} s, longer than {attack.longest_s:g} s")
+            took, problems = await _look_after(box, canary, usual_s, before)
+            if box.guests_started != guests:
+                problems.append("the guest was lost")
+                await neighbour.close()
+                neighbour = _Neighbour(box)
+            yield Outcome(attack, result, tuple(failures + problems), took)
+    finally:
+        await neighbour.close()
+
+
+async def _at_rest(box: Sandbox, neighbour: _Neighbour, usual_s: float, before: dict[str, int]) -> list[str]:
+    """What a session does to others while it rests."""
+    problems: list[str] = []
+    took = 0.0
+    allowed_s = max(_LATENCY_FACTOR * usual_s, _LATENCY_FLOOR_S)
+    for _ in range(_CANARIES):
+        took = await neighbour.step()
+        if took <= allowed_s:
+            break
+    else:
+        problems.append(f"canary took {took * 1000:.0f} ms beside it, usually {usual_s * 1000:.0f} ms")
+    (lane, *_) = await box.stats()
+    for name in ("strays", "awake"):
+        if lane[name]:
+            problems.append(f"{name} while it rests: {lane[name]}")
+    if lane["sessions"] > before["sessions"] + 1:
+        problems.append(f"sessions while it rests: {lane['sessions']}")
+    return problems
 
 
 async def _look_after(box: Sandbox, canary: str, usual_s: float, before: dict[str, int]) -> tuple[float, list[str]]:
@@ -107,9 +165,9 @@ async def _look_after(box: Sandbox, canary: str, usual_s: float, before: dict[st
         lanes = await box.stats()
         if len(lanes) != 1:
             problems.append(f"{len(lanes)} lanes instead of one")
-        for name, value in lanes[0].items():
-            if name in ("processes", "strays", "sessions", "scratch_entries", "descriptors") and value > before[name]:
-                problems.append(f"{name}: {value}, before {before[name]}")
+        for name in ("processes", "strays", "awake", "zombies", "sessions", "scratch_entries", "descriptors"):
+            if lanes[0][name] > before[name]:
+                problems.append(f"{name}: {lanes[0][name]}, before {before[name]}")
     except SandboxError as error:
         problems.append(f"canary: {error}")
     return took, problems

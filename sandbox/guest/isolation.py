@@ -33,6 +33,8 @@ class Rest:
     stat: Stat
     files: Held
     """Files that were deleted and are still open or mapped."""
+    dead: int
+    """Children that have ended and that it has not waited for."""
 
 
 class Isolation(Protocol):
@@ -126,14 +128,16 @@ class ByUser:
                 worker.dying.add(process.pid)
         rest = self._stands_childless(keep)
         worker.reap()
+        dead = 0
         if rest is None or not alone or worker.strays():
             for process in gone:
                 worker.wait_gone(process.pid)
             rest = self._purge(keep)
+            dead = len(processes.children(worker.proc, keep.pid))
         if scratch.unlink_files(self._scratch):
             self._wipe()
         held = scratch.in_use(os.path.dirname(self._scratch))
-        return Rest(rest, worker.files_held_besides(held))
+        return Rest(rest, worker.files_held_besides(held), dead)
 
     def forget(self, inner: int) -> None:
         """The session is through with a process."""
@@ -252,7 +256,7 @@ class ByNamespace:
                 left, held = self._ask(WIPE)
                 if left:
                     raise NotAlone("its folder cannot be emptied")
-                return Rest(rest, held)
+                return Rest(rest, held, len(processes.children(proc, keep.pid)))
             # One signal to all in the namespace also reaches what is just being cloned.
             self._ask(STOP_ALL)
             processes.kill(others)

@@ -22,7 +22,7 @@ from . import kernel, processes, scratch, session
 
 NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWNET
 REPLY = struct.Struct(">iidQQ")
-"""Process number inside, wait status, CPU seconds, 0, 0. Done with a request: 0, entries left, 0, KiB and inodes used."""
+"""Process number inside, wait status, CPU seconds. Done with a request: 0, entries left, 0, KiB and inodes in use."""
 WIPE, STOP_ALL = b"w", b"s"
 """Requests: empty the folder; send SIGSTOP to all that is in the namespace."""
 
@@ -114,6 +114,7 @@ def _reap(link: int) -> None:
 
 def _wipe(folder: str) -> int:
     try:
+        os.chmod(folder, 0o700)  # its session may have locked it
         left = scratch.unlink_files(folder)
         if left:
             scratch.empty(folder)

@@ -19,7 +19,7 @@ from . import processes
 from .isolation import ByNamespace, ByUser, Isolation, NotAlone
 from .output import drain
 from .processes import Exit, Process
-from .reports import BadReport, NotReady, Outcome, Ready, Reports, Runner
+from .reports import BadReport, Crowded, NotReady, Outcome, Ready, Reports, Runner
 from .scratch import Held
 from .session import CLONE, COMMAND, COMPILE, KEPT_DESCRIPTORS, RUN
 from .worker import Worker, Zygote
@@ -103,6 +103,12 @@ class Lineage:
         """Whether any snippet has left effects."""
         return self._used
 
+    def awake(self) -> bool:
+        """Whether it runs while it should rest."""
+        if self._head is None or not self._used:
+            return False
+        return processes.stat(self._worker.proc, self._head.pid).state not in "tTZX"
+
     def pids(self) -> set[int]:
         """Processes that belong here."""
         return self._isolation.pids() | ({self._head.pid} if self._head else set())
@@ -143,6 +149,8 @@ class Lineage:
                 self._adopt(report.pid)
             elif isinstance(report, Outcome) and self._runner is not None:
                 return Verdict(report.status, report.error)
+            elif isinstance(report, Crowded) and self._runner is None and self._used:
+                return Verdict("killed", "the threads and processes that it left leave no room for one more")
             elif self._vanished is None:
                 raise BadReport
         running = self._runner or self._head
@@ -195,7 +203,7 @@ class Lineage:
             memory_kb=max(0, rest.stat.resident_kb - self._fresh_kb) + rest.files.kb + spare * _DESCRIPTOR_KB,
             scratch_kb=rest.files.kb,
             inodes=rest.files.inodes,
-            threads=rest.stat.threads - 1,
+            threads=rest.stat.threads - 1 + rest.dead,
             descriptors=spare,
         )
         if rest.files.kb > _FILES_AT_REST.kb or rest.files.inodes > _FILES_AT_REST.inodes:

@@ -1,7 +1,7 @@
 """What a session says of itself: the one place where its words are checked.
 
 The pipe they come through belongs to code that nobody trusts, so anything may come, at any length and rate. A report
-is taken only if it is exactly one of the three below; everything else condemns the session that sent it, and no more.
+is taken only if it is exactly one of those below; everything else condemns the session that sent it, and no more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ class Outcome:
     error: str | None
 
 
-Report = Ready | Runner | Outcome
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """The session may not have one more process."""
+
+
+Report = Ready | Runner | Outcome | Crowded
 
 
 class Reports:
@@ -128,6 +133,8 @@ def parse(message: dict[str, object], nonce: str) -> Report:
         raise BadReport
     if set(message) == {"nonce", "runner"}:
         return Runner(_pid(message["runner"]))
+    if set(message) == {"nonce", "crowded"} and message["crowded"] is True:
+        return Crowded()
     if set(message) != {"nonce", "outcome", "error"}:
         raise BadReport
     status, error = message["outcome"], message["error"]

@@ -174,7 +174,11 @@ def _serve() -> NoReturn:
         nonce = name.decode("ascii")
         if how == CLONE:
             _reap()
-            if kernel.clone_sibling():
+            try:
+                if kernel.clone_sibling():
+                    continue
+            except OSError:  # the last snippet's threads are as many as a session may have
+                _report(f'{{"crowded": true, "nonce": "{nonce}"}}')
                 continue
             _report(f'{{"runner": {os.getpid()}, "nonce": "{nonce}"}}')
         outcome, error = _run(code, namespace, first=how != CLONE, compile_only=how == COMPILE)
@@ -205,8 +209,12 @@ def _let_go_of_files() -> None:
 
     Their numbers stay taken, by /dev/null, so that an object that still has one cannot hit what is opened later.
     """
-    for descriptor, event in _FILES.poll(0):
-        if not event & select.POLLNVAL:
+    closed = _FILES.poll(0)  # nothing is asked of open ones, so they answer nothing, or that their other end is gone
+    if len(closed) == _OPEN_FILES - KEPT_DESCRIPTORS and all(event & select.POLLNVAL for _, event in closed):
+        return
+    free = {descriptor for descriptor, event in closed if event & select.POLLNVAL}
+    for descriptor in range(KEPT_DESCRIPTORS, _OPEN_FILES):
+        if descriptor not in free:
             with contextlib.suppress(OSError):  # a snippet may have closed its standard error
                 os.dup2(2, descriptor)
 

@@ -315,7 +315,7 @@ class Supervisor:
                 break
             time.sleep(0.005)
         return {
-            "processes": len(pids),
+            "processes": len(processes.everyone(proc)),
             "zombies": zombies,
             "sessions": len(self._sessions),
             "spares": len(self._spares),
@@ -325,6 +325,7 @@ class Supervisor:
             "held_kb": sum(session.holding.memory_kb for session in self._sessions.values()),
             "scratch_entries": self._worker.scratch_entries(),
             "strays": strays,
+            "awake": sum(session.awake() for session in self._sessions.values()),
         }
 
     def _strays(self, pids: list[int]) -> int:

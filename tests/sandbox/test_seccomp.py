@@ -13,6 +13,8 @@ CLONE = {"x86_64": 56, "aarch64": 220}
 IOCTL = {"x86_64": 16, "aarch64": 29}
 PRLIMIT = {"x86_64": 302, "aarch64": 261}
 PRCTL = {"x86_64": 157, "aarch64": 167}
+MMAP = {"x86_64": 9, "aarch64": 222}
+FCNTL = {"x86_64": 72, "aarch64": 25}
 # ptrace, mount, socket, connect, keyctl, bpf, perf_event_open, unshare, setns, io_uring_setup, userfaultfd, execve, memfd
 FORBIDDEN = {
     "x86_64": (101, 165, 41, 42, 53, 250, 321, 298, 272, 308, 425, 323, 59, 322, 319, 310, 311, 133, 304, 105, 317),
@@ -20,17 +22,19 @@ FORBIDDEN = {
 }
 
 
-def decide(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
+def decide(machine: str, number: int, *arguments: int, arch: int | None = None, program: bytes | None = None) -> int:
     """Run the filter as the kernel does."""
     padded = (*arguments, *(0,) * (6 - len(arguments)))
     data = struct.pack("<iIQ6Q", number, arch if arch is not None else ARCH[machine], 0, *padded)
-    program = seccomp.session_filter(machine)
+    program = program or seccomp.session_filter(machine)
     accumulator, position = 0, 0
     while True:
         code, yes, no, k = struct.unpack_from("<HBBI", program, position * 8)
         position += 1
         if code == 0x20:
             (accumulator,) = struct.unpack_from("<I", data, k)
+        elif code == 0x05:
+            position += k
         elif code == 0x06:
             return k
         else:
@@ -94,6 +98,39 @@ def test_arguments_decide_where_a_call_has_many_faces(machine: str) -> None:
     assert decide(machine, PRLIMIT[machine], 0, 7, 0) == ALLOW
     assert decide(machine, PRLIMIT[machine], 0, 7, 1 << 40) == EPERM
     assert decide(machine, PRLIMIT[machine], 0, 7, 4096) == EPERM
+    assert decide(machine, PRLIMIT[machine], 1, 7, 0) == EPERM
+    assert decide(machine, MMAP[machine], 0, 4096, 3, 0x22) == ALLOW  # private, anonymous
+    for shared in (0x21, 0x01, 0x03):
+        assert decide(machine, MMAP[machine], 0, 4096, 3, shared) == EPERM
+    for question in (0, 1, 2, 3, 4, 1030):
+        assert decide(machine, FCNTL[machine], 1, question) == ALLOW
+    for question in (5, 6, 7, 8, 10, 36, 37, 38, 1024, 1026, 1031):  # locks, owners, leases, notes, pipe sizes
+        assert decide(machine, FCNTL[machine], 1, question) == EPERM
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_session_may_ask_about_itself_alone(machine: str) -> None:
+    column = 0 if machine == "x86_64" else 1
+    for name, numbers in seccomp.OF_ITSELF.items():
+        number = numbers[column]
+        assert number is not None
+        first = (0,) if name == "getpriority" else ()
+        assert decide(machine, number, *first, 0) == ALLOW
+        assert decide(machine, number, *first, 1) == EPERM
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("namespaces", [False, True])
+def test_supervisor_and_keepers_are_filtered_too(machine: str, namespaces: bool) -> None:
+    program = seccomp.guest_filter(machine, namespaces=namespaces)
+    allowed_here = {"x86_64": (165,), "aarch64": (40,)}[machine]  # mount
+    for number in FORBIDDEN[machine]:
+        if number not in allowed_here and number not in (105, 146, 317, 277):  # setuid, seccomp
+            assert decide(machine, number, program=program) == EPERM, number
+    assert decide(machine, allowed_here[0], program=program) == (ALLOW if namespaces else EPERM)
+    wanted = ALLOW if namespaces else EPERM
+    assert decide(machine, CLONE[machine], 0x10000000 | 17, program=program) == wanted
+    assert decide(machine, CLONE[machine], 17, program=program) == ALLOW
 
 
 def test_an_unknown_architecture_is_refused_by_name() -> None:
