@@ -26,6 +26,8 @@ from .worker import Worker, Zygote
 
 _DESCRIPTOR_KB = 32
 """Half of a pipe's buffer: what an open descriptor may hold of the kernel's memory."""
+_CPU_SHARE = 0.7
+"""The kernel counts time by ticks against the limit, and exactly in what it reports: on a busy host less."""
 _FILES_AT_REST = Held(kb=1024, inodes=64)
 
 
@@ -243,7 +245,7 @@ class Lineage:
         if os.WIFEXITED(ended.status):
             return Verdict("exit", f"the process ended by itself with code {os.WEXITSTATUS(ended.status)}")
         number = os.WTERMSIG(ended.status)
-        if number in (signal.SIGKILL, signal.SIGXCPU) and ended.cpu_s >= settings.cpu_s - 0.05:
+        if number in (signal.SIGKILL, signal.SIGXCPU) and ended.cpu_s >= _CPU_SHARE * settings.cpu_s:
             return Verdict("timeout", f"CPU limit of {settings.cpu_s:g} s reached")
         if number == signal.SIGKILL and self._worker.oom_killed():
             return Verdict("memory", "killed by the kernel for lack of memory")

@@ -131,7 +131,7 @@ def rehearse() -> None:
     for _ in range(_REHEARSALS):
         _report(f'{{"ready": {os.getpid()}}}')
         _run("print(1 + 1)", {}, first=True)
-        _let_go_of_files()
+        _open_files()
 
 
 def _arrange_descriptors(commands: int, reports: int, output: int) -> None:
@@ -204,19 +204,23 @@ def _every_file() -> select.poll:
 _FILES = _every_file()
 
 
+def _open_files() -> list[int]:
+    """Descriptors beyond those that a session keeps."""
+    closed = _FILES.poll(0)  # of open ones nothing is asked, so they answer nothing, or that their other end is gone
+    if len(closed) == _OPEN_FILES - KEPT_DESCRIPTORS and all(event & select.POLLNVAL for _, event in closed):
+        return []
+    free = {descriptor for descriptor, event in closed if event & select.POLLNVAL}
+    return [descriptor for descriptor in range(KEPT_DESCRIPTORS, _OPEN_FILES) if descriptor not in free]
+
+
 def _let_go_of_files() -> None:
     """Files do not outlive a snippet, nor do pipes: what they hold would be shared with the state before it.
 
     Their numbers stay taken, by /dev/null, so that an object that still has one cannot hit what is opened later.
     """
-    closed = _FILES.poll(0)  # nothing is asked of open ones, so they answer nothing, or that their other end is gone
-    if len(closed) == _OPEN_FILES - KEPT_DESCRIPTORS and all(event & select.POLLNVAL for _, event in closed):
-        return
-    free = {descriptor for descriptor, event in closed if event & select.POLLNVAL}
-    for descriptor in range(KEPT_DESCRIPTORS, _OPEN_FILES):
-        if descriptor not in free:
-            with contextlib.suppress(OSError):  # a snippet may have closed its standard error
-                os.dup2(2, descriptor)
+    for descriptor in _open_files():
+        with contextlib.suppress(OSError):  # a snippet may have closed its standard error
+            os.dup2(2, descriptor)
 
 
 def _stream() -> io.TextIOWrapper:
