@@ -151,7 +151,7 @@ def test_the_image_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: py
     before = image._content()  # pyright: ignore[reportPrivateUsage]
     assert before == image._content()  # pyright: ignore[reportPrivateUsage]
     copy = tmp_path / "sandbox"
-    subprocess.run(["cp", "-r", str(Path(image.__file__).parent), str(copy)], check=True)
+    subprocess.run(["cp", "-r", str(Path(image.__file__).resolve().parent), str(copy)], check=True)
     monkeypatch.setattr(image, "_HERE", copy)
     assert image._content() == before  # pyright: ignore[reportPrivateUsage]
     (copy / "guest" / "session.py").write_text("x = 1\n")
