@@ -92,7 +92,7 @@ class DockerBackend:
             runtime=self._runtime,
         )
         config = guest_config(self._limits, proc="/proc", readable=_READABLE)
-        identity: str = api.create_container(
+        created = api.create_container(
             self.image,
             ["python3", "-s", "-P", "-m", "guest", config],
             user="0:0",
@@ -102,7 +102,11 @@ class DockerBackend:
             environment={**dict(ENVIRONMENT), "PYTHONPATH": "/opt/sandbox"},
             labels={OWNER_LABEL: owner()},
             host_config=host,
-        )["Id"]
+        )
+        identity: str = created["Id"]
+        for warning in created.get("Warnings") or ():  # a limit that this kernel does not have, for example
+            if warning not in self.note:
+                self.note += f"; the engine warns: {warning}"
         try:
             # Attached before the start, so nothing is missed.
             attached = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
