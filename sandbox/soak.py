@@ -1,4 +1,4 @@
-"""A long mixed load: mostly good snippets whose answers are known, and attacks among them."""
+"""A long mixed load: mostly honest snippets whose answers are known, and attacks among them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .attacks import ATTACKS
 from .attacks.model import ESCAPED, Attack
-from .box import Sandbox
+from .box import RUNS_BEFORE_RENEWAL, Sandbox
 from .results import Result, SandboxError, Status
 
 _SESSION_SNIPPETS = 4
@@ -22,7 +22,6 @@ _QUICK_ATTACKS = tuple(
     one for one in ATTACKS if Status.TIMEOUT not in one.allowed and Status.OUTPUT_LIMIT not in one.allowed
 )
 _SLOW_ATTACKS = tuple(one for one in ATTACKS if one not in _QUICK_ATTACKS)
-_ATTACK_SHARE = 0.1
 _SLOW_SHARE = 0.02
 """Attacks that take their whole time limit are a small part: the soak is about numbers, not about waiting."""
 
@@ -44,7 +43,7 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class SoakReport:
-    """What a soak came to."""
+    """Results of a soak."""
 
     snippets: int
     attacks: int
@@ -52,6 +51,8 @@ class SoakReport:
     """Good snippets whose result was not the right one, and attacks that got through."""
     errors: tuple[str, ...]
     """Calls that ended in SandboxError."""
+    guests_lost: int
+    """Guests that had to be started anew while it ran, apart from worn ones."""
     seconds: float
     before: Footprint
     after: Footprint
@@ -82,14 +83,17 @@ def _resident_kb() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") >> 10
 
 
-async def soak(box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0) -> SoakReport:
-    """Run so many snippets in so many sessions at once; one in ten is an attack.
+async def soak(
+    box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0, attacks_share: float = 0.1
+) -> SoakReport:
+    """Run so many snippets in so many sessions at once, attacks among them.
 
     Args:
         box: an open sandbox.
         snippets: how many in all.
         sessions: at the same time.
         seed: of what is asked and attacked.
+        attacks_share: the part of the snippets that is an attack, from 0 to 1.
     """
     chance = random.Random(seed)
     wrong: list[str] = []
@@ -104,7 +108,7 @@ async def soak(box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0)
                 if done >= snippets:
                     return
                 done += 1
-                if chance.random() < _ATTACK_SHARE:
+                if chance.random() < attacks_share:
                     attacks += 1
                     # In a session of its own: it may use up what this one relies on.
                     await _attack(box, _choose(chance), wrong)
@@ -128,11 +132,13 @@ async def soak(box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0)
     async with box.session() as session:
         await session.run("print(1)")
     before = await footprint(box)
+    guests = box.guests_started
     started = time.monotonic()
     await asyncio.gather(*(work() for _ in range(sessions)))
     seconds = time.monotonic() - started
     after = await footprint(box)
-    return SoakReport(done, attacks, tuple(wrong), tuple(errors), seconds, before, after)
+    lost = box.guests_started - guests - done // RUNS_BEFORE_RENEWAL
+    return SoakReport(done, attacks, tuple(wrong), tuple(errors), max(0, lost), seconds, before, after)
 
 
 def _choose(chance: random.Random) -> Attack:

@@ -214,7 +214,8 @@ class Supervisor:
         poll.register(session.commands, select.POLLOUT)
         sending = True
         try:
-            while (verdict := session.verdict()) is None:
+            verdict = session.verdict()
+            while verdict is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return Verdict("timeout", f"wall limit of {self._config.wall_s:g} s reached")
@@ -231,6 +232,9 @@ class Supervisor:
                     drain(session.output, output)
                     if output.total > hard_limit:
                         return Verdict("output_limit", f"wrote more than {hard_limit} bytes")
+                # Nothing else reaps while this loop runs, so an exit is never seen without being looked at.
+                if session.reports.descriptor in events or session.exits in events:
+                    verdict = session.verdict()
             return verdict
         finally:
             session.freeze()
