@@ -166,7 +166,7 @@ class Lineage:
                 return Verdict(report.status, report.error)
             if isinstance(report, Runner) and self._runner is None:
                 self._adopt(report.pid)
-                return None
+                return self.verdict()  # of which the end may have been noted already
             raise BadReport
         return self._judge(ended)
 
