@@ -1,4 +1,4 @@
-"""Runs Python that nobody trusts, for example the checking code of a generative process reward model.
+"""Runs untrusted Python, for example the checking code of a generative process reward model.
 
     async with open_sandbox("auto", limits=Limits(wall_s=5)) as box:
         async with box.session() as session:

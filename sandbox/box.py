@@ -275,7 +275,7 @@ class Sandbox:
         def done(finished: asyncio.Task[Lane]) -> None:
             self._starting.discard(finished)
             if not finished.cancelled():
-                finished.exception()  # whoever needs a lane and gets none sees it
+                finished.exception()  # a caller that needs a lane and gets none sees it
 
         task.add_done_callback(done)
 

@@ -18,7 +18,7 @@ from .results import SandboxError
 
 
 class Level(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARN = "warn"

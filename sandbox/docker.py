@@ -206,7 +206,7 @@ def _knock() -> None:
 
 
 def owner() -> str:
-    """This process, so that nobody takes another for it: number, start, boot, and namespace of process numbers."""
+    """What identifies this process: number, start, boot, and namespace of process numbers."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{os.getpid()} {_start_time(os.getpid())} {boot} {os.readlink('/proc/self/ns/pid')}"
 

@@ -22,7 +22,7 @@ class LaneBroken(Exception):
 
 
 class LaneGone(LaneBroken):
-    """This guest broke before it was asked: no try of whoever waited for it."""
+    """This guest broke before it was asked. Does not count as a try of the caller that waited for it."""
 
 
 class Channel(Protocol):

@@ -2,7 +2,7 @@
 
 An attack may cost its neighbours what an honest snippet that takes as long would cost them, and no more. So the rate
 beside the attackers is compared with the rate beside two sessions whose snippets are busy for as long as the attack
-takes. (A snippet may use a processor up to its limit; whoever shares too few of them feels that from honest code too.)
+takes. (A snippet may use a processor up to its limit; where processors are short, honest code slows others down too.)
 """
 
 from __future__ import annotations

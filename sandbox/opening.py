@@ -65,7 +65,7 @@ async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> 
             return await _in_daemon_thread(lambda: docker.open_backend(limits, runtime))
         except SandboxError as error:
             obstacle = str(error)
-            # Who asked for Docker, or for a runtime that only Docker has, does not get less.
+            # A caller that asked for Docker, or for a runtime that only Docker has, does not get less isolation.
             if backend == "docker" or runtime is not None:
                 raise
     reason = await asyncio.to_thread(bubblewrap.why_not)

@@ -1,4 +1,4 @@
-"""What came of running a snippet."""
+"""The result of running a snippet."""
 
 from __future__ import annotations
 

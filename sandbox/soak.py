@@ -152,7 +152,7 @@ async def _attack(box: Sandbox, attack: Attack, wrong: list[str]) -> None:
             result = await session.run(code)
             if ESCAPED in result.stdout:
                 wrong.append(f"attack {attack.name}: {_brief(result)}")
-        # A lane shared with other sessions may be slow, so a timeout is no failure here.
+        # A lane shared with other sessions may be slow, so a timeout is not a failure here.
         if result is not None and result.status not in attack.allowed | {Status.TIMEOUT}:
             wrong.append(f"attack {attack.name}: {_brief(result)}")
 

@@ -154,7 +154,7 @@ class ByUser:
             worker.signal_user(self._uid, signal.SIGKILL)
             for process in left:
                 worker.wait_gone(process.pid)
-            # Whoever has lost its parent is now a child of the supervisor.
+            # A process that has lost its parent is now a child of the supervisor.
             end = processes.deadline()
             while (others := worker.strays()) and time.monotonic() < end:
                 worker.signal_user(self._uid, signal.SIGKILL)

@@ -101,7 +101,7 @@ def die_with_parent() -> None:
 def hide_memory(hidden: bool = True) -> None:
     """No other process of the same user may read this one's memory, descriptors or environment.
 
-    Its files in /proc then belong to root, so whoever has to write to one does that first.
+    Its files in /proc then belong to root, so a process that has to write to one does that first.
     """
     _prctl(_PR_SET_DUMPABLE, 0 if hidden else 1)
 
@@ -163,7 +163,7 @@ class Filter(ctypes.Structure):
 
 
 def install_filter(program: Filter) -> None:
-    """Install a seccomp filter. Children inherit it; nobody can take it off."""
+    """Install a seccomp filter. Children inherit it; it cannot be removed."""
     zero = ctypes.c_long(0)
     mode = ctypes.c_long(_SECCOMP_MODE_FILTER)
     _check(_libc.prctl(ctypes.c_int(_PR_SET_SECCOMP), mode, ctypes.byref(program), zero, zero))
@@ -214,7 +214,7 @@ def landlock_version() -> int:
 
 
 def landlock_signals(version: int) -> int | None:
-    """A rule that keeps signals and abstract sockets within whoever enters it; None before Linux 6.12."""
+    """A rule that keeps signals and abstract sockets within the processes that enter it; None before Linux 6.12."""
     if version < 6:
         return None
     attributes = (ctypes.c_uint64 * 3)(0, 0, 3)  # no files, no network, both scopes

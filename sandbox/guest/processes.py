@@ -1,4 +1,4 @@
-"""What the supervisor knows of processes: which there are, how they ended, and how to be rid of them."""
+"""Processes as the supervisor sees them: which there are, how they ended, and how to end them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def stat(proc: str, pid: int, task: int | None = None) -> Stat:
 def stands(proc: str, pid: int) -> Stat | None:
     """Wait until every thread of a process that was sent SIGSTOP has stopped.
 
-    Only then is no clone under way: SIGSTOP does not break one off, so the child would run on by itself.
+    SIGSTOP does not abort a clone that is under way, so before that a child could still appear and run on by itself.
 
     Returns:
         What it is then; None when it is gone, or does not stop within a second.

@@ -1,6 +1,6 @@
 """What a session says of itself: the one place where its words are checked.
 
-The pipe they come through belongs to code that nobody trusts, so anything may come, at any length and rate. A report
+The pipe they come through belongs to untrusted code, so anything may come, at any length and rate. A report
 is taken only if it is exactly one of those below; everything else condemns the session that sent it, and no more.
 """
 
@@ -67,7 +67,7 @@ class Reports:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.closed = False
-        """Whether nobody is left who could report."""
+        """Whether no process is left that could report."""
         self._buffer = bytearray()
 
     def forget(self) -> None:
@@ -85,7 +85,7 @@ class Reports:
         """The next report of the snippet with this nonce (empty before the first); None if there is none yet.
 
         Raises:
-            BadReport: what was sent is no report.
+            BadReport: what was sent is not a report.
         """
         payload = self._payload()
         if payload is None:

@@ -24,7 +24,7 @@ def in_use(path: str) -> Held:
 
 
 def unlink_files(folder: str) -> int:
-    """Remove what is no folder; how many entries are left."""
+    """Remove everything but folders; how many entries are left."""
     names = os.listdir(folder)
     for name in names:
         with contextlib.suppress(OSError):

@@ -224,7 +224,7 @@ def _let_go_of_files() -> None:
 
 
 def _stream() -> io.TextIOWrapper:
-    """A standard output that nobody has closed or replaced parts of."""
+    """A standard output that no snippet has closed or replaced parts of."""
     # A line at a time, so that what was printed before a hang is not lost with the process.
     return io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(OUTPUT, "w", closefd=False), 1 << 16),

@@ -381,7 +381,7 @@ def _wake_on_child_exit() -> int:
 
 
 def main(config: Config) -> NoReturn:
-    """Serve the host on the standard streams, which nothing else shall ever touch."""
+    """Serve the host on the standard streams, which nothing else may touch."""
     reserve_descriptors()
     requests, replies = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)

@@ -92,7 +92,7 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     if settings.landlock and settings.own_users:
         kernel.landlock(settings.landlock, settings.readable, SCRATCH)
     while True:
-        # The rest of the warm-up fills the time in which nobody wants a session.
+        # The rest of the warm-up fills the time in which no session is asked for.
         if pending and not select.select([link], [], [], 0)[0]:
             warmup.perform(pending.pop(0)[0], namespace)
             if pending:
@@ -139,7 +139,7 @@ def _filter(also: tuple[str, ...] = ()) -> kernel.Filter:
 
 
 def _offer_to_the_killer(proc: str) -> None:
-    """If memory runs out the kernel shall take a session, and the largest one, and not the supervisor or the model."""
+    """If memory runs out, have the kernel kill the largest session, and not the supervisor or the model."""
     kernel.hide_memory(False)  # files in /proc of a hidden process are root's
     with open(f"{proc}/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")

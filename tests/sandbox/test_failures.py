@@ -75,7 +75,7 @@ def kill_guest(lane: Lane) -> None:
         with contextlib.closing(client):
             client.api.kill(channel.identity)
     end = time.monotonic() + 10
-    while supervisor in guests():  # a dead one that nobody has reaped has no command line
+    while supervisor in guests():  # a dead one that has not been reaped has no command line
         assert time.monotonic() < end
         time.sleep(0.001)
 

@@ -104,7 +104,7 @@ def test_a_report_is_what_decodes() -> None:
 def test_no_report_ends_the_guest(backend: str) -> None:
     """Live: snippets send what Hypothesis makes up, as a session's first and as its second."""
     limits = Limits(wall_s=0.5, cpu_s=2.0, memory_mb=256, output_kb=16)
-    # A loop of its own: what Hypothesis calls is no coroutine.
+    # A loop of its own: Hypothesis does not call coroutines.
     with asyncio.Runner() as runner:
         box: Sandbox = runner.run(opened(backend, limits))
         guests = box.guests_started
