@@ -19,6 +19,16 @@ def wake(number: int, frame: object) -> None:
     """A signal handler: the signal has written to the wake-up descriptor, that is all."""
 
 
+def wake_on_child_exit() -> int:
+    """A descriptor that is readable when a child has ended or stopped."""
+    readable, writable = os.pipe()
+    os.set_blocking(readable, False)
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, wake)
+    return readable
+
+
 def readable(descriptor: int, deadline: float) -> bool:
     """Wait until there is something to read; False when the deadline on the monotonic clock passes first.
 

@@ -84,7 +84,7 @@ class Supervisor:
         self._settings = Settings(
             config.memory_mb, config.cpu_s, config.proc, own_users, landlock, tuple(config.readable)
         )
-        self._woken = _wake_on_child_exit()
+        self._woken = processes.wake_on_child_exit()
         ours, theirs = zip(*(socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)), strict=True)
         zygote = os.fork()
         if zygote == 0:
@@ -369,15 +369,6 @@ class Supervisor:
                 data = data[os.write(self._replies, data) :]
         except BrokenPipeError:
             raise HostGone from None
-
-
-def _wake_on_child_exit() -> int:
-    readable, writable = os.pipe()
-    os.set_blocking(readable, False)
-    os.set_blocking(writable, False)
-    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, processes.wake)
-    return readable
 
 
 def main(config: Config) -> NoReturn:

@@ -278,7 +278,7 @@ class Worker:
         return done
 
     def files_held_besides(self, in_use: Held) -> Held:
-        """Use of the common file system that no resting session accounts for: the session that has just run holds it."""
+        """Use of the common file system that no resting session accounts for: what the one that has just run holds."""
         return Held(
             max(0, in_use.kb - sum(held.kb for held in self._held.values())),
             max(0, in_use.inodes - self._empty_inodes - sum(1 + held.inodes for held in self._held.values())),
