@@ -22,6 +22,7 @@ WRITTEN = [page for page in PAGES if page.parent.name != "commands"]
 
 # What a page's blocks take as given: a reader has it.
 GIVEN = {
+    "serve.md": "solutions = [solution]\n",
     "rewards.md": "from transformers import PreTrainedTokenizerFast\nfrom genprm.engines import BUILT_IN\n"
     "tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILT_IN['nano'])\n"
     "group_scores, group_correct = [[0.1], [0.9]], [False, True]\n",
@@ -80,9 +81,26 @@ def pythons() -> list:
     ]
 
 
+@pytest.fixture(scope="module")
+def service():
+    """`genprm serve` where the documents say that it is."""
+    command = [sys.executable, "-m", "genprm", "serve", "--mode", "analyze"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "answers at http://127.0.0.1:8311" not in said:
+            said = process.stderr.readline()
+            assert said, "it ended"
+        yield
+        process.terminate()
+        process.stderr.read()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("given", "block"), pythons())
-def test_every_python_block_runs(given, block, tmp_path):
+def test_every_python_block_runs(given, block, tmp_path, request):
+    if ":8311" in block:
+        request.getfixturevalue("service")
     program = block
     if re.search(r"^async with|^\S.*\bawait\b", block, re.M):  # as in a notebook, at the top level
         program = "import asyncio\nasync def main():\n" + "".join(f"    {line}\n" for line in block.splitlines())
