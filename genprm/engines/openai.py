@@ -9,7 +9,7 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import openai
 
@@ -44,6 +44,19 @@ _PLAIN = {
     "return_tokens_as_token_ids": True,
 }
 """Fields beyond OpenAI's own, which vLLM knows and others may ignore."""
+
+
+class Connection(TypedDict, total=False):
+    """How servers are asked."""
+
+    api_key_env: str
+    """Environment variable that holds the API key (OPENAI_API_KEY); unset, none is sent."""
+    timeout_s: float
+    """How long an answer may take (600)."""
+    retries: int
+    """How often a request is sent again to the same server, with back-off, before another one is asked (2)."""
+    patience_s: float
+    """Seconds, at least 0, for which a request is sent again, with back-off, after its first failure everywhere."""
 
 
 class OpenAIEngine:
@@ -101,10 +114,7 @@ class OpenAIEngine:
         seed: int = 0,
         max_model_len: int | None = None,
         max_num_seqs: int = 256,
-        api_key_env: str = "OPENAI_API_KEY",
-        timeout_s: float = 600.0,
-        retries: int = 2,
-        patience_s: float = PATIENCE_S,
+        **connection: Unpack[Connection],
     ) -> OpenAIEngine:
         """Connects to servers and asks them what they serve.
 
@@ -116,11 +126,7 @@ class OpenAIEngine:
             seed: seed of requests without one.
             max_model_len: by default what the servers say.
             max_num_seqs: sequences that each server decodes at once (`--max-num-seqs` of vLLM).
-            api_key_env: environment variable that holds the API key; unset, none is sent.
-            timeout_s: how long an answer may take.
-            retries: how often a request is sent again to the same server, with back-off, before another one is asked.
-            patience_s: seconds, at least 0, for which a request is sent again, with back-off, after its first failure
-                everywhere.
+            **connection: see `Connection`.
 
         Raises:
             EngineError: no server answers, they do not serve the model, or the tokenizer does not load.
@@ -129,8 +135,9 @@ class OpenAIEngine:
             raise EngineError("the openai engine needs at least one base URL, such as http://127.0.0.1:8000/v1")
         if repeated := {url for url in base_urls if list(base_urls).count(url) > 1}:
             raise EngineError(f"base URLs are repeated: {sorted(repeated)!r}")
-        key = os.environ.get(api_key_env) or "EMPTY"
-        timeout = openai.Timeout(timeout_s, connect=10.0)
+        key = os.environ.get(connection.get("api_key_env", "OPENAI_API_KEY")) or "EMPTY"
+        timeout = openai.Timeout(connection.get("timeout_s", 600.0), connect=10.0)
+        retries = connection.get("retries", 2)
         clients = [openai.AsyncOpenAI(base_url=u, api_key=key, timeout=timeout, max_retries=retries) for u in base_urls]
         try:
             found = await asyncio.gather(*(_discover(client, model) for client in clients), return_exceptions=True)
@@ -165,7 +172,7 @@ class OpenAIEngine:
             max_model_len=min(lengths) if max_model_len is None else max_model_len,
             max_num_seqs=max_num_seqs,
             cache_tokens=min((answer.cache_tokens for answer in served if answer.cache_tokens), default=None),
-            patience_s=patience_s,
+            patience_s=connection.get("patience_s", PATIENCE_S),
             seed=seed,
         )
         for server, answer in zip(engine.router.servers, found, strict=True):

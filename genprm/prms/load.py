@@ -18,9 +18,11 @@ from genprm.prms.calibration import Calibration, calibrated
 from genprm.prms.calls import check_votes
 from genprm.prms.critic import Critic, CriticProfile
 from genprm.prms.discriminative.judge import load_discriminative
+from genprm.prms.genprm.adaptive import Spending
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
-from genprm.prms.implicit.load import load_implicit
+from genprm.prms.implicit.load import Source, load_implicit
+from genprm.prms.implicit.logratio import ImplicitProfile
 from genprm.prms.profiles import (
     AnyProfile,
     DiscriminativeModel,
@@ -140,9 +142,7 @@ async def _open_uncalibrated(config: JudgeConfig, parts: Parts) -> PRM:
                     profile=profile,
                     sampling=sampling,
                     threshold=threshold,
-                    until=config.until,
-                    confidence=config.settled_at,
-                    certainty=config.certainty,
+                    spending=Spending(config.until, config.settled_at, config.certainty),
                 )
             case ThinkProfile():
                 judge = ThinkPRMJudge(engine, votes=votes, profile=profile, sampling=sampling, threshold=threshold)
@@ -182,25 +182,35 @@ async def _open_scorer(
 ) -> PRM:
     """Opens a PRM that samples nothing."""
     options: dict[str, Any] = {
-        "engine": parts.engine or config.engine,
-        "base_urls": config.base_url,
-        "revision": config.revision,
-        "tokenizer": config.tokenizer,
         "seed": parts.seed,
-        "dtype": config.dtype,
         "threshold": config.threshold,
         "profile": profile,
         **config.options_for(None),
     }
     if isinstance(known, DiscriminativeModel):
-        return await load_discriminative(path, family=known.family, **options)
+        return await load_discriminative(
+            path,
+            family=known.family,
+            engine=parts.engine or config.engine,
+            base_urls=config.base_url,
+            revision=config.revision,
+            tokenizer=config.tokenizer,
+            dtype=config.dtype,
+            **options,
+        )
+    own = Source(parts.engine or path, config.base_url, config.revision, config.tokenizer, config.dtype)
+    other = parts.reference or (None if config.reference is None else model_path(config.reference))
+    if other is None and isinstance(profile, ImplicitProfile):
+        other = profile.reference
+    dtype = config.reference_dtype or config.dtype
+    if other is None and config.reference_url:
+        raise PRMError(f"the servers {list(config.reference_url)!r} serve a reference: name the model that they serve")
     cache = config.reference_cache
     return await load_implicit(
-        path,
-        reference=parts.reference or (None if config.reference is None else model_path(config.reference)),
-        reference_urls=config.reference_url,
-        reference_revision=config.reference_revision,
-        reference_dtype=config.reference_dtype,
+        own,
+        None if other is None else Source(other, config.reference_url, config.reference_revision, None, dtype),
+        name=path,
+        engine=config.engine,
         cache={"auto": "auto", "none": None}.get(cache, Path(cache)),  # pyright: ignore[reportArgumentType]
         lazy=parts.lazy,
         **options,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genprm.config import Mode, Until
-from genprm.prms.genprm.adaptive import computes, needs_code, settled
+from genprm.prms.genprm.adaptive import Spending, computes, needs_code, settled
 from genprm.prms.genprm.judge import GenPRM
 from genprm.sandbox import Sandbox
 from genprm.types import StepJudgement, Verdict
@@ -88,7 +88,7 @@ GOOD, BAD = (-0.1, -2.4), (-2.4, -0.1)
 
 async def test_nothing_is_judged_after_the_first_error() -> None:
     engine = ScriptedEngine.of(ANALYSIS, YES, ANALYSIS, NO, choices=[GOOD, BAD])
-    judge = GenPRM(engine, mode=Mode.ANALYZE, until=Until.FIRST_ERROR)
+    judge = GenPRM(engine, mode=Mode.ANALYZE, spending=Spending(Until.FIRST_ERROR))
     judgement = await judge.judge("What?", ["a", "b", "c", "d"])
     assert judgement.first_error == 1
     assert len(engine.prompts) == 4
@@ -105,7 +105,7 @@ async def test_the_mean_of_the_votes_decides_on_the_first_error() -> None:
 
     # Of the first step's three votes one is against: it stands. Of the second's, two are.
     engine = Alternating.of(choices=[GOOD, BAD, GOOD, BAD, BAD, GOOD, GOOD])
-    judge = GenPRM(engine, mode=Mode.ANALYZE, votes=3, until=Until.FIRST_ERROR)
+    judge = GenPRM(engine, mode=Mode.ANALYZE, votes=3, spending=Spending(Until.FIRST_ERROR))
     judgement = await judge.judge("What?", ["a", "b", "c"])
     assert judgement.first_error == 1
     assert len(engine.prompts) == 2 * 3 * 2
@@ -118,15 +118,21 @@ async def test_votes_stop_when_the_verdict_is_settled() -> None:
             return await super().generate(prompt_ids, sampling, chain=chain)
 
     engine = Always.of(choices=[(0.0, -60.0)])
-    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
+    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, spending=Spending(confidence=0.95)).judge(
+        "What?", ["a", "b"]
+    )
     assert [len(step.chains) for step in judgement.steps] == [2, 2]
     assert judgement.tokens_saved == 3 * judgement.tokens.generated
     engine = Always.of(choices=[(-0.001, -7.0)])
-    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.95).judge("What?", ["a", "b"])
+    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, spending=Spending(confidence=0.95)).judge(
+        "What?", ["a", "b"]
+    )
     # Scores just below 1 need three more right votes of six instead of two, which is not yet sure enough.
     assert [len(step.chains) for step in judgement.steps] == [4, 4]
     engine = Always.of(choices=[(-0.001, -7.0)])
-    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=1.0).judge("What?", ["a"])
+    judgement = await GenPRM(engine, mode=Mode.ANALYZE, votes=8, spending=Spending(confidence=1.0)).judge(
+        "What?", ["a"]
+    )
     # With a score just below 1 four votes leave the mean at 0.4997 in the worst case: two more are asked.
     assert [len(step.chains) for step in judgement.steps] == [6]
 
@@ -162,7 +168,7 @@ class Coder(ScriptedEngine):
 async def test_a_chain_that_goes_on_from_another_has_run_what_its_history_says(box: Sandbox) -> None:
     # Two votes settle the first step; on the second, votes differ and all are asked.
     engine = Coder.of(choices=[(0.0, -60.0), (0.0, -60.0), GOOD, BAD, GOOD, BAD])
-    judge = GenPRM(engine, box, votes=4, confidence=0.8)
+    judge = GenPRM(engine, box, votes=4, spending=Spending(confidence=0.8))
     first, second = (await judge.judge("What?", ["x is 41", "x + 1 is 42"])).steps
     assert [len(step.chains) for step in (first, second)] == [2, 4]
     assert [run.stdout for chain in second.chains for run in chain.code] == ["42\n"] * 4
@@ -183,7 +189,7 @@ async def test_a_session_of_ones_own_is_given_up_for_the_adopted_one(box: Sandbo
 
     # All are asked about the first step; only the first two about the second; all again about the third.
     engine = Alone.of(choices=[GOOD, BAD, GOOD, BAD, (0.0, -60.0), (0.0, -60.0), GOOD, BAD, GOOD, BAD])
-    judge = GenPRM(engine, box, votes=4, confidence=0.8)
+    judge = GenPRM(engine, box, votes=4, spending=Spending(confidence=0.8))
     judged = (await judge.judge("What?", ["x is a number", "x + 1", "x + 1"])).steps
     assert [len(step.chains) for step in judged] == [4, 2, 4]
     third = [chain.code[-1].stdout for chain in judged[2].chains]
@@ -218,7 +224,7 @@ def yes(probability: float) -> tuple[float, float]:
 
 async def test_a_calibrated_score_decides_where_judging_ends() -> None:
     engine = ScriptedEngine.of(ANALYSIS, YES, ANALYSIS, YES, choices=[yes(0.9), yes(0.7)])
-    judge = GenPRM(engine, mode=Mode.ANALYZE, until=Until.FIRST_ERROR, calibration=Halved())
+    judge = GenPRM(engine, mode=Mode.ANALYZE, spending=Spending(Until.FIRST_ERROR), calibration=Halved())
     judgement = await judge.judge("What?", ["a", "b", "c"])
     assert judgement.scores == [pytest.approx(0.5625), pytest.approx(0.4375), None]
     assert judgement.first_error == 1
@@ -233,7 +239,7 @@ async def test_votes_settle_on_calibrated_scores(calibration: Halved | None, ask
 
     # The mean of 0.75 is clearly right by itself, and just below the line once it is calibrated.
     engine = Always.of(choices=[yes(0.75)])
-    judge = GenPRM(engine, mode=Mode.ANALYZE, votes=8, confidence=0.8, calibration=calibration)
+    judge = GenPRM(engine, mode=Mode.ANALYZE, votes=8, spending=Spending(confidence=0.8), calibration=calibration)
     (step,) = (await judge.judge("What?", ["a"])).steps
     assert len(step.chains) == asked
     assert step.verdict is (Verdict.YES if calibration is None else Verdict.NO)

@@ -31,7 +31,7 @@ from genprm.prms.implicit.judge import (
     Reduce,
     Reward,
 )
-from genprm.prms.implicit.load import load_implicit
+from genprm.prms.implicit.load import Source, load_implicit
 from genprm.prms.implicit.logprobs import weights_name
 from genprm.prms.implicit.logratio import ChatSpans, Spans, detect_implicit, rewards
 from genprm.types import Judgement, sigmoid
@@ -302,7 +302,7 @@ async def test_what_cannot_be_judged_is_refused(both: Open) -> None:
     with pytest.raises(PRMError, match=r"'exact'.*clean, upstream"):
         both.prm(mode="exact")
     with pytest.raises(PRMError, match="trained against"):
-        await load_implicit(str(both.folders.prm))
+        await load_implicit(Source(str(both.folders.prm)))
 
 
 # One model at a time, and the cache.
@@ -364,8 +364,8 @@ async def test_rows_are_judged_with_one_model_open_at_a_time(pair: Pair, both: O
 
 async def test_load_opens_and_closes(pair: Pair, tmp_path: Path) -> None:
     prm = await load_implicit(
-        str(pair.prm),
-        reference=str(pair.reference),
+        Source(str(pair.prm)),
+        Source(str(pair.reference)),
         engine="transformers",
         cache=tmp_path,
         profile=ImplicitProfile(beta=1.0),
@@ -382,9 +382,8 @@ async def test_a_reference_in_fewer_bits_is_near_and_cached_by_itself(pair: Pair
     found: dict[str | None, list[float]] = {}
     for dtype in (None, "bfloat16", "int8"):
         prm = await load_implicit(
-            str(pair.prm),
-            reference=str(pair.reference),
-            reference_dtype=dtype,
+            Source(str(pair.prm)),
+            Source(str(pair.reference), dtype=dtype or "auto"),
             engine="transformers",
             cache=tmp_path,
             profile=ImplicitProfile(beta=1.0),

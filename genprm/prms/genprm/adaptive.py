@@ -5,8 +5,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from genprm.config import CERTAINTY
+from genprm.config import CERTAINTY, Until
+from genprm.prms.base import PRMError
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """How far a judge goes before it stops."""
+
+    until: Until = Until.END
+    """How far a solution is judged. Steps after the first wrong one have no score then, and say so."""
+    confidence: float | None = None
+    """None takes every vote on every step. A number in (0, 1] stops voting on a step once its verdict is settled with
+    that confidence (1: once the missing votes cannot flip it)."""
+    certainty: float = CERTAINTY
+    """For `Mode.AUTO`: see `needs_code`."""
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and not 0 < self.confidence <= 1:
+            raise PRMError(f"confidence must be above 0 and at most 1, not {self.confidence!r}")
+        if not 0.5 <= self.certainty <= 1:
+            raise PRMError(f"certainty must be between 0.5 and 1, not {self.certainty!r}")
+
 
 WAVE = 2
 """Votes asked for at once while it is open whether more are needed."""

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from genprm.concurrency import gather
-from genprm.config import CERTAINTY, Mode, Until
+from genprm.config import Mode, Until
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
 from genprm.prms.base import OnStep, PRMError, ScoreMap, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
-from genprm.prms.genprm.adaptive import WAVE, settled
+from genprm.prms.genprm.adaptive import WAVE, Spending, settled
 from genprm.prms.genprm.chain import ChainRun, ChainSetup
 from genprm.prms.genprm.protocol import Profile, SamplingDefaults
 from genprm.prms.genprm.verdicts import Answers
@@ -45,15 +45,11 @@ class GenPRM:
         profile: the variant of the protocol.
         sampling: how chains are sampled.
         threshold: the score from which a step is right.
-        until: how far a solution is judged. Steps after the first wrong one have no score then, and say so.
-        confidence: None takes every vote on every step. A number in (0, 1] stops voting on a step once its verdict is
-            settled with that confidence (1: once the missing votes cannot flip it). A chain that is not asked about a
-            step goes on from the first chain's conversation and runs its snippets: from then on it is a copy of that
-            chain, its votes are not independent, and `Chain.copied` says so.
-        certainty: for `Mode.AUTO`: see `genprm.prms.genprm.adaptive.needs_code`.
+        spending: how far it goes before it stops. Where voting on a step stops early, a chain that was not asked about
+            the step goes on from the first chain's conversation and runs its snippets: from then on it is a copy of
+            that chain, its votes are not independent, and `Chain.copied` says so.
         calibration: maps the mean of a step's votes to the score that counts: for the verdict, for `until` and for
             `confidence`. Chains keep the scores they gave.
-        owned: what `close` closes: the engine and sandbox that were opened for this judge.
 
     Raises:
         PRMError: the tokenizer or the arguments do not fit the protocol.
@@ -69,20 +65,13 @@ class GenPRM:
         profile: Profile = Profile(),
         sampling: SamplingDefaults = SamplingDefaults(),
         threshold: float = DEFAULT_THRESHOLD,
-        until: Until = Until.END,
-        confidence: float | None = None,
-        certainty: float = CERTAINTY,
+        spending: Spending = Spending(),
         calibration: ScoreMap | None = None,
-        owned: AsyncExitStack | None = None,
     ) -> None:
         if mode.executes and sandbox is None:
             raise PRMError("executing code needs a sandbox: pass one, or choose another mode")
         if votes < 1:
             raise PRMError(f"votes must be at least 1, not {votes!r}")
-        if confidence is not None and not 0 < confidence <= 1:
-            raise PRMError(f"confidence must be above 0 and at most 1, not {confidence!r}")
-        if not 0.5 <= certainty <= 1:
-            raise PRMError(f"certainty must be between 0.5 and 1, not {certainty!r}")
         self.engine = engine
         self.sandbox = sandbox
         self.mode = mode
@@ -92,14 +81,13 @@ class GenPRM:
         self.threshold = threshold
         self.name = engine.model_name
         self.capacity = engine.capacity
-        self.until = until
-        self.confidence = confidence
-        self.certainty = certainty
+        self.until, self.confidence = spending.until, spending.confidence
         self.calibration = calibration
-        self.owned = owned
+        self.owned: AsyncExitStack | None = None
+        """What `close` closes: the engine and sandbox that were opened for this judge."""
         self.admission = Admission(engine.cache_tokens, engine.max_model_len)
         frame, answers = ChatFrame.of(engine.tokenizer), Answers.of(engine.tokenizer)
-        self.setup = ChainSetup(engine, sandbox, mode, profile, sampling, certainty, frame, answers)
+        self.setup = ChainSetup(engine, sandbox, mode, profile, sampling, spending.certainty, frame, answers)
         """What its chains are built from."""
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,45 +19,52 @@ from genprm.prms.implicit.logratio import NO_REFERENCE, ImplicitProfile, detect_
 from genprm.types import DEFAULT_THRESHOLD
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of the two models, and where it runs."""
+
+    model: str | Engine
+    """A folder, a model id, or an engine that is open already with the model in it."""
+    base_urls: Sequence[str] = ()
+    """Servers with the model."""
+    revision: str | None = None
+    """Its revision on the Hub."""
+    tokenizer: str | None = None
+    """Folder or id of its tokenizer, where it is not the model's."""
+    dtype: str = "auto"
+    """Type of its weights: see `benchmarks/README.md` for what bfloat16 and int8 save and cost on a CPU."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model if isinstance(self.model, str) else self.model.model_name
+
+
 async def load_implicit(
-    name_or_path: str,
+    prm: Source,
+    reference: Source | None = None,
     *,
+    name: str | None = None,
     profile: ImplicitProfile | None = None,
-    reference: str | Engine | None = None,
-    engine: EngineKind | Engine = "auto",
-    base_urls: Sequence[str] = (),
-    reference_urls: Sequence[str] = (),
+    engine: EngineKind = "auto",
     threshold: float = DEFAULT_THRESHOLD,
     cache: Path | Literal["auto"] | None = "auto",
-    revision: str | None = None,
-    reference_revision: str | None = None,
-    reference_dtype: str | None = None,
-    tokenizer: str | None = None,
     seed: int = 0,
-    dtype: str = "auto",
     lazy: bool = False,
     **engine_options: Any,
 ) -> ImplicitPRM:
     """Loads an implicit PRM and its reference model; `close` ends both.
 
     Args:
-        name_or_path: a folder, or a model id such as `PRIME-RL/EurusPRM-Stage2`.
+        prm: the PRM, such as `PRIME-RL/EurusPRM-Stage2`.
+        reference: the reference, where it is not the profile's; the model `none` uses log-probabilities without one.
+        name: what the PRM is called, where it is not its model's name.
         profile: what it was trained against and how its rewards are read; known for the released models.
-        reference: the reference, where it is not the profile's: a folder, a model id, an engine that is open, or
-            `none` to use log-probabilities without one.
-        engine: an engine's name, used for both models, or an engine that is open already with the PRM in it.
-        base_urls: servers with the PRM.
-        reference_urls: servers with the reference model.
+        engine: used for the models that are not open already.
         threshold: the score from which a step is right.
         cache: folder in which the reference's log-probabilities are kept; `auto` is the user's cache folder, None
             keeps none.
-        revision: the PRM's revision on the Hub.
-        reference_revision: the reference's.
-        reference_dtype: type of the reference's weights, where it is not `dtype`: see `benchmarks/README.md` for what
-            bfloat16 and int8 save and cost on a CPU.
-        tokenizer: folder or id of the PRM's tokenizer, where it is not the model's.
         seed: the engines' seed.
-        dtype: type of the weights.
         lazy: open the models with the first solution that needs them, as `ImplicitPRM.judge_rows` and
             `ImplicitPRM.prepare` do in turn.
         **engine_options: passed to both engines.
@@ -65,68 +73,60 @@ async def load_implicit(
         PRMError: the reference is not known, or an argument does not fit.
         EngineError: an engine or a model does not load.
     """
-    profile = profile or detect_implicit(name_or_path) or ImplicitProfile()
-    if reference is None:
-        reference = profile.reference
+    name = name or prm.name
+    profile = profile or detect_implicit(name) or ImplicitProfile()
+    if reference is None and profile.reference is not None:
+        reference = Source(profile.reference, dtype=prm.dtype)
     if reference is None:
         raise PRMError(
-            f"which model was {name_or_path!r} trained against? Pass it as the reference; {NO_REFERENCE!r} scores "
-            "without one"
+            f"which model was {name!r} trained against? Pass it as the reference; {NO_REFERENCE!r} scores without one"
         )
-    if reference_urls and reference == NO_REFERENCE:
-        raise PRMError(f"the servers {list(reference_urls)!r} are for a reference, and the reference is 'none'")
-    if isinstance(engine, str):
-        text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or name_or_path, revision)
+    if reference.base_urls and reference.model == NO_REFERENCE:
+        raise PRMError(f"the servers {list(reference.base_urls)!r} are for a reference, and the reference is 'none'")
+    if isinstance(prm.model, str):
+        text = await asyncio.to_thread(Tokenizer.from_pretrained, prm.tokenizer or prm.model, prm.revision)
     else:
-        text = engine.tokenizer
+        text = prm.model.tokenizer
     # Two models share a GPU, unless they take turns.
-    alone = lazy or not isinstance(engine, str) or not isinstance(reference, str) or base_urls or reference_urls
+    here = [one for one in (prm, reference) if isinstance(one.model, str) and not one.base_urls]
     vllm_options = {
-        "gpu_memory_utilization": 0.9 if alone else 0.45,
+        "gpu_memory_utilization": 0.9 if lazy or len(here) < 2 else 0.45,
         # vLLM holds the logits of all prompt tokens of a step at once, uncounted when it plans its memory.
         "max_num_batched_tokens": 2048,
     }
 
-    def kind_of(urls: Sequence[str]) -> EngineKind:
+    def kind_of(source: Source) -> EngineKind:
         # A server holds one model: what has no server of its own is loaded into this process.
-        return choose_engine(engine if isinstance(engine, str) and engine != "openai" and not urls else "auto", urls)
+        return choose_engine(engine if engine != "openai" and not source.base_urls else "auto", source.base_urls)
 
-    def opening(
-        model: str, urls: Sequence[str], commit: str | None, own_tokenizer: str | None, weights: str
-    ) -> Callable[[], Awaitable[Engine]]:
-        kind = kind_of(urls)
+    def opening(source: Source) -> Engine | Callable[[], Awaitable[Engine]]:
+        if not isinstance(source.model, str):
+            return source.model
+        kind = kind_of(source)
         return partial(
             load_engine,
             kind,
-            model,
-            base_urls=urls,
-            revision=commit,
-            tokenizer=own_tokenizer or (model if urls else None),
+            source.model,
+            base_urls=source.base_urls,
+            revision=source.revision,
+            tokenizer=source.tokenizer or (source.model if source.base_urls else None),
             seed=seed,
-            dtype=weights,
+            dtype=source.dtype,
             **((vllm_options if kind == "vllm" else {}) | engine_options),
         )
 
-    own = LogprobModel(
-        opening(name_or_path, base_urls, revision, tokenizer, dtype) if isinstance(engine, str) else engine,
-        name=name_or_path,
-        tokenizer=text,
-    )
+    own = LogprobModel(opening(prm), name=name, tokenizer=text)
     base: LogprobModel | None = None
-    if reference != NO_REFERENCE:
-        other = reference_dtype or dtype
-        kind = kind_of(reference_urls) if isinstance(reference, str) else "open"
-        source = reference if isinstance(reference, str) else reference.model_name
+    if reference.model != NO_REFERENCE:
+        kind = kind_of(reference) if isinstance(reference.model, str) else "open"
         base = LogprobModel(
-            opening(reference, reference_urls, reference_revision, None, other)
-            if isinstance(reference, str)
-            else reference,
+            opening(reference),
             # The same weights in another engine or precision differ by as much as the models that are compared may.
-            name=f"{weights_name(source, reference_revision)} {kind} {other}",
+            name=f"{weights_name(reference.name, reference.revision)} {kind} {reference.dtype}",
             tokenizer=text,
             cache=LogprobCache(default_cache() if cache == "auto" else cache) if cache is not None else None,
         )
-    prm = ImplicitPRM(
+    loaded = ImplicitPRM(
         own,
         base,
         text,
@@ -134,12 +134,12 @@ async def load_implicit(
         mode=profile.mode,
         reward=profile.reward,
         threshold=threshold,
-        name=name_or_path,
+        name=name,
     )
     if not lazy:
         try:
-            await prm.open()
+            await loaded.open()
         except BaseException:
-            await prm.close()
+            await loaded.close()
             raise
-    return prm
+    return loaded
