@@ -9,14 +9,14 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import openai
 
 from genprm.config import PATIENCE_S
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
-from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
+from genprm.engines.requests import Connection, InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.routing import Router, Server
 from genprm.engines.stops import completion
 from genprm.engines.tokenizer import Tokenizer
@@ -44,19 +44,6 @@ _PLAIN = {
     "return_tokens_as_token_ids": True,
 }
 """Fields beyond OpenAI's own, which vLLM knows and others may ignore."""
-
-
-class Connection(TypedDict, total=False):
-    """How servers are asked."""
-
-    api_key_env: str
-    """Environment variable that holds the API key (OPENAI_API_KEY); unset, none is sent."""
-    timeout_s: float
-    """How long an answer may take (600)."""
-    retries: int
-    """How often a request is sent again to the same server, with back-off, before another one is asked (2)."""
-    patience_s: float
-    """Seconds, at least 0, for which a request is sent again, with back-off, after its first failure everywhere."""
 
 
 class OpenAIEngine:
@@ -133,12 +120,12 @@ class OpenAIEngine:
         """
         if not base_urls:
             raise EngineError("the openai engine needs at least one base URL, such as http://127.0.0.1:8000/v1")
-        if repeated := {url for url in base_urls if list(base_urls).count(url) > 1}:
-            raise EngineError(f"base URLs are repeated: {sorted(repeated)!r}")
+        if len(set(base_urls)) < len(base_urls):
+            raise EngineError(f"base URLs are repeated: {list(base_urls)!r}")
         key = os.environ.get(connection.get("api_key_env", "OPENAI_API_KEY")) or "EMPTY"
         timeout = openai.Timeout(connection.get("timeout_s", 600.0), connect=10.0)
-        retries = connection.get("retries", 2)
-        clients = [openai.AsyncOpenAI(base_url=u, api_key=key, timeout=timeout, max_retries=retries) for u in base_urls]
+        options: dict[str, Any] = {"api_key": key, "timeout": timeout, "max_retries": connection.get("retries", 2)}
+        clients = [openai.AsyncOpenAI(base_url=url, **options) for url in base_urls]
         try:
             found = await asyncio.gather(*(_discover(client, model) for client in clients), return_exceptions=True)
             served = [answer for answer in found if isinstance(answer, _Served)]

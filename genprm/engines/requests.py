@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Coroutine, Sequence
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from genprm.engines.base import Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
@@ -13,6 +13,19 @@ from genprm.engines.errors import ContextOverflowError, EngineError
 MAX_CHOICES = 16
 
 T = TypeVar("T")
+
+
+class Connection(TypedDict, total=False):
+    """How servers are asked."""
+
+    api_key_env: str
+    """Environment variable that holds the API key (OPENAI_API_KEY); unset, none is sent."""
+    timeout_s: float
+    """How long an answer may take (600)."""
+    retries: int
+    """How often a request is sent again to the same server before another one is asked (2)."""
+    patience_s: float
+    """Seconds, at least 0, for which a request is sent again, with back-off, after its first failure everywhere."""
 
 
 def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int, max_model_len: int) -> Sampling:
