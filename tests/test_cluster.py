@@ -252,7 +252,7 @@ def by_key(run: Path) -> dict[object, dict[str, object]]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--workers", "2"), "--workers 2 is for --cluster"),
+        (("--workers", "2"), "workers 2 need a cluster"),
         (("--cluster", "ray", "--policy-url", "http://127.0.0.1:9/v1"), "every model has a server already"),
     ],
 )

@@ -12,7 +12,6 @@ from types import NoneType
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
@@ -176,23 +175,30 @@ def _parameter(name: str, info: FieldInfo, default: object, shown: str | None) -
     extra = option_of(info)
     flag = f"--{name.replace('_', '-')}"
     flags = extra.flags or (f"{flag}/--no-{flag.removeprefix('--')}" if info.annotation is bool else flag,)
-    low = next((one.ge for one in info.metadata if isinstance(one, Ge)), None)
-    high = next((one.le for one in info.metadata if isinstance(one, Le)), None)
     kind = str if extra.text else _type_of(info.annotation)
-    numeric = kind in (int, float)
     plain = default not in (None, (), "") and not isinstance(default, tuple)
     option = typer.Option(
         *flags,
-        help=info.description,
+        help=_help(info),
         envvar=f"GENPRM_{name.upper()}",
         show_envvar=False,
         metavar=extra.metavar,
         show_default=shown or (True if plain else "none"),
-        min=cast("float | None", low) if numeric else None,
-        max=cast("float | None", high) if numeric else None,
     )
     value = (str(default) if extra.text else default) if plain else None
     return inspect.Parameter(name, _KEYWORD, default=value, annotation=Annotated[kind | None, option])
+
+
+def _help(info: FieldInfo) -> str | None:
+    """A field's description and its range. The model checks the range, as its message quotes the value."""
+    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    limits = [
+        f"{word} {limit:g}"
+        for one in info.metadata
+        for sign, word in signs.items()
+        if isinstance(limit := getattr(one, sign, None), (int, float))
+    ]
+    return f"{info.description} ({', '.join(limits)})" if limits and info.description else info.description
 
 
 def _type_of(annotation: Any) -> Any:

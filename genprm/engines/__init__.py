@@ -6,6 +6,7 @@ the OpenAI completions API, such as `vllm serve`) and `transformers` (plain PyTo
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,15 +85,16 @@ async def load_engine(
         raise EngineError(f"the {kind!r} engine runs in this process and takes no base URL: {list(base_urls)!r}")
     if model is None:
         raise EngineError(f"the {kind!r} engine needs a model: a folder or a model id")
-    check_model(model, revision)
     if kind == "vllm":
         if not importlib.util.find_spec("vllm"):
             raise EngineError("the vllm engine is not installed: pip install 'genprm[vllm]'")
+        await asyncio.to_thread(check_model, model, revision)
         from genprm.engines.vllm import VllmEngine
 
         return await VllmEngine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     if kind == "transformers":
         need_torch(model)
+        await asyncio.to_thread(check_model, model, revision)
         from genprm.engines.transformers.engine import TransformersEngine
 
         return await TransformersEngine.load(

@@ -103,7 +103,13 @@ class Asked(Config):
     assistant_marker: bool = Field(
         default=True, description="The turn that is being written opens with the template's assistant marker."
     )
-    bos: int = Field(default=1, ge=0, description="Begin-of-sequence tokens at the start.")
+    bos: Annotated[int | None, Option(shown="as the template and the tokenizer have it")] = Field(
+        default=None, ge=0, description="Begin-of-sequence tokens at the start."
+    )
+    seam: Literal["open", "joined", "split"] = Field(
+        default="open",
+        description="How the opening of a turn meets what follows: see docs/configuration.md; `nano` has `split`.",
+    )
     temperature: Annotated[float | None, Option(shown="the family's")] = Field(
         default=None, ge=0, le=2, description="What `genprm verify` will sample with; 0 is greedy."
     )

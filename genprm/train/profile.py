@@ -16,8 +16,12 @@ def model_profile(config: Asked) -> Generative:
     """The profile that the trained model is asked with."""
     if config.family == "thinkprm":
         sampling = None if config.temperature is None else SamplingDefaults(config.temperature, 1.0, 0)
-        return ThinkPRMModel(profile=ThinkProfile(bos=config.bos), sampling=sampling)
-    profile = Profile(question=config.question, assistant_marker=config.assistant_marker, bos=config.bos)
+        return ThinkPRMModel(
+            profile=ThinkProfile() if config.bos is None else ThinkProfile(bos=config.bos), sampling=sampling
+        )
+    profile = Profile(
+        question=config.question, assistant_marker=config.assistant_marker, bos=config.bos, seam=config.seam
+    )
     sampling = SamplingDefaults()
     if config.temperature is not None:
         sampling = replace(sampling, temperature=config.temperature)

@@ -75,7 +75,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(data: Path, **changes: Any) -> SftConfig:
     chosen = {"learning_rate": 1e-4, "batch_size": 2, "log_steps": 1, "dtype": "float32", "packing": False}
-    base = {"data": str(data), "model": str(BUILT_IN_PATH), "temperature": 0.0}
+    base = {"data": str(data), "model": str(BUILT_IN_PATH), "temperature": 0.0, "bos": 1, "seam": "split"}
     return SftConfig(**{**base, **chosen, **changes})
 
 

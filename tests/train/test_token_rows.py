@@ -7,20 +7,23 @@ from pathlib import Path
 
 from genprm.engines import BUILT_IN
 from genprm.engines.tokenizer import Tokenizer
+from genprm.prms.genprm.protocol import RELEASED
 from genprm.prms.profiles import GenPRMModel
 from genprm.train.rows import read_source
 from genprm.train.token_rows import tokenize, write_parquet
 from tests.train.test_sft import conversation
+
+RELEASED_MODEL = GenPRMModel(profile=RELEASED)
 
 
 async def test_token_rows_written_as_parquet_are_read_back_as_they_were(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(str(BUILT_IN["nano"]))
     source = tmp_path / "train.jsonl"
     source.write_text("".join(json.dumps(conversation(k)) + "\n" for k in range(3)))
-    made = await tokenize(read_source(source), tokenizer, GenPRMModel(), max_length=4096)
-    assert len(made.rows) > len(made.labels) == 3  # a turn a row: the default profile has no assistant marker
+    made = await tokenize(read_source(source), tokenizer, RELEASED_MODEL, max_length=4096)
+    assert len(made.rows) > len(made.labels) == 3  # a turn a row: the released profile has no assistant marker
     write_parquet(tmp_path / "ids" / "train.parquet", made, {"tokenizer": tokenizer.fingerprint})
-    again = await tokenize(read_source(tmp_path / "ids"), tokenizer, GenPRMModel(), max_length=4096)
+    again = await tokenize(read_source(tmp_path / "ids"), tokenizer, RELEASED_MODEL, max_length=4096)
     assert again.rows == made.rows
 
     import datasets
