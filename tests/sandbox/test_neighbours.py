@@ -1,7 +1,7 @@
 """An attack does not take its neighbours' guest away.
 
-A few attacks here, and a bar that only a lost guest misses: a lane that had to be made anew left its neighbours less than
-a hundredth of their rate. `benchmarks/soak.py --neighbours` measures the rate beside every attack.
+A few attacks here, and a bar that only a lost guest misses: it left its neighbours less than a hundredth of their rate.
+`benchmarks/soak.py --neighbours` measures the rate beside every attack.
 """
 
 from __future__ import annotations
