@@ -1,8 +1,8 @@
-# genprm for the command line: judges behind --base-url, and the built-in model. Snippets run under bubblewrap.
+# The genprm command, for models behind --base-url and the built-in model. Snippets run under bubblewrap.
 #   docker build -t genprm .
 #   docker run --rm --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
 #     -v "$PWD:/data" -w /data genprm verify solutions.jsonl --model GenPRM/GenPRM-7B --base-url http://host:8000/v1
-# bubblewrap makes namespaces, which Docker's own profile forbids; snippets run under the sandbox's filter, which allows less.
+# bubblewrap creates namespaces, which Docker's default profile forbids; snippets run under the sandbox's stricter filter.
 # On a GPU: --build-arg EXTRAS=[vllm] --build-arg TORCH_INDEX= on a CUDA base.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build

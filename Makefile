@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-# uv does not read pip's configuration; a folder of wheels that pip knows (a CPU build of torch, say) is told to it.
+# uv does not read pip's configuration, so pip's folder of wheels (with a CPU build of torch, say) is passed on.
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 export UV_LINK_MODE ?= copy
-# Modules compiled once: machines whose Python may not write bytecode would compile torch anew at every start.
+# Compile modules once: where Python may not write bytecode, it would compile torch again at every start.
 export UV_COMPILE_BYTECODE ?= 1
 
 .DEFAULT_GOAL := help
@@ -21,12 +21,12 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	$(UV) pip install -q -c constraints.txt -e '.[torch]'
 	@touch $@
 
-# All that the tests need, at the versions of constraints.txt (with the CPU build of vLLM).
+# Everything the tests need, at the versions of constraints.txt (with the CPU build of vLLM).
 $(VENV)/.dev: $(VENV)/.base
 	$(UV) pip install -q --no-deps -r constraints.txt
 	@touch $@
 
-# What the tests need that run without vLLM and without Docker.
+# What the tests without vLLM and Docker need.
 $(VENV)/.fast: $(VENV)/.base
 	test -e $(VENV)/.dev || $(UV) pip install -q -c constraints.txt --group test -e '.[torch,calibrate,data,serve,train]'
 	@touch $@
@@ -45,7 +45,7 @@ FAST = not docker and not vllm and not gpu and not slow and not browser and not 
 test-fast: $(VENV)/.fast  ## the tests that need neither vLLM nor Docker, in a few minutes
 	$(BIN)/python -m pytest -q -m "$(FAST)" $(PYTEST)
 
-check: lint types  ## lint and types alone
+check: lint types  ## only lint and types
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -54,16 +54,16 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyright
 
-docs: $(VENV)/.base  ## make the pages of docs/ that come from the code
+docs: $(VENV)/.base  ## generate the pages of docs/ that come from the code
 	$(BIN)/python scripts/docs.py
 	$(BIN)/python scripts/imports.py
 
-format: $(VENV)/.dev  ## mend what ruff can mend
+format: $(VENV)/.dev  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sandbox-base:  ## a base image for the sandbox from Debian packages, where no registry is reached
+sandbox-base:  ## build the sandbox's base image from Debian packages, without an image registry
 	scripts/build-sandbox-base
 
-clean:  ## remove the environment and what runs left
+clean:  ## remove the environment, runs and build output
 	rm -rf $(VENV) runs build dist *.egg-info .coverage htmlcov
