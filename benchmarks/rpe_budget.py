@@ -10,6 +10,9 @@ value below 0.8 times the value before; the first such step is the truth.
   it by a factor of 0.84 to 1.25; or never change it.
 * `hard` and `easy`: the same from below 0.2 (flat, factor 0.5) and from above 0.8 (growing).
 * `uniform`: one step between two values drawn uniformly from [0, 1].
+* `late`, `soon`, `two`: made after the default confidence was chosen on the worlds above, to check it. 3 to 15 steps
+  from a value between 0.15 and 0.85, and a factor drawn from 0.4 to 0.75. Right steps bring most of the progress at
+  the end, or at the beginning; `two` has two errors, and the first one counts.
 * `killing`: 2 to 8 steps, half of the solutions with an error, three in four of which take the value to 0.
 
 Every method sees 32 rollouts of the problem alone, which are not charged; all others are.
@@ -96,6 +99,21 @@ def flat(_rng: random.Random, _value: float, _left: int) -> float:
     return 1.0
 
 
+def bent(power: float, errors: int = 1) -> World:
+    """The logarithm of the value falls to zero as `1 - t ** power` over the solution."""
+
+    def draw(rng: random.Random) -> Solution:
+        values, steps = [rng.uniform(0.15, 0.85)], rng.randint(3, 15)
+        wrong = rng.sample(range(steps - 1), min(errors, steps - 1)) if rng.random() < 0.7 else []
+        for index in range(steps - 1):
+            gone, done = ((at / steps) ** power for at in (index, index + 1))
+            change = rng.uniform(0.4, 0.75) if index in wrong else values[0] ** (gone - done)
+            values.append(min(0.995, values[-1] * change))
+        return Solution(values, rng.random() < values[-1])
+
+    return draw
+
+
 def uniform(rng: random.Random) -> Solution:
     return Solution([rng.random(), rng.random()], None)
 
@@ -119,6 +137,9 @@ WORLDS: dict[str, World] = {
     "hard": path(flat, 0.05, 0.2, 0.5),
     "easy": path(grow, 0.8, 0.95),
     "uniform": uniform,
+    "late": bent(3),
+    "soon": bent(1 / 3),
+    "two": bent(1, errors=2),
     "killing": killing,
 }
 ADAPTIVE: dict[str, dict[str, float | bool]] = {

@@ -108,8 +108,11 @@ def methods(options: argparse.Namespace) -> dict[str, Any]:
         ("pass@1", "best-of-8/code"),
         ("majority@8", "best-of-8/code"),
         ("best-of-8/no-code", "best-of-8/code"),
+        ("best-of-8/code", "weighted@8"),
         ("best-of-8/code", "beam"),
         ("best-of-8/code", "dvts"),
+        ("weighted@8", "beam"),
+        ("weighted@8", "dvts"),
         ("refine-0", "refine-3"),
         ("refine-3", "refine-code-3"),
     ):
