@@ -26,6 +26,8 @@ class SessionMetrics(BaseModel):
 
     rows: int
     failed: int
+    duplicates: int = 0
+    """Rows of the input that were skipped because they repeat an earlier one."""
     seconds: float
     generated_per_s: float
     """Generated tokens a second, of rows that finished."""

@@ -66,6 +66,7 @@ def session_of(
     did = SessionMetrics(
         rows=progress.judged,
         failed=progress.failed,
+        duplicates=len(progress.duplicates),
         seconds=round(seconds, 3),
         generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
     )

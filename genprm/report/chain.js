@@ -78,6 +78,7 @@ const chainNode = (chain, limit = 0.5) => {
   const kind = stepClass(chain.score, limit);
   node.append(label("Verdict", make("span", `badge ${kind}`, chain.verdict === null ? "none" : `${chain.verdict} ${number(chain.score)}`)));
   if (chain.finish !== "verdict") node.append(make("p", "label", `This chain ended as: ${chain.finish.replaceAll("_", " ")}`));
+  if (chain.copied) node.append(make("p", "label", "Not an independent vote: this chain continues a copy of the first one."));
   const raw = make("details", "raw", make("summary", "", "Raw text"));
   raw.addEventListener("toggle", () => { if (raw.open && raw.children.length === 1) raw.append(make("pre", "", chain.text)); });
   node.append(raw);

@@ -47,6 +47,7 @@
         make("span", `badge ${kind}`, badge)));
     node.append(folded(`${one.steps.length} step${one.steps.length === 1 ? "" : "s"}${one.finished ? "" : ", never ended"}`, (details) =>
       one.steps.forEach((step, position) => details.append(stepLine(step, one.scores[position], position)))));
+    if (one.copies > 1) node.append(make("p", "label", `Sampled ${one.copies} times`));
     if (one.reason) node.append(make("p", "notice", one.reason));
     const how = chains(judged ?? one.judged ?? []);
     if (how) node.append(how);

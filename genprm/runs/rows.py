@@ -38,6 +38,8 @@ class ChainRow(_Model):
     finish: ChainFinish
     generated: int = 0
     """Tokens generated."""
+    copied: bool = False
+    """It went on from another chain's conversation, so that it is not an independent vote."""
 
 
 class StepRow(_Model):
@@ -214,4 +216,5 @@ def _chain_row(chain: Chain) -> ChainRow:
         verdict=chain.verdict,
         finish=chain.finish,
         generated=chain.tokens.generated,
+        copied=chain.copied,
     )

@@ -152,3 +152,4 @@ def test_repeated_rows_are_named(judge, tmp_path):
     result = genprm("bench", "processbench", "math.json", "math.json", "--out", "run")
     assert "4 repeated rows were skipped: math.json, line 1, is the same as math.json, line 1" in result.stderr
     assert len(judge.judged) == 3
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["session"]["duplicates"] == 4

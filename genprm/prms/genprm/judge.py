@@ -7,6 +7,8 @@ a step, `<analyze>`, `<verify>` with executed code, `<output>` with the judgemen
 * Every chain has a Python session of its own; none sees another's names.
 * A block is executed once. Text that only looks like executed output is cut off where it starts.
 * The forced question at the end is asked once. No verdict then means no score, rather than 0.5.
+* In `code` mode, a turn that ends without a verdict gets this question at once. Released code generates again, up to
+  three times, from a text that the model had ended.
 """
 
 from __future__ import annotations
