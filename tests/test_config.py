@@ -52,6 +52,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_field_is_added_in_one_place(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ADDS_A_FIELD]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)

@@ -77,6 +77,7 @@ def test_no_function_takes_too_much():
 
 
 @pytest.mark.bubblewrap
+@pytest.mark.slow
 def test_names_of_the_users_own_project_are_free(tmp_path):
     """`judge_sync` in a folder that has a `prompts` package, a `sandbox.py` and an `rpe.py` of its own."""
     (tmp_path / "prompts").mkdir()

@@ -11,6 +11,8 @@ from genprm.data.steps import join_steps, split_steps
 from genprm.data.word_problems import first_error, make_problems
 from genprm.engines import BUILT_IN, Engine, Finish, Sampling, load_engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def engine() -> AsyncIterator[Engine]:

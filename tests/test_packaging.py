@@ -4,8 +4,12 @@ import tarfile
 import zipfile
 from email.parser import Parser
 
+import pytest
+
 import genprm
 from scripts.imports import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_wheel_installs_genprm_and_nothing_else(distributions):

@@ -20,6 +20,9 @@ from genprm.rpe.labels import Method
 from genprm.rpe.rollouts import Labeller, Settings
 from genprm.rpe.rows import LabelRow, Samples
 
+pytestmark = pytest.mark.slow
+
+
 SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max_tokens=200, budget=16, threshold=0.4)
 
 

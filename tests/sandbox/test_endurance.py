@@ -13,6 +13,9 @@ from genprm.sandbox.soak import soak
 
 from .conftest import opened
 
+pytestmark = pytest.mark.slow
+
+
 KEPT_CONNECTIONS = 10
 """To the engine: as many its client keeps open at most, once guests happened to be replaced at the same moment."""
 

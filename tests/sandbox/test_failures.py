@@ -18,6 +18,9 @@ from genprm.sandbox.lane import Lane
 
 from .conftest import opened
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).parents[2]
 LIMITS = Limits(wall_s=5.0, memory_mb=256)
 

@@ -145,6 +145,7 @@ async def test_the_wall_limit_holds_within_a_quarter_second(backend: str, code: 
         await box.close()
 
 
+@pytest.mark.slow
 async def test_the_cpu_limit_holds_for_each_snippet(backend: str) -> None:
     box = await opened(backend, Limits(wall_s=10.0, cpu_s=1.0))
     try:
@@ -241,6 +242,7 @@ async def test_a_closed_session_says_so(box: Sandbox) -> None:
         await session.run("x")
 
 
+@pytest.mark.slow
 async def test_scipy_is_loaded_for_sessions_that_name_it_alone(backend: str) -> None:
     box = await opened(backend, lanes=1)
     loaded = "import sys; print(any(name.startswith('sci' + 'py.optimize') for name in sys.modules))"

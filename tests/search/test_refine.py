@@ -160,6 +160,7 @@ async def test_what_each_turn_mends_and_breaks():
 
 
 @pytest.mark.bubblewrap
+@pytest.mark.slow
 async def test_the_built_in_model_as_a_critic():
     found = await genprm.critique("What is 48/2 + 48?", ["48/2 = 24.", "24+48 = 73."], sandbox="bubblewrap")
     assert isinstance(found, genprm.Critique)

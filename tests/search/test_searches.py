@@ -341,6 +341,7 @@ def one_answer_or_many_texts(_: str, seed: int) -> str:
 
 
 @pytest.mark.parametrize("method", list(Method))
+@pytest.mark.slow
 async def test_a_vote_counts_samples_and_not_texts(method: Method):
     rows = [
         await search(

@@ -21,6 +21,9 @@ from genprm.prms import load_prm
 from genprm.runs.folder import read_rows_of
 from genprm.runs.rows import VerifyRow
 
+pytestmark = pytest.mark.slow
+
+
 PROBLEMS = make_problems(24, seed=41_000)
 
 

@@ -36,6 +36,7 @@ def test_guards_find_what_only_a_judge_writes(kind: str) -> None:
     assert find_violation(problem, steps) is None
 
 
+@pytest.mark.slow
 async def test_a_wrong_answer_earns_nothing_whatever_stands_in_it() -> None:
     prm = await load_prm("nano", mode="analyze")
     try:

@@ -9,11 +9,14 @@ import random
 from collections import Counter
 
 import httpx
+import pytest
 
 from genprm.client import Client
 from genprm.integrations.trl import process_reward
 from genprm.serve.settings import ServeConfig
 from tests.serve.shared import Live, SteppedJudge, live
+
+pytestmark = pytest.mark.slow
 
 
 async def test_no_answer_is_lost_or_mixed_up() -> None:

@@ -94,6 +94,7 @@ def test_the_step_is_that_of_the_formulas_in_float64(batch: dict[str, torch.Tens
             torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_updates_teach_right_from_wrong(batch: dict[str, torch.Tensor]) -> None:
     model = tiny(0)
     with torch.no_grad():

@@ -26,7 +26,7 @@ from genprm.train.rows import TrainError
 from genprm.train.sft import Stopped, prepare, train_sft, training_arguments
 
 BUILT_IN_PATH = BUILT_IN["nano"]
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 
 
 def critique(number: int, left: str, value: int) -> str:
