@@ -10,13 +10,16 @@ import asyncio
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genprm.config import BUILT_IN as JUDGE
 from genprm.config import BUILT_IN_POLICY, PATIENCE_S, EngineConfig, EngineKind
 from genprm.engines.base import Completion, Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.hub import check_model
+
+if TYPE_CHECKING:
+    from genprm.engines.transformers.engine import TransformersEngine
 
 __all__ = [
     "BUILT_IN",
@@ -69,7 +72,7 @@ async def load_engine(
     Raises:
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
-    kind = choose_engine(kind, base_urls)
+    kind = await asyncio.to_thread(choose_engine, kind, base_urls)
     if dtype == "int8" and kind == "vllm":
         raise EngineError("int8 weights are for the transformers engine: name a quantised model for vllm")
     if model in BUILT_IN:
@@ -95,11 +98,9 @@ async def load_engine(
     if kind == "transformers":
         need_torch(model)
         await asyncio.to_thread(check_model, model, revision)
-        from genprm.engines.transformers.engine import TransformersEngine
-
-        return await TransformersEngine.load(
-            model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options
-        )
+        # Imported beside the event loop, which opens the sandbox meanwhile: PyTorch and transformers take seconds.
+        engine = await asyncio.to_thread(_transformers_engine)
+        return await engine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     raise EngineError(f"there is no engine {kind!r}: use auto, transformers, vllm or openai")
 
 
@@ -115,7 +116,7 @@ async def open_engine(config: EngineConfig, *, seed: int = 0, **options: Any) ->
         ConfigError: an option is set that is for another engine.
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
-    kind = choose_engine(config.engine, config.base_url)
+    kind = await asyncio.to_thread(choose_engine, config.engine, config.base_url)
     served = config.base_url and config.model not in BUILT_IN
     return await load_engine(
         kind,
@@ -135,7 +136,16 @@ def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind
         return kind
     if base_urls:
         return "openai"
-    return "vllm" if _has_cuda() and importlib.util.find_spec("vllm") else "transformers"
+    return "vllm" if importlib.util.find_spec("vllm") and _has_cuda() else "transformers"
+
+
+def _transformers_engine() -> type[TransformersEngine]:
+    from genprm.engines.transformers.lean import import_lean
+
+    import_lean()
+    from genprm.engines.transformers.engine import TransformersEngine
+
+    return TransformersEngine
 
 
 def need_torch(model: str) -> None:

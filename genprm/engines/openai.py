@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-import openai
+import aiohttp
 
 from genprm.config import PATIENCE_S
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
+from genprm.engines.http import HttpServer, NoAnswerError, StatusError, open_session
 from genprm.engines.requests import Connection, InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.routing import Router, Server
 from genprm.engines.stops import completion
@@ -53,7 +52,8 @@ class OpenAIEngine:
     left alone for a while, its requests go to the others; where none is left, they wait and try again, up to a limit.
 
     Args:
-        clients: a client for each server.
+        servers: all of them.
+        session: what the servers are asked through; closed with the engine.
         tokenizer: the model's tokenizer.
         model_name: the name under which every server knows the model.
         max_model_len: tokens of prompt and completion together.
@@ -66,7 +66,8 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        clients: Sequence[openai.AsyncOpenAI],
+        servers: Sequence[HttpServer],
+        session: aiohttp.ClientSession,
         tokenizer: Tokenizer,
         *,
         model_name: str,
@@ -79,12 +80,13 @@ class OpenAIEngine:
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.max_model_len = max_model_len
-        self.capacity = max_num_seqs * len(clients)
-        self.cache_tokens = None if cache_tokens is None else cache_tokens * len(clients)
+        self.capacity = max_num_seqs * len(servers)
+        self.cache_tokens = None if cache_tokens is None else cache_tokens * len(servers)
         self._patience_s = patience_s
         self._rng = random.Random(seed)
-        self._clients = {Server(str(client.base_url).rstrip("/")): client for client in clients}
-        self.router = Router(list(self._clients))
+        self._session = session
+        self._servers = {Server(server.base_url): server for server in servers}
+        self.router = Router(list(self._servers))
         """Which server gets what."""
         self._in_flight = InFlight()
         self._watches = True
@@ -122,17 +124,15 @@ class OpenAIEngine:
             raise EngineError("the openai engine needs at least one base URL, such as http://127.0.0.1:8000/v1")
         if len(set(base_urls)) < len(base_urls):
             raise EngineError(f"base URLs are repeated: {list(base_urls)!r}")
-        key = os.environ.get(connection.get("api_key_env", "OPENAI_API_KEY")) or "EMPTY"
-        timeout = openai.Timeout(connection.get("timeout_s", 600.0), connect=10.0)
-        options: dict[str, Any] = {"api_key": key, "timeout": timeout, "max_retries": connection.get("retries", 2)}
-        clients = [openai.AsyncOpenAI(base_url=url, **options) for url in base_urls]
+        session = open_session(connection)
         try:
-            found = await asyncio.gather(*(_discover(client, model) for client in clients), return_exceptions=True)
+            servers = [HttpServer(url, session, connection.get("retries", 2)) for url in base_urls]
+            found = await asyncio.gather(*(_discover(server, model) for server in servers), return_exceptions=True)
             served = [answer for answer in found if isinstance(answer, _Served)]
             for url, problem in zip(base_urls, found, strict=True):
-                if isinstance(problem, openai.APIStatusError | EngineError):
+                if isinstance(problem, StatusError | EngineError):
                     raise EngineError(f"{url}: {problem}") from problem
-                if isinstance(problem, openai.APIConnectionError):
+                if isinstance(problem, NoAnswerError):
                     if not served:
                         raise EngineError(f"no server answers at {url!r}: is it running?") from problem
                     logger.warning("no server answers at %s: going on with the others", url)
@@ -150,10 +150,11 @@ class OpenAIEngine:
             except EngineError as error:
                 raise EngineError(f"{error} (set the tokenizer: a folder, or the model's id on the Hub)") from error
         except BaseException:
-            await asyncio.gather(*(client.close() for client in clients))
+            await session.close()
             raise
         engine = cls(
-            clients,
+            servers,
+            session,
             text,
             model_name=name,
             max_model_len=min(lengths) if max_model_len is None else max_model_len,
@@ -258,34 +259,22 @@ class OpenAIEngine:
         if not ids:
             raise EngineError("the prompt is empty: it needs at least one token")
         body = {"model": self.model_name, "input": list(ids), "task": "token_classify", "use_activation": False}
-
-        async def ask(client: openai.AsyncOpenAI) -> Any:
-            # Beside the routes of the OpenAI API, not among them.
-            url = str(client.base_url).rstrip("/").removesuffix("/v1") + "/pooling"
-            return await client.post(url, body=body, cast_to=object)
-
-        answer = await self._in_flight.run(self._anywhere(None, ask))
+        # Beside the routes of the OpenAI API, not among them.
+        answer = await self._in_flight.run(self._anywhere(None, "../pooling", body))
         return [[float(value) for value in row] for row in answer["data"][0]["data"]]
 
     async def close(self) -> None:
         """Closes the connections: see `Engine`. The servers go on."""
         if not self._in_flight.closed:
             await self._in_flight.close()
-            await asyncio.gather(*(client.close() for client in self._clients.values()))
+            await self._session.close()
 
     async def _request(self, chain: str | None, prompt_ids: Sequence[int], **fields: Any) -> Any:
         """Sends one request to whichever server answers it; returns the decoded JSON."""
-        ids = list(prompt_ids)
+        body = {"model": self.model_name, "prompt": list(prompt_ids), **_PLAIN, **fields}
+        return await self._in_flight.run(self._anywhere(chain, "completions", body))
 
-        async def complete(client: openai.AsyncOpenAI) -> Any:
-            raw = await client.completions.with_raw_response.create(
-                model=self.model_name, prompt=ids, extra_body=_PLAIN | fields
-            )
-            return raw.http_response.json()
-
-        return await self._in_flight.run(self._anywhere(chain, complete))
-
-    async def _anywhere(self, chain: str | None, ask: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Any:
+    async def _anywhere(self, chain: str | None, path: str, body: Mapping[str, object]) -> Any:
         """What the first server to answer says.
 
         Raises:
@@ -302,20 +291,22 @@ class OpenAIEngine:
                 tried.append(server)
                 server.in_flight += 1
                 try:
-                    answer = await ask(self._clients[server])
+                    answer = await self._servers[server].post(path, body)
                     self.router.restore(server)
                     return answer
-                # This covers time-outs, and answers of undeclared length that were cut off.
-                except (openai.APIConnectionError, openai.InternalServerError, json.JSONDecodeError) as error:
+                except NoAnswerError as error:
                     self._put_aside(server, error)
                     failures[server] = error
-                except openai.RateLimitError as error:  # busy, not broken
-                    self.router.restore(server)
-                    failures[server] = error
-                except openai.APIStatusError as error:
-                    if _OVERFLOW.search(error.message):
+                except StatusError as error:
+                    if error.status == 429:  # busy, not broken
+                        self.router.restore(server)
+                    elif error.status >= 500:
+                        self._put_aside(server, error)
+                    elif _OVERFLOW.search(error.message):
                         raise ContextOverflowError(error.message) from error
-                    raise EngineError(f"{server.base_url} refuses a request: {error.message}") from error
+                    else:
+                        raise EngineError(f"{server.base_url} refuses a request: {error}") from error
+                    failures[server] = error
                 finally:
                     server.in_flight -= 1
             wait_s = pause_s * self._rng.uniform(0.75, 1.25)
@@ -349,39 +340,39 @@ def _watched(choice: Any, watch: Sequence[int]) -> list[tuple[float, ...]]:
 class _Served:
     """What a server says of the model that it serves."""
 
-    def __init__(self, card: Any) -> None:
+    def __init__(self, card: Mapping[str, Any]) -> None:
         self.cache_tokens: int | None = None
-        self.name: str = card.id
-        self.root: str | None = getattr(card, "root", None)
-        self.max_model_len: int | None = getattr(card, "max_model_len", None)
+        self.name: str = card["id"]
+        self.root: str | None = card.get("root")
+        self.max_model_len: int | None = card.get("max_model_len")
 
 
 def _in_short(error: Exception) -> str:
-    """One line: a proxy may send a page. What the SDK calls a connection error has its reason behind it."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"its answer is cut off, or no JSON: {error}"
-    reason = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
-    text = " ".join(f"{error} {reason or ''}".split())
+    """One line: a proxy may send a page."""
+    text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-async def _discover(client: openai.AsyncOpenAI, model: str | None) -> _Served:
-    served = [_Served(card) for card in (await client.models.list()).data]
+async def _discover(server: HttpServer, model: str | None) -> _Served:
+    listed = await server.get("models")
+    try:
+        served = [_Served(card) for card in listed["data"]]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise EngineError(f"what it lists at /models are no models: {_in_short(ValueError(listed))}") from error
     fitting = [s for s in served if model in (None, s.name, s.root)]
     # LoRA adapters are listed behind the model itself: without a name, only one model leaves no doubt.
     if not fitting or (model is None and len(fitting) > 1):
         wanted = "give the model's name: there are" if model is None else f"the model {model!r} is not served here, but"
         raise EngineError(f"{wanted} {sorted(s.name for s in served)!r}")
-    fitting[0].cache_tokens = await _cache_tokens(client)
+    fitting[0].cache_tokens = await _cache_tokens(server)
     return fitting[0]
 
 
-async def _cache_tokens(client: openai.AsyncOpenAI) -> int | None:
+async def _cache_tokens(server: HttpServer) -> int | None:
     """Tokens in the server's cache of keys and values, from what vLLM publishes; other servers do not say."""
-    once = client.with_options(max_retries=0, timeout=10.0)
     try:
-        page = await once.get(str(client.base_url.join("../metrics")), cast_to=str)
-    except openai.APIError:
+        page = await server.page("../metrics", timeout_s=10.0)
+    except (NoAnswerError, StatusError):
         return None
     found = _CACHE_CONFIG.search(page)
     sizes = {name: int(number) for name, number in _CACHE_SIZE.findall(found[0])} if found else {}

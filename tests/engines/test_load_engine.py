@@ -41,6 +41,22 @@ async def test_what_makes_no_sense_is_refused() -> None:
 
 
 def test_importing_the_engines_loads_nothing_heavy() -> None:
-    check = "import sys, genprm.engines; print({'torch', 'transformers', 'openai', 'vllm'} & set(sys.modules))"
+    check = "import sys, genprm.engines; print({'torch', 'transformers', 'aiohttp', 'vllm'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_scikit_learn_is_loaded_by_those_who_call_it_alone() -> None:
+    pytest.importorskip("sklearn")
+    check = """
+import sys
+from genprm.engines.transformers.lean import import_lean
+import_lean()
+import transformers.generation.candidate_generator as used
+import transformers.utils
+assert not {"sklearn", "pandas"} & set(sys.modules), "loaded at the start"
+assert used.is_sklearn_available() and transformers.utils.is_sklearn_available()
+print(*used.roc_curve([0, 1], [0.2, 0.8])[1])
+"""
+    shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["0.0", "1.0", "1.0"]
