@@ -58,7 +58,17 @@ class Log(TrainerCallback):
             self._say(f"step {state.global_step:,} of {state.max_steps:,}  {numbers}")
 
 
-_SAID = ("loss", "learning_rate", "eval_loss", "eval_verdict_accuracy", "eval_f1", "verify_f1", "verify_f1_no_code")
+_SAID = (
+    "loss",
+    "learning_rate",
+    "eval_loss",
+    "eval_verdict_accuracy",
+    "eval_step_accuracy",
+    "eval_accuracy",
+    "eval_f1",
+    "verify_f1",
+    "verify_f1_no_code",
+)
 
 
 def _short(value: object) -> str:

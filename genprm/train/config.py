@@ -80,12 +80,11 @@ class Rows(Config):
     max_length: Annotated[int | None, Option(shown="the model's context")] = Field(
         default=None, ge=8, description="Longest sequence, in tokens."
     )
-    packing: bool = Field(default=True, description="Several sequences in one row of a batch; none sees another.")
     bad_rows: Literal["error", "skip"] = Field(
         default="error", description="A row that cannot be trained on ends the run before it begins, or is left out."
     )
     eval_data: Annotated[Path | None, Option(free=True, shown="none")] = Field(
-        default=None, description="Held-out rows, in the form of the data set: teacher-forced loss and verdicts."
+        default=None, description="Held-out rows, in the form of the data set: loss, accuracy and official F1."
     )
     eval_steps: Annotated[int, Free] = Field(default=100, ge=1, description="Steps between two evaluations.")
     eval_limit: Annotated[int | None, Option(free=True, shown="all")] = Field(
@@ -132,16 +131,20 @@ class Verified(Config):
     )
 
 
-class SftConfig(Optimisation, Lora, Rows, Asked, Saving, Verified):
-    """`genprm train sft`."""
+class TrainConfig(Optimisation, Lora, Rows, Saving):
+    """What every `genprm train ...` takes."""
 
     data: str = Field(
-        default="", description="Folder of `genprm synthesize`, a .jsonl or .parquet file, or a data set of the Hub."
+        default="", description="Folder of a run, a .jsonl, .json or .parquet file, or a data set of the Hub."
     )
     model: str = Field(
-        default="nano", min_length=1, description="Model to start from: a folder, a name on the Hub, or nano."
+        default="nano",
+        min_length=1,
+        description="Model to start from: a folder, a name on the Hub, or a built-in one (nano, nano-policy).",
     )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of the model on the Hub.")
+    revision: Annotated[str | None, Option(shown="none")] = Field(
+        default=None, description="Branch, tag or commit of the model on the Hub."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -150,3 +153,60 @@ class SftConfig(Optimisation, Lora, Rows, Asked, Saving, Verified):
                 f"batch_size {self.batch_size} is no multiple of device_batch_size {self.device_batch_size}"
             )
         return self
+
+
+class SftConfig(TrainConfig, Asked, Verified):
+    """`genprm train sft`."""
+
+    packing: bool = Field(default=True, description="Several sequences in one row of a batch; none sees another.")
+
+
+class DiscriminativeConfig(TrainConfig):
+    """`genprm train discriminative`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="Highest learning rate of AdamW.")
+    layout: Literal["auto", "qwen-prm", "token-classification"] = Field(
+        default="auto",
+        description="How a solution is written and what the head is: that of Qwen2.5-Math-PRM, or TRL's. auto: the "
+        "first for Qwen2 models whose tokenizer has `<extra_0>`.",
+    )
+    separator: str = Field(
+        default="\n", min_length=1, description="Written after each step; layout token-classification."
+    )
+    labels: Literal["hard", "value", "progress"] = Field(
+        default="hard",
+        description="Of rows of `genprm label`: right or wrong, or soft: the Monte Carlo value after the step, or its "
+        "relative progress up to 1.",
+    )
+
+
+class ImplicitConfig(TrainConfig):
+    """`genprm train implicit`. The defaults are those of ImplicitPRM's scripts (arXiv 2412.01981)."""
+
+    model: str = Field(
+        default="nano-policy",
+        min_length=1,
+        description="Model to start from: a folder, a name on the Hub, or a built-in one (nano, nano-policy).",
+    )
+    learning_rate: float = Field(default=5e-7, gt=0, description="Highest learning rate of AdamW.")
+    beta2: float = Field(default=0.95, gt=0, lt=1, description="Of AdamW.")
+    objective: Literal["ce", "dpo"] = Field(
+        default="ce", description="Cross-entropy on each response's label, or DPO on pairs of a right and a wrong one."
+    )
+    beta: float = Field(default=0.05, gt=0, description="Scale of the log-ratio; the trained model keeps it.")
+    pairs: Annotated[int | None, Option(shown="all")] = Field(
+        default=None, ge=1, description="Most pairs a problem, drawn at random; objective dpo."
+    )
+    reference: Annotated[str | None, Option(shown="the model to start from")] = Field(
+        default=None, description="Model that log-ratios are taken to."
+    )
+    reference_revision: Annotated[str | None, Option(shown="none")] = Field(
+        default=None, description="Its branch, tag or commit on the Hub."
+    )
+    reference_dtype: str = Field(default="auto", description="Type of its weights, as in scoring.")
+    reference_cache: Annotated[str, Option(metavar="auto|none|FOLDER", free=True)] = Field(
+        default="auto", description="Where they are kept, for scoring too; `auto` is the user's cache folder."
+    )
+    engine: Annotated[Literal["auto", "transformers", "vllm"], Free] = Field(
+        default="auto", description="What computes its log-probabilities."
+    )

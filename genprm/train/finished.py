@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from genprm.benchmarks.processbench import F1Score, f1_score
-from genprm.data.inputs import BadRow, read_rows
 from genprm.engines.tokenizer import Tokenizer
-from genprm.prms import load_prm
 from genprm.prms.profiles import PROFILE_FILE
 from genprm.runs.folder import write_atomically
 from genprm.runs.provenance import package_version, weights_of
 from genprm.train.callbacks import CHECKPOINTS, LOG, read_log
-from genprm.train.config import SftConfig
-from genprm.train.profile import model_profile, profile_json
+from genprm.train.config import TrainConfig
 from genprm.train.rows import TrainError
-from genprm.train.token_rows import TokenSet
 
 ADAPTER, CURVES, METRICS = "adapter", "curves.png", "metrics.json"
 
@@ -34,30 +27,46 @@ class Trained:
     loss: float | None
     """Mean training loss of the last five lines of the log; None where nothing was logged."""
     metrics: Mapping[str, float]
-    """Of the last evaluations: `eval_...` teacher-forced, `verify_...` with real code."""
+    """Of the last evaluations: `eval_...` on held-out rows, `verify_...` with real code."""
 
 
-def finish(trainer: Any, tokenizer: Tokenizer, config: SftConfig, out: Path, data: TokenSet) -> Trained:
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What is said about a model in its folder, besides settings and curves."""
+
+    command: str
+    """That made it, such as `train sft`."""
+    layout: str
+    """What was trained, for the card."""
+    profile: Mapping[str, Any]
+    """`genprm.json`: its family, and how it is asked."""
+    data: Mapping[str, int]
+    """Counts of what it was trained on."""
+    measured: str
+    """What the metrics are, for the card."""
+    verify: Callable[[Path], Mapping[str, float]] | None = None
+    """Measures the finished folder."""
+
+
+def finish(trainer: Any, tokenizer: Tokenizer, config: TrainConfig, out: Path, product: Product) -> Trained:
     """Writes weights (adapters merged), tokenizer, profile, metrics, plot and card, and verifies the result."""
     save_weights(trainer, tokenizer, out)
-    write_profile(config, out)
+    write_profile(product.profile, out)
     log = read_log(out / LOG)
     metrics: dict[str, float] = {}
     for line in log:
         metrics |= {name: value for name, value in line.items() if name.startswith(("eval_", "verify_"))}
-    if config.verify_data is not None:
-        metrics |= verify_metrics(out, config)
+    if product.verify is not None:
+        metrics |= product.verify(out)
     losses = [line["loss"] for line in log if "loss" in line][-5:]
     trained = Trained(trainer.state.global_step, sum(losses) / len(losses) if losses else None, metrics)
     if not trainer.accelerator.is_main_process:
         return trained
-    counts = {"critiques": len(data.labels), "tokens": data.tokens, "learned_tokens": data.learned}
-    counts |= {"sequences": len(data.rows), "left_out": len(data.left_out)}
     seconds = log[-1]["seconds"] if log else None
-    written = {**asdict(trained), "seconds": seconds, "data": counts}
+    written = {**asdict(trained), "seconds": seconds, "data": dict(product.data)}
     write_atomically(out / METRICS, json.dumps(written, indent=2) + "\n")
     draw_curves(log, out / CURVES)
-    write_atomically(out / "README.md", card(config, trained, counts))
+    write_atomically(out / "README.md", card(config, trained, product))
     if config.push_to_hub is not None:
         push(out, config.push_to_hub)
     return trained
@@ -88,6 +97,7 @@ def save_weights(trainer: Any, tokenizer: Tokenizer, out: Path) -> None:
     config = copy.deepcopy(model.config)
     config.use_cache, config.dtype = True, torch.bfloat16  # the trainer turned the cache off
     model.save_pretrained(out, state_dict=kept)
+    config.architectures = model.config.architectures
     config.save_pretrained(out)
     trainer.processing_class.save_pretrained(out)
     same = Tokenizer.from_pretrained(str(out))
@@ -95,81 +105,19 @@ def save_weights(trainer: Any, tokenizer: Tokenizer, out: Path) -> None:
         raise TrainError(f"the tokenizer that was saved to {out} gives texts other ids than the one trained with")
 
 
-def write_profile(config: SftConfig, out: Path) -> None:
+def write_profile(profile: Mapping[str, Any], out: Path) -> None:
     """Writes `genprm.json`, from which judges know how to ask the model."""
-    write_atomically(out / PROFILE_FILE, json.dumps(profile_json(model_profile(config)), indent=2) + "\n")
+    write_atomically(out / PROFILE_FILE, json.dumps(profile, indent=2) + "\n")
 
 
-def verify_checkpoint(
-    trainer: Any, tokenizer: Tokenizer, config: SftConfig, out: Path, step: int, say: Callable[[str], None] | None
-) -> Mapping[str, float]:
-    """Judges the held-out solutions with the weights as they are, real code included."""
-    if trainer.accelerator.num_processes > 1:
-        if say is not None:
-            say("verifying at checkpoints needs a run of one process: left out")
-        return {}
-    folder = out / ".verify"
-    try:
-        folder.mkdir(exist_ok=True)
-        save_weights(trainer, tokenizer, folder)
-        write_profile(config, folder)
-        return verify_metrics(folder, config)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def verify_metrics(folder: Path, config: SftConfig) -> dict[str, float]:
-    """Official F1 of the model in a folder, with code and without."""
-    assert config.verify_data is not None
-    modes: Sequence[tuple[str, Literal["execute", "analyze"]]] = [("verify_f1", "execute")]
-    if config.family == "genprm":
-        modes = [*modes, ("verify_f1_no_code", "analyze")]
-    found: dict[str, float] = {}
-    for name, mode in modes:
-        score = asyncio.run(verify_folder(folder, config.verify_data, config.verify_limit, mode, config.sandbox))
-        if score.f1 is not None:
-            found[name] = score.f1
-    return found
-
-
-async def verify_folder(
-    folder: Path,
-    data: Path,
-    limit: int | None,
-    mode: Literal["execute", "analyze"],
-    sandbox: Literal["auto", "docker", "bubblewrap"],
-) -> F1Score:
-    """Judges labelled solutions with a model.
-
-    Raises:
-        TrainError: a row is no labelled solution.
-    """
-    rows = list(read_rows([data], limit=limit))
-    for row in rows:
-        if isinstance(row, BadRow):
-            raise TrainError(f"{row.file}, line {row.line}: {row.reason}")
-        if row.label is None:
-            raise TrainError(f"{row.file}, line {row.line}: a `label` is wanted to measure against")
-    solutions = [row for row in rows if not isinstance(row, BadRow)]
-    prm = await load_prm(str(folder), mode=mode, sandbox=sandbox)
-    try:
-        limited = asyncio.Semaphore(2 * prm.capacity)
-
-        async def judged(problem: str, steps: Sequence[str]) -> int | None:
-            async with limited:
-                return (await prm.judge(problem, steps)).first_error
-
-        predictions = await asyncio.gather(*(judged(row.problem, row.steps) for row in solutions))
-    finally:
-        await prm.close()
-    return f1_score(predictions, [row.label for row in solutions if row.label is not None])
+_SCORES = ("eval_verdict_accuracy", "eval_step_accuracy", "eval_accuracy", "eval_f1", "verify_f1")
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss and scores over the steps, as a picture."""
     from matplotlib.figure import Figure
 
-    panels = [("loss", ("loss", "eval_loss")), ("score", ("eval_verdict_accuracy", "eval_f1", "verify_f1"))]
+    panels = [("loss", ("loss", "eval_loss")), ("score", _SCORES)]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for place, (title, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 2, place)
@@ -186,7 +134,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def card(config: SftConfig, trained: Trained, counts: Mapping[str, int]) -> str:
+def card(config: TrainConfig, trained: Trained, product: Product) -> str:
     """The model's README: what it was made from and how, and what was measured."""
     settings = {name: value for name, value in config.model_dump(mode="json").items() if value is not None}
     lines = ["---", "library_name: transformers", "tags: [process-reward-model, genprm]"]
@@ -195,16 +143,17 @@ def card(config: SftConfig, trained: Trained, counts: Mapping[str, int]) -> str:
     lines += ["---", "", f"# A process reward model made from {Path(config.model).name}", ""]
     how = "LoRA adapters, merged (the adapters alone stand in `adapter/`)" if config.lora else "all weights"
     lines += [
-        f"Trained by `genprm train sft`: {how}, layout of {config.family}. `genprm.json` says how it is asked.",
+        f"Trained by `genprm {product.command}`: {how}, {product.layout}. `genprm.json` says how it is asked.",
         "",
     ]
-    lines += ["    genprm verify solutions.jsonl --with-code --model FOLDER", "", "## Data", ""]
-    lines += [f"{config.data}: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())]
+    lines += ["    genprm verify solutions.jsonl --model FOLDER", "", "## Data", ""]
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in product.data.items())
+    lines += [f"{config.data}: {counts}"]
     lines += ["", "## Measured", "", "| | |", "|---|---|", f"| steps | {trained.steps:,} |"]
     if trained.loss is not None:
         lines.append(f"| training loss, last lines of the log | {trained.loss:.4f} |")
     lines += [f"| {name} | {value:.4f} |" for name, value in sorted(trained.metrics.items())]
-    lines += ["", "`eval_...` is teacher-forced on held-out rows, `verify_...` is judged with real code.", ""]
+    lines += ["", product.measured, ""]
     lines += [f"![curves]({CURVES})", "", "## Settings", "", "```json"]
     versions = {name: package_version(name) for name in ("genprm", "trl", "transformers", "torch", "peft")}
     base = weights_of(config.model, config.revision)

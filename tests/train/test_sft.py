@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from genprm import prompts
 from genprm.engines import BUILT_IN
@@ -23,7 +23,8 @@ from genprm.train.config import SftConfig
 from genprm.train.cpu_loss import CpuSFTTrainer
 from genprm.train.replay import IGNORE
 from genprm.train.rows import TrainError
-from genprm.train.sft import Stopped, prepare, train_sft, training_arguments
+from genprm.train.running import Stopped, longest_of, training_arguments
+from genprm.train.sft import prepare, train_sft
 
 BUILT_IN_PATH = BUILT_IN["nano"]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
@@ -237,11 +238,11 @@ def test_a_bad_row_ends_the_run_before_it_begins(change: Any, says: str, tmp_pat
 def test_other_bad_input_says_what_to_do(data: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))
     with pytest.raises(TrainError, match=r"tokens are more than the 64 of --max-length"):
-        prepare(config(data, max_length=64), 8192, tokenizer)
+        prepare(config(data, max_length=64), 64, tokenizer)
     with pytest.raises(TrainError, match="empty: of 6 rows none can be trained on"):
-        prepare(config(data, max_length=64, bad_rows="skip"), 8192, tokenizer)
+        prepare(config(data, max_length=64, bad_rows="skip"), 64, tokenizer)
     with pytest.raises(TrainError, match=r"--max-length 9,000 is more than the 8,192"):
-        prepare(config(data, max_length=9000), 8192, tokenizer)
+        longest_of(config(data, max_length=9000), AutoConfig.from_pretrained(BUILT_IN_PATH))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(TrainError, match="the data set is empty"):
         prepare(config(tmp_path / "empty.jsonl"), 8192, tokenizer)

@@ -1,0 +1,234 @@
+"""What every training run does, whatever it trains: checks, settings, checkpoints, and an orderly stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from genprm.engines import BUILT_IN
+from genprm.engines.tokenizer import Tokenizer
+from genprm.train.config import TrainConfig
+from genprm.train.rows import TrainError
+
+Say = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """A signal ended the run behind a step; its checkpoint is written."""
+
+    def __init__(self, step: int, signal: int) -> None:
+        super().__init__(f"stopped after step {step:,}; the same command goes on from there")
+        self.step, self.signal = step, signal
+
+
+class Running:
+    """The callbacks of a run, and the run itself.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        say: prints a line about what goes on; None says nothing.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path, say: Say | None) -> None:
+        from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop
+
+        self._out = out
+        self._say = say
+        self._stop = Stop()
+        self._every: list[Every] = []
+        self.callbacks: list[Any] = [Log(out / LOG, say), self._stop]
+        """For the trainer."""
+        if config.save_minutes is not None:
+            self.callbacks.append(SaveByTheClock(config.save_minutes))
+
+    def every(self, steps: int, call: Callable[[int], Mapping[str, float]], *, begin: bool = False) -> None:
+        """Has something called every so many steps: see `genprm.train.callbacks.Every`."""
+        from genprm.train.callbacks import Every
+
+        self._every.append(one := Every(steps, call, begin=begin))
+        self.callbacks.append(one)
+
+    def train(self, trainer: Any) -> None:
+        """Trains from the newest checkpoint on, where there is one.
+
+        Raises:
+            Stopped: a signal ended the run; it can go on.
+        """
+        import transformers
+        from transformers.trainer_utils import get_last_checkpoint
+
+        from genprm.train.callbacks import CHECKPOINTS
+
+        for one in self._every:
+            one.trainer = trainer
+        trainer.remove_callback(transformers.PrinterCallback)
+        folder = self._out / CHECKPOINTS
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if last is not None and self._say is not None:
+            self._say(f"going on from {last}")
+        with self._stop.listening():
+            trainer.train(resume_from_checkpoint=last)
+        if self._stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+            raise Stopped(trainer.state.global_step, self._stop.signal)
+
+
+def check_installed() -> None:
+    """Finds out early whether the libraries are there, and quiets them.
+
+    Raises:
+        TrainError: one is missing; says what to install.
+    """
+    import importlib.util
+
+    missing = [name for name in ("trl", "peft", "datasets", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainError(f"training needs {', '.join(missing)}: pip install 'genprm[train]'")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+
+
+def training_arguments(config: TrainConfig) -> dict[str, Any]:
+    """What the trainers of transformers and TRL take."""
+    import torch
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulate, rest = divmod(config.batch_size, config.device_batch_size * world)
+    if rest or not accumulate:
+        raise TrainError(
+            f"a batch of {config.batch_size} cannot be split over {world} devices with {config.device_batch_size} each"
+        )
+    bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available())
+    return {
+        "per_device_train_batch_size": config.device_batch_size,
+        "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": config.beta2,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "logging_steps": config.log_steps,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": config.keep_checkpoints,
+        "eval_strategy": "no",
+        "report_to": [] if config.report_to == "none" else [config.report_to],
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "disable_tqdm": True,
+    }
+
+
+def autocast_of(arguments: Any) -> Callable[[], Any]:
+    """What sets the type that is computed in, as the trainer does."""
+    import torch
+
+    if not arguments.bf16:
+        return contextlib.nullcontext
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return lambda: torch.autocast(kind, dtype=torch.bfloat16)
+
+
+def lora_config(config: TrainConfig, **more: Any) -> Any:
+    """The adapters as peft takes them."""
+    from peft import LoraConfig
+
+    targets = config.lora_targets
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if targets == "all-linear" else targets.split(","),
+        **more,
+    )
+
+
+def longest_of(config: TrainConfig, model: Any) -> int:
+    """Tokens that a sequence may have.
+
+    Args:
+        config: of the run.
+        model: configuration of the model, as transformers has it.
+
+    Raises:
+        TrainError: the model's context is shorter than what is asked for.
+    """
+    context = int(model.get_text_config().max_position_embeddings)
+    if config.max_length is not None and config.max_length > context:
+        raise TrainError(
+            f"--max-length {config.max_length:,} is more than the {context:,} tokens of the model's context"
+        )
+    return config.max_length or context
+
+
+def load_tokenizers(config: TrainConfig) -> tuple[Any, Tokenizer]:
+    """The tokenizer of the model for the trainer, and as judges see it.
+
+    Raises:
+        TrainError: there is no such model.
+        EngineError: there is no usable tokenizer.
+    """
+    import transformers
+
+    path, where = _place(config)
+    tokenizer = Tokenizer.from_pretrained(path, config.revision)
+    try:
+        # tokenizer.json as it is: the class that a model declares may rebuild it by rules of its own.
+        return transformers.PreTrainedTokenizerFast.from_pretrained(path, **where), tokenizer
+    except (OSError, ValueError, TypeError):
+        try:
+            return transformers.AutoTokenizer.from_pretrained(path, **where), tokenizer
+        except (OSError, ValueError) as error:
+            raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
+
+
+def load_network(config: TrainConfig, kind: Any, **more: Any) -> Any:
+    """The model to start from; weights that it lacks, such as a new head's, are random by the seed.
+
+    Args:
+        config: of the run.
+        kind: a class with `from_pretrained`.
+        **more: fields of the model's configuration.
+
+    Raises:
+        TrainError: there is no such model.
+    """
+    import torch
+    import transformers
+
+    path, where = _place(config)
+    transformers.set_seed(config.seed)
+    try:
+        # Masters in float32: steps of 2e-6 would be lost in bfloat16.
+        return kind.from_pretrained(path, dtype=torch.float32, **where, **more)
+    except (OSError, ValueError) as error:
+        raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
+
+
+def need_template(tokenizer: Any, model: str) -> None:
+    """Makes sure that a model can be asked in turns.
+
+    Raises:
+        TrainError: its tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise TrainError(
+            f"the tokenizer of {model!r} has no chat template: a base model needs one in its tokenizer's folder "
+            "(chat_template.jinja) before it can be asked in turns"
+        )
+
+
+def _place(config: TrainConfig) -> tuple[str, dict[str, Any]]:
+    path = str(BUILT_IN[config.model]) if config.model in BUILT_IN else config.model
+    return path, {"revision": config.revision} if config.revision else {}
