@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,18 +14,29 @@ import typer
 from genprm.cli import options
 from genprm.cli.boundary import INTERRUPTED, TERMINATED, stderr, stdout
 from genprm.fields import free_fields
-from genprm.train.config import SftConfig
+from genprm.train.config import DiscriminativeConfig, ImplicitConfig, SftConfig, TrainConfig
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.train.finished import Trained
+
 app = typer.Typer(name="train", help="Trains process reward models.", no_args_is_help=True, rich_markup_mode=None)
 
-EPILOG = """Examples:\n
+_ENDS = "Exit codes: 0 finished, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both leave a checkpoint)."
+EPILOG = f"""Examples:\n
   genprm train sft runs/train --model Qwen/Qwen2.5-1.5B-Instruct --out models/judge\n
   genprm train sft runs/train --model launch/ThinkPRM-1.5B --family thinkprm --lora --out models/judge\n
   accelerate launch --config_file recipes/train/fsdp2.yaml -m genprm train sft runs/train --model Qwen/Qwen2.5-7B\n
-Exit codes: 0 finished, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both leave a checkpoint)."""
+{_ENDS}"""
+DISCRIMINATIVE_EPILOG = f"""Examples:\n
+  genprm train discriminative runs/labels --model Qwen/Qwen2.5-Math-7B-Instruct --out models/head\n
+  genprm train discriminative trl-rows.jsonl --layout token-classification --eval-data processbench.json\n
+{_ENDS}"""
+IMPLICIT_EPILOG = f"""Examples:\n
+  genprm train implicit runs/labels --model meta-llama/Llama-3.1-8B-Instruct --out models/implicit\n
+  genprm train implicit runs/labels --objective dpo --pairs 8 --lora --learning-rate 1e-5\n
+{_ENDS}"""
 
 
 def sft(
@@ -44,12 +55,61 @@ def sft(
     A row of DATA has `messages` (and `problem` and `steps`), as `genprm synthesize` writes it, or `input_ids` and
     `labels`. What the model does not write at inference is not learned: user turns, forced prefixes, executed output.
     """
-    from genprm.train.sft import Stopped, train_sft
+    from genprm.train.sft import train_sft
 
-    config = training.model_copy(update={"data": data})
-    with _folder(config, "train sft", data) as out:
+    _train(training.model_copy(update={"data": data}), "train sft", train_sft)
+
+
+def discriminative(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder of a run of `genprm label`, a file of labelled solutions, or a data set of the Hub.",
+            show_default=False,
+        ),
+    ],
+    training: Annotated[DiscriminativeConfig, options.Options(without=("data",))],
+) -> None:
+    """Trains a head that scores the end of each step, and writes a folder that `genprm verify --model` and vLLM take.
+
+    A row of DATA has `problem` and `steps`, and step labels of `genprm label`, or `label` (the first wrong step, as in
+    ProcessBench); or TRL's `prompt`, `completions` and `labels`, which may be numbers from 0 to 1.
+    """
+    from genprm.train.discriminative import train_discriminative
+
+    _train(training.model_copy(update={"data": data}), "train discriminative", train_discriminative)
+
+
+def implicit(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder of a run of `genprm label`, a file of solutions with outcomes, or a data set of the Hub.",
+            show_default=False,
+        ),
+    ],
+    training: Annotated[ImplicitConfig, options.Options(without=("data",))],
+) -> None:
+    """Trains an implicit PRM on outcomes alone, and writes a folder that `genprm verify --model` and vLLM take.
+
+    A row of DATA has `problem` and `steps` (or `solution`) and says whether the answer is right, by
+    `final_answer_correct`, `correct` or `label`. Rows with `prompt`, `completions` and `correctness` are read too, and
+    so are TRL's with `prompt`, `completion` and `label`, or with `prompt`, `chosen` and `rejected`.
+    """
+    from genprm.train.implicit_training import train_implicit
+
+    _train(training.model_copy(update={"data": data}), "train implicit", train_implicit)
+
+
+def _train(config: TrainConfig, command: str, train: Callable[..., Trained]) -> None:
+    """Trains in the folder of the run, and prints what came of it."""
+    from genprm.train.running import Stopped
+
+    with _folder(config, command, config.data) as out:
         try:
-            trained = train_sft(config, out, say=_say)
+            trained = train(config, out, say=_say)
         except Stopped as stopped:
             stderr().print(f"Stopped after step {stopped.step:,}; the same command goes on from there.")
             raise typer.Exit(TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED) from None
@@ -59,7 +119,7 @@ def sft(
 
 
 @contextmanager
-def _folder(config: SftConfig, command: str, data: str) -> Generator[Path]:
+def _folder(config: TrainConfig, command: str, data: str) -> Generator[Path]:
     """Opens the folder of the run, which one process alone writes to.
 
     Raises:
@@ -90,3 +150,5 @@ def _say(line: str) -> None:
 
 
 options.command(app, "sft", epilog=EPILOG)(sft)
+options.command(app, "discriminative", epilog=DISCRIMINATIVE_EPILOG)(discriminative)
+options.command(app, "implicit", epilog=IMPLICIT_EPILOG)(implicit)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from genprm.prms.discriminative.formats import Head, Layout
 
@@ -43,6 +44,11 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         self.model = Qwen2Model(config)
         self.score = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2))
         self.post_init()
+
+    def forward(self, input_ids: Tensor, use_cache: bool | None = None) -> TokenClassifierOutput:
+        """The two classes' logits of every token: [sequences, tokens, 2]."""
+        hidden = self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state
+        return TokenClassifierOutput(logits=self.score(hidden))
 
 
 class _ValueHead(nn.Module):

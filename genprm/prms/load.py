@@ -200,8 +200,8 @@ async def _open_scorer(
         )
     own = Source(parts.engine or path, config.base_url, config.revision, config.tokenizer, config.dtype)
     other = parts.reference or (None if config.reference is None else model_path(config.reference))
-    if other is None and isinstance(profile, ImplicitProfile):
-        other = profile.reference
+    if other is None and isinstance(profile, ImplicitProfile) and profile.reference is not None:
+        other = model_path(profile.reference)
     dtype = config.reference_dtype or config.dtype
     if other is None and config.reference_url:
         raise PRMError(f"the servers {list(config.reference_url)!r} serve a reference: name the model that they serve")

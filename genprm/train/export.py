@@ -22,13 +22,14 @@ from genprm.prms.profiles import GenPRMModel, ThinkPRMModel
 from genprm.prms.thinkprm.judge import QUESTION, THINK_END, ThinkPRMJudge, ThinkProfile
 from genprm.sandbox import Sandbox
 from genprm.train.replay import IGNORE, Recorded, ReplayEngine, ReplayError, ReplaySandbox
+from genprm.train.rows import RowError
 from genprm.types import Verdict
 
 Generative = GenPRMModel | ThinkPRMModel
 """The models whose rationales can be trained on."""
 
 
-class ExportError(ValueError):
+class ExportError(RowError):
     """A conversation is not in the layout of the judge that is to be trained. Says which turn, and why."""
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
-from genprm.data.inputs import read_records
+from pydantic import BaseModel
+
+from genprm.data.inputs import BadRow, InputRow, Record, parse_row, read_records
+
+T = TypeVar("T")
 
 
 class TrainError(RuntimeError):
     """A training run cannot begin or go on: unusable data, a model that does not fit, another run's checkpoint."""
+
+
+class RowError(ValueError):
+    """A row cannot be trained on; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,94 @@ class SourceRow:
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.line}"
+
+
+class LeftOut(BaseModel):
+    """A row that is not trained on."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Collected(Generic[T]):
+    """What was made of the rows of a data set."""
+
+    made: list[T] = field(default_factory=list[T])
+    left_out: list[LeftOut] = field(default_factory=list[LeftOut])
+
+    @property
+    def also(self) -> str:
+        """What there is to say about rows that were left out."""
+        return f", {len(self.left_out):,} rows left out" if self.left_out else ""
+
+
+async def collect(
+    rows: Iterable[SourceRow],
+    make: Callable[[SourceRow], Awaitable[T]],
+    *,
+    bad_rows: Literal["error", "skip"] = "error",
+    limit: int | None = None,
+) -> Collected[T]:
+    """Makes something of every row.
+
+    Args:
+        rows: of the data set.
+        make: raises `RowError` for a row that cannot be trained on.
+        bad_rows: what to do with such a row.
+        limit: most rows to take.
+
+    Raises:
+        TrainError: there is such a row and `bad_rows` is `error`, or no row is left.
+    """
+    found = Collected[T]()
+    seen = 0
+    for row in rows:
+        if limit is not None and seen >= limit:
+            break
+        seen += 1
+        try:
+            found.made.append(await make(row))
+        except RowError as error:
+            if bad_rows == "error":
+                raise TrainError(
+                    f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip."
+                ) from None
+            found.left_out.append(LeftOut(file=row.file, row=row.line, reason=str(error)))
+    if not found.made:
+        why = f": of {seen:,} rows none can be trained on; the first: {found.left_out[0].reason}" if seen else ""
+        raise TrainError(f"the data set is empty{why}")
+    return found
+
+
+def solution_of(row: SourceRow, *without: str) -> InputRow:
+    """Problem, steps and first wrong step of a row, in any of the forms that `genprm verify` reads.
+
+    Args:
+        row: of a data set.
+        *without: columns that are not looked at.
+
+    Raises:
+        RowError: there is no problem or no solution, or a label that does not fit it.
+    """
+    if "solutions" in row.value and "samples" in row.value:
+        raise RowError("this is a row of a run of `genprm label`: pass the run's folder, or its dataset/")
+    value = {name: one for name, one in row.value.items() if one is not None and name not in without}
+    parsed = parse_row(Record(row.file, row.line, value))
+    if isinstance(parsed, BadRow):
+        raise RowError(parsed.reason)
+    return parsed
+
+
+def check_length(ids: Sequence[int], most: int) -> None:
+    """Makes sure that a sequence fits.
+
+    Raises:
+        RowError: it does not.
+    """
+    if len(ids) > most:
+        raise RowError(f"{len(ids):,} tokens are more than the {most:,} of --max-length")
 
 
 def read_source(source: str | Path) -> Iterator[SourceRow]:

@@ -7,23 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from genprm.engines.tokenizer import Tokenizer
 from genprm.train.export import ExportError, Generative, TokenRow, VerdictAt, export, read_conversation
 from genprm.train.replay import IGNORE
-from genprm.train.rows import SourceRow, TrainError
+from genprm.train.rows import LeftOut, SourceRow, check_length, collect
 
 _IDS: TypeAdapter[list[int]] = TypeAdapter(list[int])
 _VERDICTS: TypeAdapter[list[VerdictAt]] = TypeAdapter(list[VerdictAt])
-
-
-class LeftOut(BaseModel):
-    """A row that is not trained on."""
-
-    file: str
-    row: int
-    reason: str
 
 
 @dataclass(slots=True)
@@ -71,35 +63,27 @@ async def tokenize(
         TrainError: a row cannot be trained on and `bad_rows` is `error`, or no row is left.
         PRMError: the tokenizer does not fit the protocol.
     """
-    made = TokenSet()
-    seen = 0
-    for row in rows:
-        if limit is not None and seen >= limit:
-            break
-        seen += 1
-        try:
-            known = row.value.get("input_ids")
-            new = (
-                [_ready(row.value)]
-                if known is not None
-                else await export(read_conversation(row.value, model), tokenizer, model)
-            )
-            for sequence in new:
-                _check(sequence, max_length, tokenizer.vocab_size)
-        except ExportError as error:
-            if bad_rows == "error":
-                raise TrainError(
-                    f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip."
-                ) from None
-            made.left_out.append(LeftOut(file=row.file, row=row.line, reason=str(error)))
-            continue
-        made.rows += new
-        made.source += [len(made.labels)] * len(new)
-        made.labels.append(_label(row.value, new))
-    if not made.rows:
-        why = f": of {seen:,} rows none can be trained on; the first: {made.left_out[0].reason}" if seen else ""
-        raise TrainError(f"the data set is empty{why}")
-    return made
+
+    async def make(row: SourceRow) -> list[TokenRow]:
+        known = row.value.get("input_ids")
+        new = (
+            [_ready(row.value)]
+            if known is not None
+            else await export(read_conversation(row.value, model), tokenizer, model)
+        )
+        for sequence in new:
+            _check(sequence, max_length, tokenizer.vocab_size)
+        labels.append(_label(row.value, new))
+        return new
+
+    labels: list[int | None] = []
+    found = await collect(rows, make, bad_rows=bad_rows, limit=limit)
+    return TokenSet(
+        [sequence for new in found.made for sequence in new],
+        [number for number, new in enumerate(found.made) for _ in new],
+        labels,
+        found.left_out,
+    )
 
 
 def _ready(value: Mapping[str, object]) -> TokenRow:
@@ -124,8 +108,7 @@ def _ints(value: Mapping[str, object], name: str) -> list[int]:
 
 
 def _check(row: TokenRow, max_length: int, vocabulary: int) -> None:
-    if len(row.input_ids) > max_length:
-        raise ExportError(f"{len(row.input_ids):,} tokens are more than the {max_length:,} of --max-length")
+    check_length(row.input_ids, max_length)
     if (highest := max(row.input_ids, default=0)) >= vocabulary:
         raise ExportError(
             f"token id {highest} is not of this tokenizer, which has {vocabulary:,}: made with another one"

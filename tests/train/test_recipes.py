@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from genprm.train.config import SftConfig
+from genprm.train.config import DiscriminativeConfig, ImplicitConfig, SftConfig
 
 FILES = sorted((Path(__file__).parent.parent.parent / "recipes" / "train").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if "distributed_type" not in f.read_text()], ids=lambda f: f.stem)
 def test_a_recipe_is_a_configuration(file: Path) -> None:
-    SftConfig.of(yaml.safe_load(file.read_text()))
+    kinds = {"discriminative": DiscriminativeConfig, "implicit": ImplicitConfig}
+    kinds.get(file.stem.partition("-")[0], SftConfig).of(yaml.safe_load(file.read_text()))
 
 
 def test_genprm_is_trained_as_the_paper_says() -> None:
