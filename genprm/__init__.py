@@ -6,7 +6,7 @@
     judgement = genprm.judge_sync(problem, ["In May she sold 48/2 = 24 clips.", "Altogether 48+24 = 73 clips."])
     judgement.first_error    # 1
 
-A judge to keep: `with genprm.Judge("nano") as judge: judge(problem, steps)`; in asynchronous code
+To load a judge once: `with genprm.Judge("nano") as judge: judge(problem, steps)`; in asynchronous code
 `async with genprm.open_judge("nano") as judge: await judge.judge(problem, steps)`.
 """
 
@@ -43,9 +43,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-"""The one place of the version; the package's metadata is made from it."""
+"""The version; the package's metadata is read from here."""
 
-# Importing genprm is quick: what needs more than the standard library is imported when it is asked for.
+# Importing genprm is quick: names that need more than the standard library are imported on first use.
 __getattr__ = names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""`python -m genprm`: the commands."""
+"""`python -m genprm`: the command line."""
 
 from genprm.cli.main import main
 

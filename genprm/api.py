@@ -1,4 +1,4 @@
-"""One call for one solution, for notebooks and scripts."""
+"""Judging from notebooks and scripts, without asynchronous code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from genprm.types import Judgement
 
 T = TypeVar("T")
 Row = tuple[str, Sequence[str]] | Mapping[str, Any]
-"""A problem and its steps."""
+"""A problem and the steps of its solution."""
 
 
 async def judge(problem: str, steps: Sequence[str], *, model: str = "nano", seed: int = 0, **options: Any) -> Judgement:
-    """Loads a judge, judges one solution, and closes the judge again.
+    """Loads a judge, judges one solution, and closes the judge.
 
     Args:
         problem: the question.
@@ -27,7 +27,7 @@ async def judge(problem: str, steps: Sequence[str], *, model: str = "nano", seed
         **options: of `load_prm`, such as `votes=8` or `sandbox="bubblewrap"`.
 
     Raises:
-        PRMError: the model is not known, or there is nothing to judge.
+        PRMError: the model is unknown, or there is nothing to judge.
         EngineError: the engine does not load or cannot answer.
         SandboxError: no sandbox could be opened, or it broke.
     """
@@ -39,20 +39,20 @@ async def judge(problem: str, steps: Sequence[str], *, model: str = "nano", seed
 
 
 def judge_sync(problem: str, steps: Sequence[str], *, model: str = "nano", seed: int = 0, **options: Any) -> Judgement:
-    """`judge` for code without an event loop; in a notebook, whose loop runs already, it works as well."""
+    """Synchronous `judge`. Also works in a notebook, where an event loop is already running."""
     with Judge(model, **options) as handle:
         return handle(problem, steps, seed=seed)
 
 
 class Judge:
-    """A judge for notebooks and scripts: the model is loaded once and kept, and nothing has to be awaited.
+    """A synchronous judge for notebooks and scripts; the model is loaded once.
 
         with genprm.Judge("GenPRM/GenPRM-7B", votes=8) as judge:
             judge(problem, steps).first_error
             judge.many([(problem, steps), ...])
 
-    It has an event loop in a thread of its own, so that it works wherever it is called: in a notebook, whose loop runs
-    already, and from several threads at once.
+    It runs an event loop in its own thread, so it works in a notebook, where a loop is already running, and from several
+    threads at once.
 
     Args:
         model: as for `load_prm`.
@@ -60,7 +60,7 @@ class Judge:
 
     Raises:
         ConfigError: an option does not exist or is out of range.
-        PRMError: the family is not known, or an option does not fit it.
+        PRMError: the family is unknown, or an option does not apply to it.
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
     """
@@ -82,15 +82,15 @@ class Judge:
         return self._run(self._open().judge(problem, steps, seed=seed))
 
     def many(self, rows: Iterable[Row], *, seed: int = 0, concurrency: int | None = None) -> list[Judgement]:
-        """Judges many solutions side by side, in the order in which they are given.
+        """Judges many solutions concurrently; returns judgements in the order of the rows.
 
         Args:
             rows: pairs of a problem and its steps, or dicts with `problem` and `steps`.
             seed: makes sampling repeatable.
-            concurrency: solutions in flight at once; by default what keeps the engine full.
+            concurrency: solutions in flight; by default enough to keep the engine busy.
 
         Raises:
-            PRMError: a row has no steps, or is something else. The first error of any row ends the call.
+            PRMError: a row has no steps or another form. The first error of any row ends the call.
         """
         prm = self._open()
         pairs = [_pair(row, number) for number, row in enumerate(rows)]
@@ -139,7 +139,7 @@ class Judge:
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C in a notebook stops the work as well as the wait for it.
+            # Ctrl-C in a notebook also stops the work, not only the wait for it.
             future.cancel()
             raise
 

@@ -1,12 +1,12 @@
-"""Calibration: scores that mean what they say.
+"""Fits and measures calibrations of a judge's scores.
 
-A judge that says 0.9 should be right nine times in ten; generative judges are more confident than that
-(arXiv 2504.16828 names it a limitation). From labelled solutions a map from scores to scores is fitted, by
-`temperature` (one number that divides the log-odds, so the order of scores stays) or `isotonic` (any rising step
-function, for a thousand steps and more), and kept in a small JSON file. `genprm.prms.calibration` applies the map.
+A calibrated judge that says 0.9 is right nine times in ten; generative judges are overconfident (arXiv 2504.16828
+names it a limitation). A map from scores to scores is fitted on labelled solutions, by `temperature` (one number that
+divides the log-odds and keeps the order of scores) or `isotonic` (a monotonic step function, for a thousand steps or
+more), and stored in a small JSON file. `genprm.prms.calibration` applies the map.
 
-What is known of a labelled solution are its steps up to the first wrong one: those before it are right, that one is
-wrong, and the rest is unknown.
+A label tells only about the steps up to the first wrong one: those before it are right, it is wrong, and the later
+ones are unknown.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 BINS = 15
-"""Of equal width, for the expected calibration error and the reliability plot."""
+"""Number of equal-width bins for the expected calibration error and the reliability plot."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledScores:
-    """The scores of steps whose label is known; arrays of the same length."""
+    """Scores of steps with known labels; arrays of the same length."""
 
     scores: Floats
     """In [0, 1]."""
@@ -44,7 +44,7 @@ class LabelledScores:
     right: NDArray[np.int64]
     """1 for a right step, 0 for a wrong one."""
     groups: NDArray[np.int64]
-    """Which solution a step is of: its steps are alike, and stay together in cross-validation."""
+    """The solution of each step: steps of one solution stay together in cross-validation."""
 
 
 def labelled_scores(rows: Iterable[VerifyRow]) -> LabelledScores:
@@ -68,14 +68,14 @@ def labelled_scores(rows: Iterable[VerifyRow]) -> LabelledScores:
 
 @dataclass(frozen=True, slots=True)
 class CrossValidated:
-    """Scores of the same steps, before calibration and after."""
+    """Scores of the same steps before and after calibration."""
 
     calibration: Calibration
-    """Fitted on all of them."""
+    """Fitted on all steps."""
     right: NDArray[np.int64]
     before: Floats
     after: Floats
-    """Each by a map that was fitted on other solutions."""
+    """Each score by a map that was fitted on other solutions."""
 
 
 def fit(data: LabelledScores, method: Method, *, folds: int = 5, model: str | None = None) -> CrossValidated:
@@ -83,18 +83,18 @@ def fit(data: LabelledScores, method: Method, *, folds: int = 5, model: str | No
 
     Args:
         data: labelled scores.
-        method: what kind of map.
-        folds: parts that the solutions are split into.
-        model: the name to note.
+        method: the kind of map.
+        folds: cross-validation folds.
+        model: the judge's name, stored in the calibration.
 
     Raises:
-        CalibrationError: fewer solutions than folds, or steps of one kind only.
+        CalibrationError: fewer solutions than folds, or only right or only wrong steps.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     solutions = len(np.unique(data.groups))
     if solutions < folds:
-        raise CalibrationError(f"{solutions} labelled solutions are not enough for {folds} folds")
+        raise CalibrationError(f"{solutions} labelled solutions are too few for {folds} folds")
     if len(np.unique(data.right)) < 2:
         kind = "right" if data.right.all() else "wrong"
         raise CalibrationError(f"all labelled steps are {kind}: there is nothing to calibrate against")
@@ -102,7 +102,7 @@ def fit(data: LabelledScores, method: Method, *, folds: int = 5, model: str | No
     splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(data.scores, data.right, data.groups)
     for train, test in splits:
         if len(np.unique(data.right[train])) < 2:
-            raise CalibrationError(f"too few wrong steps for {folds} folds: pass fewer")
+            raise CalibrationError(f"too few wrong steps for {folds} folds: use fewer folds")
         after[test] = _apply(_fit(data, train, method), data, test)
     everything = np.arange(len(data.scores))
     calibration = _fit(data, everything, method).model_copy(
@@ -118,7 +118,7 @@ def fit(data: LabelledScores, method: Method, *, folds: int = 5, model: str | No
 
 
 def measure(scores: Floats, right: NDArray[np.int64]) -> CalibrationMetrics:
-    """How well scores fit labels."""
+    """Computes calibration metrics of scores against labels."""
     from sklearn.metrics import brier_score_loss, log_loss
 
     bins = reliability(scores, right)
@@ -134,14 +134,14 @@ class Bin:
     """Steps of similar scores."""
 
     score: float
-    """Their mean score."""
+    """Mean score."""
     right: float
-    """The share of them that is right."""
+    """Share of right steps."""
     steps: int
 
 
 def reliability(scores: Floats, right: NDArray[np.int64], bins: int = BINS) -> list[Bin]:
-    """The points of a reliability plot: bins of equal width that have steps in them."""
+    """The points of a reliability plot: the non-empty bins of equal width."""
     which = np.minimum((scores * bins).astype(int), bins - 1)
     return [
         Bin(float(scores[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
@@ -165,15 +165,15 @@ def _fit(data: LabelledScores, chosen: NDArray[np.int64], method: Method) -> Cal
 
 
 def _separable(log_odds: Floats, right: NDArray[np.int64]) -> bool:
-    """Whether no step is on the wrong side of even odds: then the likelihood has no maximum, the sharper the better."""
+    """Whether even odds separate the labels perfectly: then the likelihood has no maximum."""
     return bool(np.where(right == 1, log_odds, -log_odds).min() >= 0)
 
 
 def _temperature(log_odds: Floats, right: NDArray[np.int64]) -> float:
-    """The temperature of the highest likelihood.
+    """The maximum-likelihood temperature.
 
     Separable labels are softened first, to (n + 1) / (n + 2) for n right steps and 1 / (n + 2) for n wrong ones (Platt,
-    "Probabilistic outputs for support vector machines", 1999): they would fit a temperature of 0.
+    "Probabilistic outputs for support vector machines", 1999); otherwise the fit would be a temperature of 0.
     """
     from scipy.optimize import minimize_scalar
 

@@ -1,6 +1,6 @@
-"""From what trainers hand to a reward (chat messages, or text in a chat template) to a problem and a solution.
+"""Extracts problem and solution from a trainer's input to a reward: chat messages, or text in a chat template.
 
-Only the standard library is needed.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _THOUGHT = re.compile(r"\A.*</think>", re.S)
 
 
 def problem_of(prompt: object) -> str:
-    """The question in a prompt: the last user's turn of messages or of a chat template, or the text as it is.
+    """The question in a prompt: the last user turn of messages or of a chat template, or the whole text.
 
     Args:
         prompt: a text, or messages with `role` and `content`.
 
     Raises:
-        ValueError: it is neither, or no message is a user's.
+        ValueError: it is neither, or there is no user message.
     """
     if isinstance(prompt, str):
         found = list(_USER.finditer(prompt))
@@ -45,14 +45,14 @@ def problem_of(prompt: object) -> str:
         for message in reversed(cast("Sequence[object]", prompt)):
             if isinstance(message, Mapping) and cast("Mapping[str, Any]", message).get("role") == "user":
                 return text_of(cast("Mapping[str, Any]", message).get("content")).strip()
-    raise ValueError(f"a prompt is a text or a list of messages with a user's turn, not {str(prompt)[:200]!r}")
+    raise ValueError(f"a prompt must be a text or a list of messages with a user turn, not {str(prompt)[:200]!r}")
 
 
 def solution_of(completion: object) -> str:
-    """The solution in a completion: an assistant's last message, or a text without the tokens that end it.
+    """The solution in a completion: the last message, or the text without end-of-turn tokens.
 
-    What a reasoning model thought before `</think>` is left out, unless nothing follows it. A thought without an end is
-    no solution: the text is empty then.
+    A reasoning model's text before `</think>` is removed, unless nothing follows it. An unfinished thought has no
+    solution: the result is empty.
     """
     if isinstance(completion, Sequence) and not isinstance(completion, str):
         messages = [one for one in cast("Sequence[object]", completion) if isinstance(one, Mapping)]
@@ -75,4 +75,4 @@ def text_of(content: object) -> str:
         parts = (one for one in cast("Sequence[object]", content) if isinstance(one, Mapping))
         texts = (cast("Mapping[str, Any]", part).get("text") for part in parts)
         return "".join(text for text in texts if isinstance(text, str))
-    raise ValueError(f"a message's content is a text or a list of parts, not {str(content)[:200]!r}")
+    raise ValueError(f"a message's content must be a text or a list of parts, not {str(content)[:200]!r}")

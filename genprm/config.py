@@ -1,8 +1,8 @@
-"""What a run is configured with: one frozen model for each concern, and everything else is made from their fields.
+"""The configuration of a run: one frozen model for each concern.
 
-A field's description, range and default are given here and nowhere else. The options of the commands with their help
-and their environment variables, the keys of recipes, `run.json`, what a worker of a cluster is opened with, and the
-arguments of `genprm.load_prm` all come from these fields.
+A field's description, range and default are given only here. The options of the commands with their help and
+environment variables, the keys of recipes, `run.json`, the settings of a cluster's workers, and the arguments of
+`genprm.load_prm` all come from these fields.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from genprm.types import DEFAULT_THRESHOLD
 
 EngineKind = Literal["auto", "transformers", "vllm", "openai"]
 BUILT_IN, BUILT_IN_POLICY = "nano", "nano-policy"
-"""The names of the models that come with the package."""
+"""Names of the models included in the package."""
 ADAPTIVE = "adaptive"
 ADAPTIVE_VOTES = 8
-"""Most votes where `adaptive` names no number: what the published results use."""
+"""Maximum of `adaptive` votes without a number, as in the published results."""
 CERTAINTY = 0.9
-"""The certainty of the verdict after the analysis from which a step that computes nothing goes without code."""
+"""In mode `auto`, a step that computes nothing skips code if the verdict after its analysis is this certain."""
 PATIENCE_S = 300.0
-"""For how long a request to servers that fail is sent again: a large model needs minutes to load."""
+"""How long a request to failing servers is retried: a large model takes minutes to load."""
 _LIMITS = Limits()
 
 
 class Mode(StrEnum):
-    """How much of GenPRM's protocol a judge goes through."""
+    """How much of GenPRM's protocol a judge uses."""
 
     DIRECT = "direct"
     """Only the judgement."""
@@ -41,9 +41,9 @@ class Mode(StrEnum):
     CODE = "code"
     """Code is written but never run; the model imagines its output."""
     EXECUTE = "execute"
-    """Code is written and run, and its real output goes into the judgement."""
+    """Code is written and run, and the verdict sees its real output."""
     AUTO = "auto"
-    """Code is written and run for the steps where it pays: see `genprm.prms.genprm.adaptive.needs_code`."""
+    """Code is written and run only for the steps that need it: see `genprm.prms.genprm.adaptive.needs_code`."""
 
     @property
     def executes(self) -> bool:
@@ -64,9 +64,9 @@ class Keep(StrEnum):
     """How much of a judgement a row keeps."""
 
     FULL = "full"
-    """Everything: problem, steps, every chain's text, code and output. About 16 kB a chain of 4,000 tokens."""
+    """Everything: problem, steps, every chain's text, code and output. About 16 kB for a chain of 4,000 tokens."""
     SCORES = "scores"
-    """Scores, verdicts and token counts: about 100 bytes a step."""
+    """Scores, verdicts and token counts: about 100 bytes per step."""
 
 
 class EngineConfig(Config):
@@ -78,11 +78,11 @@ class EngineConfig(Config):
     )
     engine: EngineKind = Field(
         default="auto",
-        description="`auto`: openai with a base URL, else vllm where it is installed on a GPU, else transformers.",
+        description="`auto`: openai with a base URL, else vllm if installed and there is a GPU, else transformers.",
     )
     base_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
         default=(),
-        description="A server with the OpenAI completions API, like http://127.0.0.1:8000/v1. Repeat it for several "
+        description="A server with the OpenAI completions API, like http://127.0.0.1:8000/v1. Repeat for several "
         "servers.",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a model from Hugging Face.")
@@ -94,7 +94,7 @@ class EngineConfig(Config):
         default=None, ge=16, description="Longest context, in tokens."
     )
     max_num_seqs: Annotated[int | None, Option(shown="the engine's", free=True)] = Field(
-        default=None, ge=1, description="Sequences decoded at once at most."
+        default=None, ge=1, description="Most sequences decoded at once."
     )
     tensor_parallel_size: Annotated[int | None, Option(shown="1", free=True, engine="vllm")] = Field(
         default=None, ge=1, description="GPUs that share the model (vllm)."
@@ -103,29 +103,29 @@ class EngineConfig(Config):
         default=None, gt=0, le=1, description="Share of the GPU's memory for weights and cache (vllm)."
     )
     device: Annotated[str | None, Option(shown="an accelerator if there is one", engine="transformers")] = Field(
-        default=None, description="Where the model lies, cuda:1 for example (transformers)."
+        default=None, description="Device of the model, such as cuda:1 (transformers)."
     )
     threads: Annotated[int | None, Option(shown="all cores but one", free=True, engine="transformers")] = Field(
-        default=None, ge=1, description="Cores that a model on the CPU computes with (transformers)."
+        default=None, ge=1, description="CPU threads for a model on the CPU (transformers)."
     )
     api_key_env: Annotated[str | None, Option(shown="OPENAI_API_KEY", free=True, engine="openai")] = Field(
-        default=None, description="The environment variable that holds the servers' key."
+        default=None, description="Environment variable with the servers' API key."
     )
     timeout_s: Annotated[float | None, Option(shown="600", free=True, engine="openai")] = Field(
-        default=None, gt=0, description="Longest wait for one answer of a server, in seconds."
+        default=None, gt=0, description="Longest wait for one response of a server, in seconds."
     )
     patience_s: Annotated[float | None, Option(shown=f"{PATIENCE_S:g}", free=True, engine="openai")] = Field(
-        default=None, ge=0, description="For how long a request to a server that fails is sent again, in seconds."
+        default=None, ge=0, description="How long a request to a failing server is retried, in seconds."
     )
 
     def options_for(self, kind: EngineKind | None) -> dict[str, Any]:
-        """The arguments that an engine of this kind takes beside model, tokenizer, revision, dtype and seed.
+        """The arguments of an engine of this kind, other than model, tokenizer, revision, dtype and seed.
 
         Args:
-            kind: the engine; None gives all that are set.
+            kind: the engine; None returns all that are set.
 
         Raises:
-            ConfigError: one is set that is for another engine.
+            ConfigError: an argument of another engine is set.
         """
         found: dict[str, Any] = {}
         for name, field in EngineConfig.model_fields.items():
@@ -140,29 +140,31 @@ class EngineConfig(Config):
 
 
 class SandboxConfig(Config):
-    """Where the code that a model wrote runs, and what a snippet may use."""
+    """Where model-written code runs, and its limits."""
 
     sandbox: Annotated[BackendName, Option(free=True)] = Field(
-        default="auto", description="What runs the code. `auto`: Docker where an engine answers, else bubblewrap."
+        default="auto", description="What runs the code. `auto`: Docker if an engine is running, else bubblewrap."
     )
-    sandbox_wall_s: float = Field(default=_LIMITS.wall_s, gt=0, le=3600, description="Seconds that a snippet may take.")
-    sandbox_cpu_s: float = Field(default=_LIMITS.cpu_s, gt=0, le=3600, description="Seconds of CPU time of a snippet.")
+    sandbox_wall_s: float = Field(
+        default=_LIMITS.wall_s, gt=0, le=3600, description="Wall time of a snippet, in seconds."
+    )
+    sandbox_cpu_s: float = Field(default=_LIMITS.cpu_s, gt=0, le=3600, description="CPU time of a snippet, in seconds.")
     sandbox_memory_mb: int = Field(
-        default=_LIMITS.memory_mb, ge=64, le=1 << 20, description="MiB of memory of a session, libraries aside."
+        default=_LIMITS.memory_mb, ge=64, le=1 << 20, description="Memory of a session without libraries, in MiB."
     )
     sandbox_output_kb: int = Field(
-        default=_LIMITS.output_kb, ge=1, le=1 << 14, description="KiB kept of a snippet's output."
+        default=_LIMITS.output_kb, ge=1, le=1 << 14, description="How much of a snippet's output is kept, in KiB."
     )
     sandbox_lanes: Annotated[int | None, Option(shown="the number of cores", free=True)] = Field(
-        default=None, ge=1, le=1024, description="Snippets that run at the same time at most."
+        default=None, ge=1, le=1024, description="Most snippets that run at once."
     )
     sandbox_runtime: Annotated[str | None, Option(shown="the engine's own", free=True)] = Field(
-        default=None, description="A container runtime that Docker knows, `runsc` for gVisor."
+        default=None, description="A container runtime known to Docker, such as `runsc` for gVisor."
     )
 
     @property
     def limits(self) -> Limits:
-        """What a snippet may use."""
+        """The limits of a snippet."""
         return Limits(self.sandbox_wall_s, self.sandbox_cpu_s, self.sandbox_memory_mb, self.sandbox_output_kb)
 
     def open_sandbox(self) -> Sandbox:
@@ -176,11 +178,11 @@ class ClusterConfig(Config):
 
     cluster: Annotated[str | None, Option(metavar="ray|ADDRESS", shown="none", free=True)] = Field(
         default=None,
-        description="Open the model on the workers of a Ray cluster: `ray` for the one this machine belongs to (or one "
-        "of its own), or an address like ray://head:10001.",
+        description="Open the model on the workers of a Ray cluster: `ray` for the cluster of this machine (started if "
+        "there is none), or an address like ray://head:10001.",
     )
-    workers: Annotated[int | None, Option(shown="one a GPU, or one a node without GPUs", free=True)] = Field(
-        default=None, ge=1, description="Workers of each model on the cluster."
+    workers: Annotated[int | None, Option(shown="one per GPU, or one per node without GPUs", free=True)] = Field(
+        default=None, ge=1, description="Number of workers for each model on the cluster."
     )
 
     @model_validator(mode="after")
@@ -195,50 +197,50 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
 
     family: Annotated[
         str | None,
-        Option(flags=("--prm", "--family"), shown="what its genprm.json, its name or its architecture says"),
+        Option(flags=("--prm", "--family"), shown="from its genprm.json, name or architecture"),
     ] = Field(
         default=None,
-        description="The kind of PRM that the model is taken as: `genprm`, `thinkprm`, `critic` (any chat model), "
+        description="Family of the PRM: `genprm`, `thinkprm`, `critic` (any chat model), "
         "`implicit` (any causal language model with a reference), or a discriminative one such as `qwen-prm`.",
     )
     with_code: Annotated[bool, Option(flags=("--with-code/--no-code",), stored=False)] = Field(
         default=True,
-        description="Let the model write Python that checks a step, and run it. With `auto`, where it pays.",
+        description="Let the model write Python that checks a step, and run it; `auto`: only for steps that need it.",
     )
     mode: Annotated[Mode, Option(shown="execute with code, analyze without")] = Field(
         default=Mode.EXECUTE,
-        description="In detail: `execute` runs code, `code` lets it be written but not run, `analyze` goes without, "
-        "`direct` asks for the verdict alone, `auto` runs code for the steps where it pays.",
+        description="In detail: `execute` writes and runs code, `code` writes it without running it, `analyze` writes "
+        "none, `direct` asks only for the verdict, `auto` runs code only for steps that need it.",
     )
     votes: Annotated[int | str, Option(metavar="N|adaptive[:N]", text=True)] = Field(
         default=1,
-        description="Independent chains a solution; their scores are averaged. `adaptive` stops voting on a step when "
-        f"the missing votes cannot flip its verdict; it asks for {ADAPTIVE_VOTES} at most, or N.",
+        description="Independent chains per solution; their scores are averaged. `adaptive` stops voting on a step "
+        f"when the remaining votes cannot flip its verdict, and takes at most {ADAPTIVE_VOTES} votes, or N.",
     )
     confidence: Annotated[float | None, Option(shown="1")] = Field(
         default=None,
         ge=0.5,
         le=1,
-        description="With adaptive votes: how sure a verdict must be to stop; below 1, voting also stops when the "
-        "missing votes will probably not flip it.",
+        description="With adaptive votes: voting stops when the remaining votes keep the verdict with this "
+        "probability; 1 means that they cannot flip it.",
     )
     certainty: float = Field(
         default=CERTAINTY,
         ge=0.5,
         le=1,
-        description="In mode `auto`: how sure the verdict after the analysis must be for a step to go without code.",
+        description="In mode `auto`: how certain the verdict after the analysis must be for a step to skip code.",
     )
     until: Until = Field(
-        default=Until.END, description="How far: `first-error` leaves out the steps after the first wrong one."
+        default=Until.END, description="`end` judges every step; `first-error` stops after the first wrong one."
     )
     temperature: Annotated[float | None, Option(shown="the model's own")] = Field(
-        default=None, ge=0, le=2, description="Of the judge's chains; 0 is greedy."
+        default=None, ge=0, le=2, description="Sampling temperature of the judge; 0 is greedy."
     )
     top_p: Annotated[float | None, Option(shown="the model's own")] = Field(
-        default=None, gt=0, le=1, description="Nucleus of the judge's sampling."
+        default=None, gt=0, le=1, description="Nucleus sampling (top-p) of the judge."
     )
     top_k: Annotated[int | None, Option(shown="the model's own")] = Field(
-        default=None, ge=0, description="Candidates of the judge's sampling; 0 for all."
+        default=None, ge=0, description="Top-k sampling of the judge; 0 for no limit."
     )
     threshold: float = Field(
         default=DEFAULT_THRESHOLD, ge=0, le=1, description="A step that scores below this is judged wrong."
@@ -248,28 +250,28 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
     )
     profile: Annotated[dict[str, JsonValue] | None, Option(metavar="FILE", text=True, shown="the model's own")] = Field(
         default=None,
-        description="A YAML or JSON file with fields of the family's protocol, such as `rounds: 4` or `per_step: true` "
-        "of ThinkPRM, or a `template` for another domain.",
+        description="A YAML or JSON file with fields of the family's profile, such as ThinkPRM's `rounds: 4` or "
+        "`per_step: true`, or a `template` for another domain.",
     )
-    reference: Annotated[str | None, Option(shown="what is known of a released one")] = Field(
+    reference: Annotated[str | None, Option(shown="that of a released model")] = Field(
         default=None,
-        description="The model that an implicit PRM was trained against: a Hugging Face name or a folder; `none` "
-        "scores without one.",
+        description="Reference model of an implicit PRM: a Hugging Face name or a folder; `none` means no reference "
+        "model.",
     )
     reference_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
-        default=(), description="A server that serves the reference. Repeat it for several servers."
+        default=(), description="A server with the reference. Repeat for several servers."
     )
     reference_revision: str | None = Field(default=None, description="Branch, tag or commit of the reference.")
-    reference_dtype: str | None = Field(default=None, description="Weights of the reference; by default as `dtype`.")
+    reference_dtype: str | None = Field(default=None, description="Weights of the reference; by default `dtype`.")
     reference_cache: Annotated[str, Option(metavar="auto|none|FOLDER", free=True)] = Field(
         default="auto",
-        description="Where the reference's log-probabilities are kept; `auto` is the user's cache folder.",
+        description="Folder for the reference's log-probabilities; `auto` is the user's cache folder.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _one_mode(cls, values: Any) -> Any:
-        """`mode` and `with_code` say the same in two ways."""
+        """Makes `mode` and `with_code` consistent: each implies the other."""
         if not isinstance(values, dict):
             return values
         given = cast("dict[str, object]", values)
@@ -291,7 +293,7 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
         word, _, number = str(votes).partition(":")
         text = (number or str(ADAPTIVE_VOTES)) if word == ADAPTIVE else str(votes)
         if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"votes are a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
+            raise ValueError(f"votes must be a number from 1, `adaptive` or `adaptive:N`, not {votes!r}")
         return f"{ADAPTIVE}:{text}" if word == ADAPTIVE else int(text)
 
     @field_validator("profile", mode="before")
@@ -301,7 +303,7 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
             return profile
         found = read_yaml(Path(profile), "the profile")
         if not isinstance(found, dict):
-            raise ValueError(f"{str(profile)!r} must hold fields of a profile and their values, not {found!r:.80}")
+            raise ValueError(f"{str(profile)!r} must be a mapping of profile fields to values, not {found!r:.80}")
         return cast("dict[str, object]", found)
 
     @model_validator(mode="after")
@@ -317,16 +319,16 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
 
     @property
     def most_votes(self) -> int:
-        """Votes a solution, at most."""
+        """Most votes per solution."""
         return int(str(self.votes).removeprefix(f"{ADAPTIVE}:"))
 
     @property
     def settled_at(self) -> float | None:
-        """The confidence at which voting stops; None takes all votes."""
+        """The confidence at which voting stops; None means that all votes are taken."""
         return (self.confidence or 1.0) if self.adaptive else None
 
     def stored(self) -> dict[str, JsonValue]:
-        """What `run.json` keeps of it: a calibration by its content, as a file may be moved."""
+        """The fields for `run.json`, with a digest in place of the calibration's path: a file may be moved."""
         kept = super().stored()
         if self.calibration is not None:
             kept["calibration"] = content_digest(Path(self.calibration), "the calibration")
@@ -334,7 +336,7 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
 
 
 class PolicyConfig(EngineConfig):
-    r"""A policy, the model whose solutions are judged, and how it is asked and sampled."""
+    r"""A policy (the model whose solutions are judged), its prompt and its sampling."""
 
     model: Annotated[str, Field(min_length=1)] = Field(
         default=BUILT_IN_POLICY,
@@ -342,58 +344,56 @@ class PolicyConfig(EngineConfig):
     )
     prompt: str = Field(
         default="{{ problem }}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-        description="Jinja template of the user's turn. The default is GenPRM's (arXiv 2504.00891, app. A).",
+        description="Jinja template of the user turn. The default is GenPRM's (arXiv 2504.00891, app. A).",
     )
     system: Annotated[str | None, Option(shown="none")] = Field(
         default=None, description="System prompt of the policy."
     )
     chat: bool = Field(
-        default=True, description="Use the model's chat template; without it the prompt is continued as plain text."
+        default=True, description="Use the model's chat template; otherwise the prompt is continued as plain text."
     )
-    temperature: float = Field(default=0.8, ge=0, le=2, description="Of the policy; 0 is greedy.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus of the policy's sampling.")
-    top_k: int = Field(default=0, ge=0, description="Candidates of the policy's sampling; 0 for all.")
+    temperature: float = Field(default=0.8, ge=0, le=2, description="Sampling temperature of the policy; 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling (top-p) of the policy.")
+    top_k: int = Field(default=0, ge=0, description="Top-k sampling of the policy; 0 for no limit.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest solution, in tokens.")
     stop: Annotated[tuple[str, ...], Option(shown="a blank line")] = Field(
         default=("\n\n",), description="What ends a step."
     )
-    opening: str = Field(
-        default="", description="Written for the model at the beginning of every step, `Step {number}: ` for example."
-    )
+    opening: str = Field(default="", description="Text put before every step, such as `Step {number}: `.")
     ends_with: Annotated[str | None, Option(shown="the end of the turn")] = Field(
-        default=None, description=r"A step that holds this text ends the solution, `\boxed{` for example."
+        default=None, description=r"A step with this text ends the solution, such as `\boxed{`."
     )
-    max_steps: int = Field(default=64, ge=1, description="Most steps of a solution that is sampled step by step.")
+    max_steps: int = Field(default=64, ge=1, description="Most steps of a solution sampled step by step.")
 
 
 class WorkConfig(Config):
-    """How the rows of a run are worked on."""
+    """How the rows of a run are processed."""
 
-    seed: int = Field(default=0, ge=0, description="Makes sampling repeatable.")
-    concurrency: Annotated[int | None, Option(shown="what keeps the engine full", free=True)] = Field(
+    seed: int = Field(default=0, ge=0, description="Random seed; makes sampling repeatable.")
+    concurrency: Annotated[int | None, Option(shown="enough to keep the engine busy", free=True)] = Field(
         default=None, ge=1, description="Rows in flight at once."
     )
     keep: Keep = Field(
         default=Keep.FULL,
-        description="What rows keep: `full` (texts, code, output) or `scores` (about 100 bytes a step).",
+        description="What rows keep: `full` (texts, code, output) or `scores` (about 100 bytes per step).",
     )
 
 
 class RunConfig(WorkConfig):
-    """A run of a command: how much of the input, and the folder it goes to."""
+    """A run of a command: how much input it reads, and its output folder."""
 
     limit: Annotated[int | None, Option(shown="all", free=True)] = Field(
-        default=None, ge=1, description="Read at most so many rows."
+        default=None, ge=1, description="Read at most this many rows."
     )
     sample: Annotated[int | None, Option(shown="all", free=True)] = Field(
-        default=None, ge=1, description="Choose so many rows at random, by the seed, before --limit counts."
+        default=None, ge=1, description="Choose this many rows at random (by the seed), before --limit."
     )
     out: Annotated[Path | None, Option(flags=("--out", "-o"), shown="runs/NAME-DIGEST", stored=False)] = Field(
-        default=None, description="Folder of the run. The same command goes on where it stopped."
+        default=None, description="Folder of the run. The same command resumes it."
     )
     clean: Annotated[bool, Option(flags=("--clean",), stored=False)] = Field(
-        default=False, description="Delete the run that is in the folder, and start over."
+        default=False, description="Delete the run in the folder and start over."
     )
     dry_run: Annotated[bool, Option(flags=("--dry-run",), stored=False)] = Field(
-        default=False, description="Print the resolved configuration and what would be loaded, and stop."
+        default=False, description="Print the resolved configuration and what would be loaded, then exit."
     )

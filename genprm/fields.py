@@ -1,4 +1,4 @@
-"""What the configuration models are made of: fields that say all about a setting, and errors that quote values."""
+"""The base of the configuration models: options as fields, and errors that quote values."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the models cannot say about a field by themselves."""
+    """Metadata of a field that pydantic does not hold."""
 
     flags: tuple[str, ...] = ()
-    """Names on the command line, where they are not the field's own."""
+    """Names on the command line, if they differ from the field's."""
     shown: str | None = None
-    """The default as the help shows it, where the value itself says too little."""
+    """The default as shown in the help, if the value itself is not clear."""
     metavar: str | None = None
     text: bool = False
-    """The command line takes a text that the model parses."""
+    """The command line takes text, which the model parses."""
     free: bool = False
-    """It does not change results, so it may differ when a run goes on."""
+    """It does not change results, so it may differ when a run is resumed."""
     stored: bool = True
-    """Whether `run.json` holds it."""
+    """Whether `run.json` contains it."""
     engine: str | None = None
-    """The one engine that takes it, under the same name."""
+    """The only engine that takes it, under the same name."""
 
 
 class Config(BaseModel):
-    """The base of all of them: frozen, and keys that mean nothing are errors."""
+    """Base of the configuration models: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def of(cls, values: Mapping[str, object], where: str = "") -> Self:
-        """Checks values and makes the model.
+        """Validates values.
 
         Raises:
-            ConfigError: a key is unknown, or a value makes no sense; the message names the nearest key or the range.
+            ConfigError: a key is unknown or a value is invalid; the message names the nearest key or the range.
         """
         try:
             return cls.model_validate(values)
@@ -54,29 +54,29 @@ class Config(BaseModel):
             raise ConfigError(where + explain(error, cls)) from None
 
     def stored(self) -> dict[str, JsonValue]:
-        """What `run.json` keeps of it."""
+        """The fields for `run.json`."""
         left_out = {name for name, field in type(self).model_fields.items() if not option_of(field).stored}
         return cast("dict[str, JsonValue]", self.model_dump(mode="json", exclude=left_out))
 
 
 def option_of(field: FieldInfo) -> Option:
-    """What a field says about itself beside what pydantic knows."""
+    """The field's `Option`, or an empty one."""
     return next((one for one in field.metadata if isinstance(one, Option)), Option())
 
 
 def free_fields(model: type[Config], prefix: str = "") -> tuple[str, ...]:
-    """The names of the stored fields that do not change results, as `run.json` has them below `prefix`."""
+    """Names of the stored fields that do not change results, with `prefix` as in `run.json`."""
     fields = model.model_fields.items()
     return tuple(prefix + name for name, field in fields if option_of(field).free and option_of(field).stored)
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, more_keys: Iterable[str] = ()) -> str:
-    """What is wrong with values, quoting them and naming the nearest key.
+    """Describes a validation error: quotes the values and names the nearest key.
 
     Args:
-        error: of pydantic.
-        model: what the values were for.
-        more_keys: keys that are known at the top level besides.
+        error: the error from pydantic.
+        model: the model that was validated.
+        more_keys: additional known keys at the top level.
     """
     return "; ".join(_explained(one, model, more_keys) for one in error.errors())
 
@@ -108,13 +108,13 @@ def _fields_at(model: type[BaseModel], places: Iterable[str]) -> list[str]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over`'s values, and `base`'s where it has none. Mappings are merged; anything else is replaced as a whole."""
+    """`base` updated with `over`. Nested mappings are merged; other values are replaced."""
     out = dict(base)
     for key, value in over.items():
         before = out.get(key)
         both = isinstance(before, dict) and isinstance(value, Mapping)
         out[key] = merged(cast("dict[str, Any]", before), cast("Mapping[str, Any]", value)) if both else value
-        # Of two keys that say the same thing, the later one counts.
+        # `mode` and `with_code` mean the same: the one in `over` wins.
         other = {"mode": "with_code", "with_code": "mode"}.get(key)
         if other is not None and other not in over:
             out.pop(other, None)
@@ -122,10 +122,10 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, what: str) -> object:
-    """What a YAML or JSON file holds.
+    """Reads a YAML or JSON file.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     import yaml
 
@@ -141,7 +141,7 @@ def content_digest(path: Path, what: str) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

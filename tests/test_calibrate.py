@@ -151,7 +151,7 @@ def test_separable_scores_fit_a_sensible_temperature_and_say_so(tmp_path):
 
 def test_nothing_to_fit_on():
     data = overconfident(solutions=3)
-    with pytest.raises(CalibrationError, match="3 labelled solutions are not enough for 5 folds"):
+    with pytest.raises(CalibrationError, match="3 labelled solutions are too few for 5 folds"):
         fit(data, "temperature")
     data = overconfident(solutions=20)
     right = LabelledScores(data.scores, data.log_odds, np.ones_like(data.right), data.groups)

@@ -253,7 +253,7 @@ def by_key(run: Path) -> dict[object, dict[str, object]]:
     ("arguments", "message"),
     [
         (("--workers", "2"), "workers 2 need a cluster"),
-        (("--cluster", "ray", "--policy-url", "http://127.0.0.1:9/v1"), "every model has a server already"),
+        (("--cluster", "ray", "--policy-url", "http://127.0.0.1:9/v1"), "every model has a server"),
     ],
 )
 def test_a_cluster_with_nothing_to_do_is_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

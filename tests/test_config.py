@@ -69,7 +69,7 @@ def test_a_field_is_added_in_one_place(tmp_path: Path) -> None:
     [
         ({"vote": 2}, "the key 'vote' is unknown; the nearest one is 'votes'"),
         ({"threshold": 3}, "'threshold' cannot be 3: Input should be less than or equal to 1"),
-        ({"votes": 0}, "votes are a number from 1, `adaptive` or `adaptive:N`, not 0"),
+        ({"votes": 0}, "votes must be a number from 1, `adaptive` or `adaptive:N`, not 0"),
         ({"mode": "direct", "with_code": True}, "mode 'direct' contradicts --with-code"),
         ({"engine": "llama"}, "'engine' cannot be 'llama'"),
         ({"workers": 2}, "workers 2 need a cluster"),

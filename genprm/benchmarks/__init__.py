@@ -1,1 +1,1 @@
-"""The public benchmarks: their scores, computed from the rows of a run."""
+"""Public benchmarks: their scores, computed from the rows of a run."""

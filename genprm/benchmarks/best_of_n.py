@@ -19,17 +19,17 @@ class Answered:
 
     id: str
     answers: tuple[str | None, ...]
-    """None for a solution without an answer: it is never picked."""
+    """None for a solution without an answer, which is never chosen."""
     correct: tuple[bool, ...]
     rewards: tuple[float | None, ...] | None
-    """Log-odds or other numbers, higher is better; None when the problem has none."""
+    """Log-odds or other numbers, higher is better; None if the problem has no rewards."""
     copies: tuple[int, ...] = ()
-    """Samples that each solution stands for, which a vote counts; empty is one each."""
+    """Number of samples each solution represents in a vote; empty means one each."""
     places: tuple[int, ...] = ()
-    """The smallest n whose search has found each solution; empty is 1, 2, 3 ..., as independent samples count."""
+    """The smallest n whose search contains each solution; empty means 1, 2, 3 ..., as for independent samples."""
 
     def first(self, n: int) -> Answered:
-        """The solutions that a search with this n has found."""
+        """The solutions of a search with this n."""
         places = self.places or tuple(range(1, len(self.answers) + 1))
         kept = [index for index, place in enumerate(places) if place <= n]
         return Answered(
@@ -43,7 +43,7 @@ class Answered:
 
 
 class MethodMetrics(BaseModel):
-    """How often one way to choose among the solutions of a search with n samples is right."""
+    """Accuracy of one method of choosing among the solutions of a search with n samples."""
 
     method: str
     n: int
@@ -54,7 +54,7 @@ class MethodMetrics(BaseModel):
     outcomes: list[float]
     """One value per problem, in the order of the pool: 1 right, 0 wrong, a fraction for pass@1."""
     solutions: float | None = None
-    """Mean number of stored solutions per problem that the choice is made from: a tree stores equal ones once."""
+    """Mean number of stored solutions per problem to choose from; a tree stores equal ones once."""
 
 
 class BestOfNMetrics(BaseModel):
@@ -95,10 +95,10 @@ def evaluate(
 def evaluate_answered(
     items: Sequence[Answered], sizes: Sequence[int], *, samples: bool = True, resamples: int = 10_000
 ) -> BestOfNMetrics:
-    """Computes the accuracy of each way to choose among the first n solutions, with intervals over the problems.
+    """Computes the accuracy of each method of choosing among the first n solutions, with intervals over problems.
 
     Args:
-        items: at least one.
+        items: one per problem, at least one.
         sizes: the values of n, ascending.
         samples: whether the solutions are independent samples; otherwise pass@1 and pass@k are left out.
         resamples: bootstrap resamples.

@@ -1,4 +1,4 @@
-"""Two runs of a benchmark over the same inputs: which is better, and is that more than chance?"""
+"""Compares two runs of a benchmark over the same inputs: which is better, and is the difference significant?"""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ from genprm.runs.rows import FailureRow, VerifyRow
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One score of two runs."""
+    """One score, compared between two runs."""
 
     name: str
     rows: int
-    """Rows that both runs tried."""
+    """Rows that both runs attempted."""
     first: float | None
     second: float | None
     difference: Difference | None
-    """None where the score is not defined, as for a subset without errors."""
+    """None if the score is undefined, as for a subset without errors."""
     rows_test: McNemar | None
-    """On the rows' being right or wrong; None for scores that are not counted in rows."""
+    """On rows judged right or wrong; None for scores that are not counted by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstErrorRun:
-    """What a run says about first errors."""
+    """A run's first-error predictions."""
 
     rows: Mapping[str, VerifyRow]
     """Key -> row, of the rows that were judged."""
     failed: Mapping[str, FailureRow] = field(default_factory=dict[str, FailureRow])
     """Key -> failure, of the rows that could not be judged. They count as misses, as in the run's own table."""
     threshold: float | None = None
-    """The threshold of the run's own table, where that was tuned; None leaves each row its own."""
+    """The tuned threshold of the run's table; None keeps each row's threshold."""
 
     def tried(self) -> Mapping[str, VerifyRow | FailureRow]:
-        """Everything that the run judged or failed to judge, by key."""
+        """All rows that the run judged or failed to judge, by key."""
         return {**self.failed, **self.rows}
 
     def predicted(self, key: str) -> int | None:
-        """The first error in a row, by the run's threshold; None for none and for a failed row."""
+        """The first error of a row at the run's threshold; None without a prediction and for a failed row."""
         row = self.rows.get(key)
         if row is None or self.threshold is None:
             return None if row is None else row.first_error
@@ -88,9 +88,9 @@ def read_first_errors(path: Path) -> FirstErrorRun:
 
 
 def compare_first_errors(first: FirstErrorRun, second: FirstErrorRun) -> list[Comparison]:
-    """Compares F1 a subset, and their mean, over the labelled rows that both runs tried.
+    """Compares F1 of each subset and their mean, over the labelled rows that both runs attempted.
 
-    A row that failed in one of them is a miss of that run.
+    A row that failed in a run counts as a miss of that run.
 
     Raises:
         ValueError: the runs have no labelled row in common.

@@ -1,4 +1,4 @@
-"""From the rows of a run to ProcessBench's table: a score a subset, its interval, and the floors it must rise above."""
+"""Computes ProcessBench's table from the rows of a run: a score per subset, its interval, and its floors."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from genprm.types import find_first_error
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled solution, and what a run says about it."""
+    """One labelled solution and its row in a run."""
 
     key: str
     subset: str
     label: int
     length: int
-    """Steps."""
+    """Number of steps."""
     row: VerifyRow | None
-    """None where the run failed to judge it."""
+    """None if the run failed to judge it."""
 
     def predicted(self, threshold: float | None = None) -> int | None:
-        """The first error that the run found: by its own threshold, or by another.
+        """The first error that the run found, at its own threshold or another.
 
-        A judge that names the first error outright does so whatever the threshold.
+        If the judge named the first error directly, the threshold does not matter.
         """
         row = self.row
         if row is None:
@@ -47,7 +47,7 @@ class Item:
         return row.first_error if threshold is None else at_threshold(row, threshold).first_error
 
     def judged_right(self, threshold: float | None = None) -> bool | None:
-        """Whether the solution was judged right as a whole."""
+        """Whether the whole solution was judged right."""
         if self.row is not None and self.row.solution is not None and self.row.first_error_vote is None:
             score = self.row.solution.score
             return None if score is None else score >= (self.row.threshold if threshold is None else threshold)
@@ -56,7 +56,7 @@ class Item:
 
 
 def at_threshold(row: VerifyRow, threshold: float) -> VerifyRow:
-    """A row as another threshold judges it. A first error that was named outright stays."""
+    """A row judged at another threshold. A first error that was named directly stays."""
     if row.first_error_vote is not None:
         return row
     whole = None if row.solution is None else row.solution.score
@@ -65,7 +65,7 @@ def at_threshold(row: VerifyRow, threshold: float) -> VerifyRow:
 
 
 def items_of(inputs: Iterable[InputRow], rows: Mapping[str, VerifyRow]) -> list[Item]:
-    """The labelled inputs with their rows. An input whose row is missing was not judged, and counts as a miss."""
+    """Pairs labelled inputs with their rows. An input without a row was not judged, and counts as a miss."""
     return [
         Item(row.key, subset_of(row.id, row.file), row.label, len(row.steps), rows.get(row.key))
         for row in inputs
@@ -89,15 +89,15 @@ class SubsetMetrics(BaseModel):
     floor: float | None
     """Expected F1 of a uniform choice among -1 and every step."""
     blind: float | None = None
-    """F1 of the best rule that sees only how many steps a solution has: see `blind_floor`."""
+    """F1 of the best rule that sees only the number of steps: see `blind_floor`."""
     undecided: int
-    """Rows without a prediction, counted as wrong. Among them:"""
+    """Rows without a prediction, counted as wrong; includes `failed`."""
     failed: int
-    """rows that could not be judged at all."""
+    """Rows that could not be judged."""
     binary_f1: float | None
     """Whether solutions are right at all (arXiv 2504.16828): not comparable with `f1`."""
     tokens: float
-    """Generated tokens a row."""
+    """Generated tokens per row."""
 
 
 class CurvePoint(BaseModel):
@@ -106,7 +106,7 @@ class CurvePoint(BaseModel):
     votes: int
     f1: float
     tokens: float
-    """Generated tokens a row."""
+    """Generated tokens per row."""
 
 
 class ProcessBenchMetrics(BaseModel):
@@ -114,16 +114,16 @@ class ProcessBenchMetrics(BaseModel):
 
     subsets: list[SubsetMetrics]
     macro_f1: float | None
-    """Plain mean over the subsets; the published average when all four are there."""
+    """Plain mean over the subsets; with all four, the published average."""
     macro_low: float | None
     macro_high: float | None
     macro_floor: float | None
     macro_blind: float | None = None
     macro_binary_f1: float | None
     threshold: float | None
-    """None: the run's own."""
+    """None means the run's own threshold."""
     tuned_on: str | None
-    """The subset that the threshold was tuned on; its own figures are in sample."""
+    """The subset on which the threshold was tuned; its figures are in-sample."""
     curve: list[CurvePoint] = []
 
 
@@ -132,8 +132,8 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
 
     Args:
         items: labelled solutions with their rows.
-        tune_on: the subset whose best threshold is applied to all; None leaves the run's threshold.
-        resamples: of the bootstrap.
+        tune_on: the subset whose best threshold is applied to all; None keeps the run's threshold.
+        resamples: bootstrap resamples.
 
     Raises:
         ValueError: there are no labelled rows, no subset `tune_on`, or nothing to tune on in it.
@@ -144,7 +144,7 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
     threshold = None
     if tune_on is not None:
         if tune_on not in groups:
-            raise ValueError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(groups)}")
+            raise ValueError(f"there is no subset {tune_on!r} to tune on; the subsets are {', '.join(groups)}")
         rows = [item.row for item in groups[tune_on]]
         tuned = tune_threshold(
             [row and row.scores for row in rows],
@@ -153,9 +153,7 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
             named=[row and row.first_error_vote for row in rows],
         )
         if tuned is None:
-            raise ValueError(
-                f"the subset {tune_on!r} does not have both rows with and rows without an error to tune on"
-            )
+            raise ValueError(f"the subset {tune_on!r} needs rows with and without an error to tune on")
         threshold = tuned.threshold
     subsets = [_subset(name, group, threshold, resamples) for name, group in groups.items()]
     hits = [_hits(group, threshold) for group in groups.values()]
@@ -175,11 +173,11 @@ def evaluate(items: Sequence[Item], *, tune_on: str | None = None, resamples: in
 
 
 def vote_curve(items: Sequence[Item], threshold: float | None = None) -> list[CurvePoint]:
-    """F1 at 1, 2, 4 ... of the run's votes. Empty where rows keep no chains, or one each.
+    """F1 at 1, 2, 4 ... of the run's votes. Empty if rows have no chains or only one.
 
     Args:
         items: labelled solutions with their rows.
-        threshold: None leaves the run's own.
+        threshold: None keeps the run's threshold.
     """
     judged = [item for item in items if item.row is not None]
     counts = {_votes(item.row) for item in judged if item.row}
@@ -255,7 +253,7 @@ def _votes(row: VerifyRow) -> int:
 
 
 def _vote(row: VerifyRow, chosen: slice, threshold: float | None) -> int | None:
-    """The prediction of some of a row's chains."""
+    """The prediction from some of a row's chains."""
     threshold = row.threshold if threshold is None or row.first_error_vote is not None else threshold
     by_step = [[chain.score for chain in step.chains[chosen]] for step in row.steps]
     if row.first_error_vote is not None:
@@ -268,7 +266,7 @@ def _vote(row: VerifyRow, chosen: slice, threshold: float | None) -> int | None:
 
 
 def _tokens(row: VerifyRow, chosen: slice) -> int:
-    # Where there is a judgement of the whole, its chains wrote everything; those of the steps are parts of them.
+    # If there is a judgement of the whole solution, the chains of the steps are parts of its chains.
     parts = row.steps if row.solution is None or not row.solution.chains else [row.solution]
     if all(step.chains and step.chains[0].generated for step in row.steps):
         parts = row.steps

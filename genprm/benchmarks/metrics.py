@@ -1,4 +1,4 @@
-"""The totals of a run of `verify`. One pass over the rows, nothing held but counts."""
+"""The totals of a run of `verify`, computed in one pass that keeps only counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genprm.runs.rows import VerifyRow
 
 
 class LabelMetrics(BaseModel):
-    """How well first errors were found, over the rows that have a label (ProcessBench's official score)."""
+    """First-error accuracy over the labelled rows (ProcessBench's official score)."""
 
     f1: float | None
     error_accuracy: float | None
@@ -22,7 +22,7 @@ class LabelMetrics(BaseModel):
 
 
 class SessionMetrics(BaseModel):
-    """What the latest run of the command did; earlier ones into the same folder are not in it."""
+    """Metrics of the latest run of the command, without earlier runs into the same folder."""
 
     rows: int
     failed: int
@@ -30,39 +30,39 @@ class SessionMetrics(BaseModel):
     """Rows of the input that were skipped because they repeat an earlier one."""
     seconds: float
     generated_per_s: float
-    """Generated tokens a second, of rows that finished."""
+    """Generated tokens per second, of finished rows."""
 
 
 class Metrics(BaseModel):
-    """What `metrics.json` holds."""
+    """Content of `metrics.json`."""
 
     model_config = ConfigDict(extra="ignore")
 
     rows: int
-    """Rows judged, earlier runs into the same folder included."""
+    """Rows judged, including earlier runs into the same folder."""
     failed: int
-    """Inputs that could not be judged; the next run of the same command tries them again."""
+    """Inputs that could not be judged; the same command retries them."""
     judged_right: int
     """Rows without a wrong step."""
     judged_wrong: int
     undecided: int
     """Rows whose first error is undecided."""
     undecided_reasons: dict[str, int] = {}
-    """Why -> rows, the most frequent first."""
+    """Reason -> rows, the most frequent first."""
     steps: int
     steps_without_score: int
     first_errors: dict[int, int]
     """First wrong step (0-based) -> rows."""
     tokens: dict[str, int]
-    """Of the rows above: `prompt`, of these `cached` from a prefix cache, `generated`, `saved` by stopping early; and
-    the `requests` they were spent in."""
+    """Totals over the rows above: `prompt`, `cached` (part of `prompt`, from a prefix cache), `generated`, `saved` by
+    stopping early; and the number of `requests`."""
     requests_per_step: float | None = None
-    """Requests to the engine for each step that a chain judged; None where none is counted."""
+    """Engine requests per step that a chain judged; None if no requests were counted."""
     copied_votes: int = 0
-    """Chains' judgements of a step that are not independent: the chain had been left out of an earlier step, and went
-    on from the first chain's conversation."""
+    """Votes on steps that are not independent: the chain had skipped an earlier step, and continued from the first
+    chain's conversation."""
     code: dict[str, int]
-    """How snippets ended -> snippets."""
+    """Status of snippets -> their number."""
     labels: LabelMetrics | None
     """None when no row has a label."""
     session: SessionMetrics | None = None
@@ -71,7 +71,7 @@ class Metrics(BaseModel):
 
 
 class Tally:
-    """Adds rows up."""
+    """Adds up rows."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -85,7 +85,7 @@ class Tally:
         self._labelled: list[tuple[int | None, int]] = []
 
     def add(self, row: VerifyRow) -> None:
-        """Counts one row."""
+        """Adds one row."""
         self.rows += 1
         if row.first_error is None:
             self._outcomes["undecided"] += 1
@@ -105,7 +105,7 @@ class Tally:
             self._labelled.append((row.first_error, row.label))
 
     def metrics(self, *, failed: int, session: SessionMetrics | None = None, interrupted: bool = False) -> Metrics:
-        """The sum so far."""
+        """The metrics of the rows so far."""
         labels = None
         if self._labelled:
             predictions, truth = zip(*self._labelled, strict=True)

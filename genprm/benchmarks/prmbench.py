@@ -1,6 +1,6 @@
-"""PRMBench (Song et al., arXiv 2501.03124): is every single step judged as it should be?
+"""PRMBench (Song et al., arXiv 2501.03124): is every single step judged correctly?
 
-A row is a solution into which one kind of error was put, with the numbers of the steps it makes wrong. Over all steps,
+A row is a solution with one kind of injected error, and the numbers of the steps it makes wrong. Over all steps,
 "right" is the positive class; PRMScore is the mean of F1 and of F1 with the classes swapped.
 """
 
@@ -36,7 +36,7 @@ class PRMBenchItem:
 
     @property
     def file(self) -> str:
-        """The file it stands in."""
+        """Its file."""
         return self.row.file
 
     @property
@@ -48,13 +48,13 @@ class PRMBenchItem:
 def read_prmbench(
     files: Sequence[str | Path], *, limit: int | None = None, sample: int | None = None, seed: int = 0
 ) -> Iterator[PRMBenchItem | BadRow]:
-    """Reads PRMBench's file as it is.
+    """Reads PRMBench's file in its published form.
 
     Args:
         files: JSONL with `modified_question`, `modified_process`, `error_steps` and `classification`.
         limit: maximum number of rows.
         sample: see `genprm.data.inputs.take`.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Raises:
         InputError: when a file cannot be read at all.
@@ -73,12 +73,12 @@ def _item(record: Record) -> PRMBenchItem | BadRow:
         return BadRow(
             record.file,
             record.line,
-            'a row of PRMBench needs "modified_question", "modified_process", "error_steps" and "classification"',
+            'a PRMBench row needs "modified_question", "modified_process", "error_steps" and "classification"',
         )
     numbers = cast("list[object]", errors)
     if not all(type(number) is int and number >= 1 for number in numbers):
-        return BadRow(record.file, record.line, f'"error_steps" must be numbers from 1, not {errors!r:.80}')
-    # Some rows of the published file count steps that the solution does not have; they say nothing about those it has.
+        return BadRow(record.file, record.line, f'"error_steps" must be a list of numbers from 1, not {errors!r:.80}')
+    # Some published rows name steps beyond the solution's end; those are ignored.
     length = len(cast("list[object]", steps))
     wrong = frozenset(number for number in cast("list[int]", numbers) if number <= length)
     plain: dict[str, object] = {
@@ -90,9 +90,9 @@ def _item(record: Record) -> PRMBenchItem | BadRow:
     row = parse_row(replace(record, value=plain))
     if isinstance(row, BadRow):
         return row
-    # A blank last step is dropped on reading; an error in it would be lost.
+    # Reading drops a blank last step, and with it an error marked there.
     kept = frozenset(number - 1 for number in wrong if number <= len(row.steps))
-    # One solution stands in the file under several kinds of error.
+    # The file has the same solution under several kinds of error.
     marks = hashlib.sha256(f"{row.key} {kind} {sorted(kept)}".encode()).hexdigest()[:16]
     return PRMBenchItem(replace(row, key=marks), kind, kept)
 
@@ -104,7 +104,7 @@ class PRMBenchClass(BaseModel):
     rows: int
     steps: int
     missing: int
-    """Steps without a score, counted as judged wrongly."""
+    """Steps without a score, counted as misjudged."""
     f1: float | None
     """With right steps as the positive class."""
     f1_negative: float | None
@@ -125,17 +125,17 @@ class PRMBenchMetrics(BaseModel):
 
 
 def evaluate(items: Sequence[PRMBenchItem], rows: Mapping[str, VerifyRow]) -> PRMBenchMetrics:
-    """Computes the table. A step counts as judged right when its score is above the run's threshold.
+    """Computes the table. A step is judged right when its score is above the run's threshold.
 
     Args:
         items: the rows of the benchmark.
-        rows: what a run says about them, by key; a row that is missing counts as judged wrongly in every step.
+        rows: the run's rows by key; every step of a missing row counts as misjudged.
 
     Raises:
         ValueError: there are no rows.
     """
     if not items:
-        raise ValueError("there are no rows of PRMBench to compare with")
+        raise ValueError("there are no PRMBench rows to compare with")
     outcomes = {item.row.key: _outcome(item, rows.get(item.row.key)) for item in items}
     kinds = sorted({item.classification for item in items})
     return PRMBenchMetrics(
@@ -148,7 +148,7 @@ def evaluate(items: Sequence[PRMBenchItem], rows: Mapping[str, VerifyRow]) -> PR
 
 
 def prm_score(counts: Sequence[int]) -> float | None:
-    """PRMScore of the counts: right steps judged right and wrong, wrong steps judged wrong and right."""
+    """PRMScore from the counts: right steps judged right and wrong, wrong steps judged wrong and right."""
     first, second = _f1s(counts)
     return None if first is None or second is None else (first + second) / 2
 

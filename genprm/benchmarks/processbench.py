@@ -1,8 +1,8 @@
 """ProcessBench (Zheng et al., arXiv 2412.06559): how well a judge finds the first wrong step of a solution.
 
-Its score is the harmonic mean of two accuracies, a number for each subset; their plain mean is the average that papers
-report. `binary_f1` is another number under a similar name, which the ThinkPRM paper (arXiv 2504.16828) reports: whether
-a solution is right at all. The two are never mixed.
+Its score, one per subset, is the harmonic mean of two accuracies; papers report the plain mean over the subsets.
+`binary_f1` is a different score with a similar name, reported by the ThinkPRM paper (arXiv 2504.16828): whether a
+solution is right at all. The two are never mixed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 @dataclass(frozen=True, slots=True)
 class F1Score:
-    """How well first errors were found. Fractions in [0, 1]; None where there was nothing to measure it on."""
+    """First-error accuracy. Fractions in [0, 1]; None if there are no rows to measure it on."""
 
     f1: float | None
     """Harmonic mean of the two accuracies; 0 when both are 0, None when either is None."""
     error_accuracy: float | None
-    """Among solutions with a wrong step: how many have exactly that first wrong step predicted."""
+    """Share of the solutions with a wrong step whose first wrong step is predicted exactly."""
     correct_accuracy: float | None
-    """Among solutions without a wrong step: how many are predicted -1."""
+    """Share of the solutions without a wrong step that are predicted -1."""
     errors: int
     """Solutions with a wrong step."""
     correct: int
@@ -38,9 +38,8 @@ def f1_score(predictions: Sequence[int | None], labels: Sequence[int]) -> F1Scor
     """Computes the official F1.
 
     Args:
-        predictions: 0-based index of the first wrong step, -1 for none, None where no prediction came out, which
-            counts as a miss.
-        labels: the same of the truth, without None.
+        predictions: 0-based index of the first wrong step, -1 for none, None without a prediction, which counts as a miss.
+        labels: the true values, without None.
 
     Raises:
         ValueError: when the lengths differ or an index is below -1.
@@ -66,9 +65,8 @@ def binary_f1(predictions: Sequence[bool | None], correct: Sequence[bool]) -> fl
     """F1 of telling right solutions from wrong ones, with right as the positive class.
 
     Args:
-        predictions: whether a solution was judged right; None where no judgement came out, which counts as wrong
-            either way.
-        correct: whether it is.
+        predictions: whether a solution was judged right; None without a judgement, which always counts as wrong.
+        correct: whether it is right.
 
     Returns:
         None when no solution is right and none was judged right.
@@ -80,11 +78,11 @@ def binary_f1(predictions: Sequence[bool | None], correct: Sequence[bool]) -> fl
 
 
 def uniform_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
-    """What guessing gets in expectation: a uniform choice among -1 and every step.
+    """Expected score of guessing: a uniform choice among -1 and every step.
 
     Args:
         labels: the first wrong steps, -1 for none.
-        lengths: how many steps each solution has.
+        lengths: the number of steps of each solution.
     """
     chances = [(label != -1, 1 / (length + 1)) for label, length in zip(labels, lengths, strict=True)]
     error = [chance for wrong, chance in chances if wrong]
@@ -96,14 +94,14 @@ def uniform_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
 
 
 def blind_floor(labels: Sequence[int], lengths: Sequence[int]) -> F1Score:
-    """What the lengths alone give away: the best rule of the kind "none up to m steps, else step k".
+    """Score of the best rule that sees only the number of steps: "none up to m steps, else step k".
 
-    m and k are chosen on these very rows, so it is a little too good for them: a judge that stays below it has not
-    shown that it reads the solutions.
+    m and k are chosen on these rows, so the score is slightly optimistic. A judge below it has not shown that it reads
+    the solutions.
 
     Args:
         labels: the first wrong steps, -1 for none.
-        lengths: how many steps each solution has.
+        lengths: the number of steps of each solution.
     """
     rows = Counter(zip(labels, lengths, strict=True))
     errors = sum(count for (label, _), count in rows.items() if label != -1)
@@ -129,7 +127,7 @@ class TunedThreshold:
 
     threshold: float
     f1: float
-    """On those rows: in sample, so too good for them."""
+    """F1 on those rows; in-sample, so optimistic."""
 
 
 def tune_threshold(
@@ -139,17 +137,17 @@ def tune_threshold(
     solutions: Sequence[float | None] | None = None,
     named: Sequence[int | None] | None = None,
 ) -> TunedThreshold | None:
-    """Finds the threshold with the highest F1, exactly: every one that makes a difference is looked at.
+    """Finds the threshold with the exact highest F1.
 
-    A row is a hit for the thresholds in an interval: above the score of its wrong step, up to the lowest score before
-    it. So one pass over the sorted ends of the intervals sees every F1 there is.
+    A row is a hit for the thresholds in one interval: above the score of its wrong step, up to the lowest score before
+    it. One pass over the sorted interval ends therefore sees every possible F1.
 
     Args:
-        scores: [row][step]; None where there is no score, and for a row that could not be judged: a miss at every
+        scores: [row][step]; None for a missing score, and for a row that could not be judged, which is a miss at every
             threshold.
         labels: the first wrong steps, -1 for none.
-        solutions: the scores of the solutions as a whole, from judges that give one; see `find_first_error`.
-        named: the first errors that were named outright, whatever the threshold; None in rows without one.
+        solutions: scores of whole solutions, from judges that give them; see `find_first_error`.
+        named: first errors that the judge named directly, whatever the threshold; None in rows without one.
 
     Returns:
         The middle of the best interval; of several, the one nearest to 0.5. None without rows of both kinds.
@@ -191,14 +189,14 @@ def tune_threshold(
 def _hit_interval(
     scores: Sequence[float | None], label: int, solution: float | None, named: int | None
 ) -> tuple[float, float] | None:
-    """The thresholds t, low < t <= high, at which `find_first_error` gives the label; None where none does."""
+    """The thresholds low < t <= high at which `find_first_error` gives the label; None if there are none."""
     if named is not None:
         return (-math.inf, math.inf) if named == label else None
     known = [score for score in scores if score is not None]
     if label == -1:
         if solution is None:
             return (-math.inf, min(known, default=math.inf)) if len(known) == len(scores) else None
-        # Where no step is judged wrong, the solution as a whole decides, also about steps without a score.
+        # If no step is judged wrong, the score of the whole solution decides, also about steps without a score.
         return -math.inf, min([*known, solution])
     *before, own = scores[: label + 1]
     if own is None or None in before:
@@ -208,7 +206,7 @@ def _hit_interval(
 
 
 def _between(a: float, b: float) -> float:
-    """A number t with a < t <= b, in the middle where there is one; 0.5 where it lies between."""
+    """A number t with a < t <= b: 0.5 if it lies between, else the middle if there is one."""
     if a < DEFAULT_THRESHOLD <= b:
         return DEFAULT_THRESHOLD
     if math.isinf(a):
@@ -218,7 +216,7 @@ def _between(a: float, b: float) -> float:
 
 
 def subset_of(identity: str | None, file: str = "") -> str:
-    """The subset of a row: what its id begins with (`math-17`), else the name of its file."""
+    """The subset of a row: the beginning of its id (`math` of `math-17`), else the name of its file."""
     name, dash, number = (identity or "").rpartition("-")
     if dash and number.isdigit() and name:
         return name

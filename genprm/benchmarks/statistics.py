@@ -1,7 +1,7 @@
-"""How sure a score is, and whether two judges differ: bootstrap intervals and paired tests.
+"""Bootstrap intervals of scores, and paired tests of whether two judges differ.
 
-Rows fall into a few classes (has an error or not, found or not), and a score depends only on how many fall into each.
-Resampling the rows is then drawing those counts from a multinomial distribution: the same bootstrap, without the rows.
+Rows fall into a few classes (has an error or not, found or not), and a score depends only on the counts. Resampling
+rows is then the same as drawing the counts from a multinomial distribution.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Whether one row's first error was found."""
+    """Whether the first error of a row was found."""
 
     error: bool
     """Whether the row has one."""
@@ -37,7 +37,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class PairedHit:
-    """The same of two judges, on the same row."""
+    """`Hit` of two judges on the same row."""
 
     error: bool
     first: bool
@@ -51,26 +51,26 @@ class Difference:
     value: float
     interval: Interval
     p: float
-    """Two-sided: how often resampled differences lie on the other side of 0, twice; at least 1 / resamples."""
+    """Two-sided: twice the share of resampled differences on the other side of 0; at least 1 / resamples."""
 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Rows on which only one of two judges is right, and what that says."""
+    """Rows on which only one of two judges is right, and the p-value."""
 
     first_only: int
     second_only: int
     p: float
-    """Exact, two-sided: as likely as a fair coin would split those rows at least so unevenly."""
+    """Exact, two-sided: the probability that a fair coin splits those rows at least as unevenly."""
 
 
 def f1_interval(
     subsets: Sequence[Sequence[Hit]], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval | None:
-    """Interval of the mean F1 of one or more subsets, each resampled by itself.
+    """Interval of the mean F1 of one or more subsets, each resampled separately.
 
     Returns:
-        None where a subset has no row with an error, or none without.
+        None if a subset has no row with an error, or none without.
     """
     rng = np.random.default_rng(seed)
     samples: list[Floats] = []
@@ -88,7 +88,7 @@ def f1_interval(
 def f1_difference(
     subsets: Sequence[Sequence[PairedHit]], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Difference | None:
-    """By how much the mean F1 of two judges differs, with rows resampled in pairs. None as for `f1_interval`."""
+    """Difference of two judges' mean F1, with rows resampled in pairs. None as for `f1_interval`."""
     rng = np.random.default_rng(seed)
     samples: list[Floats] = []
     values: list[float] = []
@@ -115,14 +115,14 @@ def f1_difference(
 def mean_interval(
     values: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
-    """Interval of the mean of numbers, one a problem."""
+    """Interval of the mean of numbers, one per problem."""
     return _interval(_means(np.asarray(values, dtype=float), resamples, seed), level)
 
 
 def mean_difference(
     first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Difference:
-    """By how much the means of paired numbers differ."""
+    """Difference of the means of paired numbers."""
     gaps = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     return _difference(float(gaps.mean()), _means(gaps, resamples, seed), level)
 
@@ -138,7 +138,7 @@ def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> McNemar:
 
 
 def _f1(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> Floats:
-    """F1 of resamples [sample][error or not]; NaN where a sample has no row of one kind."""
+    """F1 of resamples [sample][error or not]; NaN if a sample has only one kind of row."""
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = hits / totals
         both = accuracy.sum(axis=1)

@@ -1,1 +1,1 @@
-"""The command line. Every command is a file; heavy imports stand inside the commands."""
+"""The command line. Each command is a file; heavy imports are inside the commands."""

@@ -1,4 +1,4 @@
-"""`genprm bench`: the public benchmarks, and whether one run is better than another."""
+"""`genprm bench`: public benchmarks, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def processbench(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE...", help="ProcessBench's files, one a subset.", show_default="the published data set"
+            metavar="FILE...", help="ProcessBench's files, one per subset.", show_default="the published data set"
         ),
     ],
     judge: JudgeConfig,
@@ -42,8 +42,8 @@ def processbench(
     tune_on: Annotated[
         str | None,
         typer.Option(
-            help="Tune the threshold on this subset, and apply it to the others. Its own score is then in sample.",
-            show_default="none: --threshold counts",
+            help="Tune the threshold on this subset and apply it to the others. Its own score is then in-sample.",
+            show_default="none: --threshold is used",
         ),
     ] = None,
 ) -> None:
@@ -58,9 +58,9 @@ def processbench(
     rows = list(read_rows(files, limit=run.limit, sample=run.sample, seed=run.seed))
     labelled = [row for row in rows if isinstance(row, InputRow) and row.label is not None]
     if not labelled:
-        raise UsageError(f"no row in {', '.join(map(repr, files))} has a label: `genprm verify` needs none")
+        raise UsageError(f"no row in {', '.join(map(repr, files))} has a label; use `genprm verify`, which needs none")
     if tune_on is not None and tune_on not in (names := sorted({subset_of(row.id, row.file) for row in labelled})):
-        raise UsageError(f"there is no subset {tune_on!r} to tune on; there are {', '.join(names)}")
+        raise UsageError(f"there is no subset {tune_on!r} to tune on; the subsets are {', '.join(names)}")
 
     def finish(folder: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
         return _finish_processbench(folder, metrics, judged, labelled, tune_on)
@@ -76,14 +76,14 @@ def prmbench(
 ) -> None:
     """Judges every step of the solutions in FILE..., and computes PRMScore for each kind of error.
 
-    A step counts as judged right when its score is above the threshold; one without a score counts as judged wrongly.
+    A step is judged right when its score is above the threshold; a step without a score counts as misjudged.
     """
     from genprm.benchmarks.prmbench import PRMBenchItem, read_prmbench
 
     read = list(read_prmbench(files, limit=run.limit, sample=run.sample, seed=run.seed))
     items = [item for item in read if isinstance(item, PRMBenchItem)]
     if not items:
-        raise UsageError(f"no row in {', '.join(map(repr, files))} is one of PRMBench")
+        raise UsageError(f"no row in {', '.join(map(repr, files))} is a PRMBench row")
 
     def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
         from genprm.benchmarks.prmbench import evaluate
@@ -103,7 +103,7 @@ def best_of_n(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="A pool: JSONL, a problem with several solutions a line.", show_default=False
+            metavar="FILE...", help="A pool: JSONL, one problem with several solutions per line.", show_default=False
         ),
     ],
     judge: Annotated[JudgeConfig, Options(without=("model",))],
@@ -114,18 +114,18 @@ def best_of_n(
             help="Judge the solutions with this model.",
             envvar="GENPRM_MODEL",
             show_envvar=False,
-            show_default="none: the pool's stored rewards count",
+            show_default="none: the pool's stored rewards are used",
         ),
     ] = None,
     aggregate: Annotated[
         AggregateName | None,
         typer.Option(
-            help="A solution's reward from the scores of its steps; `solution` is the judgement of the whole.",
-            show_default="solution where the judge gives one, else min",
+            help="How step scores become a solution's reward; `solution` is the judge's score of the whole.",
+            show_default="solution if the judge gives one, else min",
         ),
     ] = None,
 ) -> None:
-    """Picks one of several solutions, and computes how often it is right: best reward, votes, and their limits."""
+    """Picks one of several solutions, and computes how often it is right: best reward, votes, and upper bounds."""
     from genprm.data.pools import PoolItem, read_pool
 
     items: list[PoolItem] = []
@@ -163,7 +163,7 @@ def compare(
 ) -> None:
     """Compares two runs over the same inputs: paired bootstrap of the scores, McNemar's test of the rows.
 
-    It takes runs of `genprm bench`, `genprm verify`, `genprm search` and `genprm refine`.
+    Accepts runs of `genprm bench`, `genprm verify`, `genprm search` and `genprm refine`.
     """
     with friendly():
         from genprm.cli.bench_metrics import compare_runs
@@ -201,7 +201,7 @@ def _solutions(items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow
 
 
 def _reward(row: VerifyRow | None, aggregate: AggregateName | None) -> float | None:
-    """A solution's reward as log-odds, so that its sigmoid is the score again; None without one."""
+    """A solution's reward as log-odds, whose sigmoid is the score; None if there is no score."""
     from genprm.search.voting import Aggregate, clipped, reward
     from genprm.types import logit
 
@@ -209,7 +209,7 @@ def _reward(row: VerifyRow | None, aggregate: AggregateName | None) -> float | N
         return None
     if aggregate == "solution" or (aggregate is None and row.solution is not None):
         if row.solution is None:
-            raise UsageError("this judge gives no judgement of the whole: choose another --aggregate than solution")
+            raise UsageError("this judge does not score whole solutions: choose an --aggregate other than solution")
         score = row.solution.score
         if score is None:
             return None

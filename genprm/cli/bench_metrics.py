@@ -1,4 +1,4 @@
-"""What the runs of benchmarks keep, and how two of them are compared."""
+"""`metrics.json` of benchmark runs, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from genprm.runs.folder import METRICS, RunError, read_info
 
 _FIRST_ERRORS = ("verify", "bench processbench")
 _CHOICES = ("search", "bench best-of-n")
-"""Runs that choose among solutions."""
+"""Commands whose runs choose among solutions."""
 
 
 class BenchMetrics(Metrics):
-    """What `metrics.json` holds after a benchmark: the table besides the counts."""
+    """`metrics.json` of a benchmark: the counts and the table."""
 
     processbench: ProcessBenchMetrics | None = None
     prmbench: PRMBenchMetrics | None = None
@@ -37,7 +37,7 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
     """Compares two runs of the same benchmark.
 
     Raises:
-        RunError: a folder is no finished run.
+        RunError: a folder is not a finished run.
         UsageError: the runs are not of the same kind, or have nothing in common.
     """
     commands = [read_info(path).command for path in (first, second)]
@@ -57,7 +57,7 @@ def compare_runs(first: Path, second: Path) -> list[Comparison]:
 
 
 def plot_curve(path: Path, table: ProcessBenchMetrics) -> bool:
-    """Draws F1 against votes and against tokens; False where matplotlib is not installed."""
+    """Draws F1 against votes and against tokens; returns False if matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def plot_curve(path: Path, table: ProcessBenchMetrics) -> bool:
     scores = [100 * point.f1 for point in table.curve]
     votes = [point.votes for point in table.curve]
     for position, (values, label) in enumerate(
-        [(votes, "votes"), ([point.tokens for point in table.curve], "generated tokens a solution")], start=1
+        [(votes, "votes"), ([point.tokens for point in table.curve], "generated tokens per solution")], start=1
     ):
         axes = figure.add_subplot(1, 2, position)
         axes.plot(values, scores, marker="o")
@@ -87,7 +87,7 @@ def plot_curve(path: Path, table: ProcessBenchMetrics) -> bool:
 
 
 class _Tables(BaseModel):
-    """What is compared of `metrics.json`, whatever else it holds."""
+    """The parts of `metrics.json` that are compared; other keys are ignored."""
 
     prmbench: PRMBenchMetrics | None = None
     best_of_n: BestOfNMetrics | None = None

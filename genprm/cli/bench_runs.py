@@ -1,4 +1,4 @@
-"""The runs of benchmarks: rows judged into a folder, and a table computed from them."""
+"""Benchmark runs: rows judged into a folder, and a table computed from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def judge_into(
     rows: Sequence[InputRow | BadRow],
     finish: Callable[[RunFolder, Metrics, dict[str, VerifyRow]], Metrics],
 ) -> int:
-    """Judges rows into a run's folder as `verify` does, and has `finish` compute and print the benchmark's table."""
+    """Judges rows into a run's folder as `verify` does, then calls `finish` to compute and print the table."""
     from genprm.cli.session import session_of
     from genprm.runs.driver import Progress
     from genprm.runs.folder import open_run
@@ -82,7 +82,7 @@ def _finish(
     if not interrupted:
         metrics = finish(run, metrics, rows)
     table = metrics.processbench if isinstance(metrics, BenchMetrics) else None
-    # The page shows which rows were got wrong by the threshold that the table is computed with.
+    # The page marks wrong predictions by the same threshold as the table.
     limit = None if table is None else table.threshold
 
     def page(path: Path, failures: list[FailureRow]) -> int:
@@ -93,7 +93,7 @@ def _finish(
 
 
 def stored_rewards(how: RunConfig, files: Sequence[str], items: Sequence[PoolItem]) -> int:
-    """The table of a pool by what is stored in it."""
+    """Prints the table of a pool by its stored rewards."""
     from genprm.benchmarks.best_of_n import evaluate
     from genprm.benchmarks.metrics import Tally
     from genprm.cli.bench_metrics import BenchMetrics
@@ -114,7 +114,7 @@ def stored_rewards(how: RunConfig, files: Sequence[str], items: Sequence[PoolIte
 
 
 async def grouped(items: Sequence[PoolItem]) -> list[PoolItem]:
-    """The pool with the same text for equal answers, so that `1/2` and `0.5` are one group of a vote."""
+    """The pool with one text for equal answers, so that `1/2` and `0.5` vote together."""
     from genprm.grading.answers import AnswerChecker
     from genprm.grading.solutions import AnswerGrader
 

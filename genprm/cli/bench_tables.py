@@ -1,4 +1,4 @@
-"""The tables of the benchmarks, for a terminal."""
+"""Benchmark tables for a terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from genprm.benchmarks.prmbench import PRMBenchMetrics
 
 
 def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
-    """The official score, and apart from it the binary one."""
+    """Prints the official score and, separately, the binary one."""
     out = _table("subset", "rows", "err acc", "cor acc", "F1", "95 % interval", "guess", "blind", "open", "tokens")
-    out.padding = (0, 1, 0, 0)  # eighty columns hold all of it
+    out.padding = (0, 1, 0, 0)  # fits into eighty columns
     for subset in table.subsets:
         out.add_row(
             subset.name + (" (tuned on)" if subset.name == table.tuned_on else ""),
@@ -40,7 +40,7 @@ def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
         console.print(f"[dim]Threshold {table.threshold:.4g}, tuned on {table.tuned_on}.[/]")
     console.print(
         "[dim]err acc, cor acc: first error found, no error confirmed. guess: expected F1 of guessing. blind: the best "
-        "rule that sees only the number of steps. open: no prediction. tokens: generated a row.[/]"
+        "rule that sees only the number of steps. open: no prediction. tokens: generated per row.[/]"
     )
     undecided = sum(subset.undecided for subset in table.subsets)
     if undecided:
@@ -52,11 +52,11 @@ def print_processbench(console: Console, table: ProcessBenchMetrics) -> None:
         f"(arXiv 2504.16828): {binary}.[/]"
     )
     for point in table.curve:
-        console.print(f"[dim]{point.votes} votes: mean F1 {percent(point.f1)}, {point.tokens:,.0f} tokens a row[/]")
+        console.print(f"[dim]{point.votes} votes: mean F1 {percent(point.f1)}, {point.tokens:,.0f} tokens per row[/]")
 
 
 def print_prmbench(console: Console, table: PRMBenchMetrics) -> None:
-    """PRMScore by kind of error."""
+    """Prints PRMScore by kind of error."""
     out = _table("kind of error", "rows", "steps", "accuracy", "F1 right", "F1 wrong", "PRMScore", "no score")
     for number, kind in enumerate([*table.classes, table.total]):
         if number == len(table.classes):
@@ -75,7 +75,7 @@ def print_prmbench(console: Console, table: PRMBenchMetrics) -> None:
 
 
 def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
-    """Accuracy by method and n."""
+    """Prints accuracy by method and n."""
     out = _table("method", "n", "accuracy", "95 % interval")
     last = ""
     for method in table.methods:
@@ -95,10 +95,10 @@ def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
 
 
 def print_comparison(console: Console, first: str, second: str, parts: Sequence[Comparison]) -> None:
-    """Two runs side by side."""
+    """Prints two runs side by side."""
     console.print(f"[dim]A[/] {first}\n[dim]B[/] {second}", soft_wrap=True)
     out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "only A\nright", "only B\nright", "McNemar\np")
-    out.padding = (0, 1, 0, 0)  # eighty columns hold all of it
+    out.padding = (0, 1, 0, 0)  # fits into eighty columns
     for part in parts:
         gap, rows = part.difference, part.rows_test
         out.add_row(
@@ -114,7 +114,7 @@ def print_comparison(console: Console, first: str, second: str, parts: Sequence[
             "–" if rows is None else _p(rows.p),
         )
     console.print(out)
-    console.print("[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on rows that one has right.[/]")
+    console.print("[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on rows only one has right.[/]")
 
 
 def percent(value: float | None) -> str:

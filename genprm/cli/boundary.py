@@ -1,4 +1,4 @@
-"""Where errors become messages, and signals become an orderly end."""
+"""Turns errors into messages and exit codes, and signals into an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "UsageError", "friend
 T = TypeVar("T")
 
 FAILED = 1
-"""Exit code: the work could not be done, or not all of it."""
+"""Exit code: all or part of the work failed."""
 USAGE = 2
-"""Exit code: what was asked for makes no sense."""
+"""Exit code: wrong usage."""
 INTERRUPTED = 130
 """Exit code: Ctrl-C."""
 TERMINATED = 143
@@ -31,11 +31,11 @@ TERMINATED = 143
 
 
 class UsageError(Exception):
-    """What was asked for makes no sense; the message says what would."""
+    """Wrong usage; the message says what to do instead."""
 
 
 def set_debug(debug: bool) -> None:
-    """Chooses between messages for users, and tracebacks and logs."""
+    """Switches between short messages, and tracebacks with logs."""
     root = logging.getLogger("genprm")
     root.setLevel(logging.DEBUG if debug else logging.NOTSET)
     if debug:
@@ -46,7 +46,7 @@ def set_debug(debug: bool) -> None:
 
 @contextmanager
 def friendly() -> Generator[None]:
-    """Turns every error that a user can meet into one message and an exit code; with `--debug`, tracebacks stay.
+    """Turns every expected error into one message and an exit code; `--debug` keeps tracebacks.
 
     Raises:
         typer.Exit: with the exit code.
@@ -64,7 +64,7 @@ def friendly() -> Generator[None]:
         if kind is None:
             stderr().print(f"[bold red]Error:[/] {type(error).__name__}: ", end="")
             stderr().print(str(error), markup=False)
-            stderr().print("This is unexpected. `genprm --debug ...` shows where it comes from.")
+            stderr().print("This is a bug. `genprm --debug ...` shows the traceback.")
             raise typer.Exit(FAILED) from None
         stderr().print("[bold red]Error:[/] ", end="")
         stderr().print(str(error), markup=False)
@@ -72,9 +72,9 @@ def friendly() -> Generator[None]:
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end. The first Ctrl-C or SIGTERM cancels it, so that it puts its things in order.
+    """Runs a coroutine to its end. The first Ctrl-C or SIGTERM cancels it, so that it can clean up.
 
-    A second one ends the process at once, with the processes that it started; finished rows are on the disk by then.
+    A second one ends this process and its children at once; finished rows are on disk by then.
 
     Raises:
         typer.Exit: with code 130 on Ctrl-C, 143 on SIGTERM.
@@ -114,7 +114,7 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 
 def end_now(code: int) -> NoReturn:
-    """Ends this process and those it started, without waiting for anything."""
+    """Kills this process and its descendants, without waiting."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -125,7 +125,7 @@ def end_now(code: int) -> NoReturn:
 
 
 def _children(process: int) -> list[int]:
-    """Processes started by one, and by these, from the last to the first."""
+    """All descendants of a process, the deepest first."""
     found: list[int] = []
     for threads in Path(f"/proc/{process}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -135,12 +135,12 @@ def _children(process: int) -> list[int]:
 
 
 def _kind(error: Exception) -> int | None:
-    """The exit code of an error that has a message for users; None for a bug."""
+    """The exit code of an expected error; None for a bug."""
     from genprm.data.inputs import InputError
     from genprm.fields import ConfigError
     from genprm.runs.folder import RunError
 
     if isinstance(error, (UsageError, ConfigError, InputError, RunError)):
         return USAGE
-    # Every boundary of the project has an exception class of its own, whose messages are for users.
+    # Each boundary of the project has its own exception class, with messages for users.
     return FAILED if type(error).__module__.partition(".")[0] == "genprm" else None

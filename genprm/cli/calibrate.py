@@ -1,4 +1,4 @@
-"""`genprm calibrate`: make the scores of a judge mean what they say."""
+"""`genprm calibrate`: calibrate the scores of a judge."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def calibrate(
     ],
     method: Annotated[
         Literal["temperature", "isotonic"],
-        typer.Option(help="`temperature` has one number to fit; `isotonic` wants a thousand steps and more."),
+        typer.Option(help="`temperature` fits one number; `isotonic` needs a thousand steps or more."),
     ] = "temperature",
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation, by solutions.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation, by solution.")] = 5,
     out: Annotated[Path, typer.Option(help="The file that `--calibration` takes.")] = Path("calibration.json"),
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw reliability before and after: .svg, .png or .pdf.", show_default="beside --out, .svg"),
     ] = None,
 ) -> None:
-    """Fits a calibration on the labelled rows of RUN..., and says how well scores fit before and after.
+    """Fits a calibration on the labelled rows of RUN..., and reports calibration error before and after.
 
-    The figures after are cross-validated: no step is judged by a map that has seen its solution.
+    The figures after are cross-validated: no step is scored by a map that was fitted on its solution.
     """
     with friendly():
         from genprm.calibrate import fit, labelled_scores, save
@@ -42,9 +42,9 @@ def calibrate(
         infos = [read_info(run) for run in runs]
         models = sorted({str(info.facts.get("model", info.config.get("model"))) for info in infos})
         if len(models) > 1:
-            raise RunError(f"the runs are of different models: {', '.join(models)}. Calibrate each by itself.")
+            raise RunError(f"the runs are of different models: {', '.join(models)}. Calibrate each separately.")
         if any(info.config.get("calibration") for info in infos):
-            raise RunError("a run's scores are calibrated already; run it without --calibration")
+            raise RunError("a run's scores are already calibrated; run it without --calibration")
         data = labelled_scores(row for run in runs for row in read_rows_of(run, VerifyRow))
         if not len(data.scores):
             raise CalibrationError("no row has both a label and scores")
@@ -67,7 +67,7 @@ def calibrate(
             stdout().print(f"temperature {found.temperature:.4g}")
         if found.separable:
             stdout().print(
-                "The scores separate right from wrong steps without an error, so the temperature is fitted to softened "
+                "The scores separate right from wrong steps perfectly, so the temperature is fitted to softened "
                 "labels. Add labelled solutions that the judge gets wrong.",
                 soft_wrap=True,
             )

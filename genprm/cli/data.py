@@ -1,4 +1,4 @@
-"""What the commands that make data share, `label` and `synthesize`: where their models run."""
+"""What `label` and `synthesize` share: opening their models."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PushToHub = Annotated[str | None, typer.Option(help="A dataset repository to pus
 
 
 async def open_models(stack: AsyncExitStack, cluster: ClusterConfig, *models: EngineConfig, seed: int) -> list[Engine]:
-    """Opens models, each on the servers it is given, else on workers of its own where there is a cluster.
+    """Opens models, each on its servers if it has any, else on its own workers if there is a cluster.
 
     Args:
         stack: closes them.
         cluster: the cluster, if there is one.
-        *models: which.
-        seed: of requests that bring none.
+        *models: the models.
+        seed: the seed of requests without one.
 
     Raises:
         UsageError: there is a cluster, but every model has a server already.
@@ -38,7 +38,7 @@ async def open_models(stack: AsyncExitStack, cluster: ClusterConfig, *models: En
 
     local = sum(not config.base_url for config in models)
     if cluster.cluster is not None and not local:
-        raise UsageError(f"--cluster {cluster.cluster!r} has nothing to open: every model has a server already")
+        raise UsageError(f"--cluster {cluster.cluster!r} has nothing to open: every model has a server")
     opened: list[Engine] = []
     for config in models:
         if cluster.cluster is not None and not config.base_url:
@@ -53,24 +53,24 @@ async def open_models(stack: AsyncExitStack, cluster: ClusterConfig, *models: En
 
 
 def workers_of(*engines: Engine) -> int:
-    """How many times the work of one machine keeps these engines busy."""
+    """How many machines' worth of work keeps these engines busy."""
     from genprm.cluster import ClusterEngine
 
     return max(len(engine.workers) if isinstance(engine, ClusterEngine) else 1 for engine in engines)
 
 
 def print_counts(metrics: dict[str, int | float], folder: Path) -> None:
-    """Prints what was counted, and where the data set lies."""
+    """Prints the counts and the path of the data set."""
     for name, value in metrics.items():
         stdout().print(f"{name.replace('_', ' '):28} {value}")
     stdout().print(f"data set: {folder}", soft_wrap=True)
 
 
 def push(folder: Path, repository: str | None) -> None:
-    """Pushes a data set, where a repository is named.
+    """Pushes a data set if a repository is given.
 
     Raises:
-        DatasetError: the Hub refuses.
+        DatasetError: the Hub refuses it.
     """
     if repository is not None:
         from genprm.rpe.dataset import push

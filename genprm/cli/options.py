@@ -1,4 +1,4 @@
-"""Options made from the configuration models, and files that set them."""
+"""Command line options from the configuration models, and files that set them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Options:
     """
 
     prefix: str = ""
-    """Before every option: `policy` makes `--policy`, `--policy-url`, `--policy-temperature` and so on."""
+    """Prefix of every option: `policy` gives `--policy`, `--policy-url`, `--policy-temperature` and so on."""
     defaults: Mapping[str, object] = field(default_factory=dict[str, object])
     """Defaults that differ from the model's."""
     without: tuple[str, ...] = ()
-    """Fields that the command has no option for."""
+    """Fields without an option."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Fields whose option has another name: `{"model": "teacher"}`."""
+    """Fields whose option has a different name: `{"model": "teacher"}`."""
 
     def name(self, field_name: str) -> str:
-        """The name of a field's option, as a parameter of the command has it."""
+        """The name of a field's option as a parameter of the command."""
         if field_name in self.names:
             return self.names[field_name]
         if not self.prefix:
@@ -50,10 +50,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Options that change what a recipe says. The command gets those that were given, by the recipe's keys."""
+    """Options that override a recipe. The command receives those that were given, by the recipe's keys."""
 
     sections: Mapping[str, tuple[type[Config], Options]]
-    """The section of the recipe (an empty text for its top level), and what can be changed there."""
+    """Sections of the recipe (empty for its top level), and the fields that can be overridden there."""
 
 
 class ConfiguredCommand(TyperCommand):
@@ -63,7 +63,7 @@ class ConfiguredCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Spells it out before the options are read."""
+        """Replaces it by `--mode auto` before parsing."""
         for place in range(len(args) - 1):
             if args[place : place + 2] == ["--with-code", "auto"]:
                 args = [*args[:place], "--mode", "auto", *args[place + 2 :]]
@@ -74,13 +74,13 @@ class ConfiguredCommand(TyperCommand):
 def command(app: typer.Typer, name: str, **how: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command. Every field of a configuration among its parameters becomes an option.
 
-    The command is called with configurations that have been checked; `--dry-run` prints them instead, and `--config`
+    The command is called with validated configurations; `--dry-run` prints them instead, and `--config`
     reads a file with the options as keys.
 
     Args:
-        app: the commands.
-        name: the command's.
-        **how: for `typer.Typer.command`.
+        app: the group to add it to.
+        name: its name.
+        **how: passed to `typer.Typer.command`.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -91,7 +91,7 @@ def command(app: typer.Typer, name: str, **how: Any) -> Callable[[Callable[..., 
 
 
 def _configured(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as typer reads it: with a parameter for every option."""
+    """Wraps the function with one parameter per option, for typer."""
     hints = get_type_hints(function, include_extras=True)
     parameters: dict[str, inspect.Parameter] = {}
     makers: dict[str, Callable[[Mapping[str, Any]], object]] = {}
@@ -107,7 +107,7 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
             for model, options in overrides.sections.values():
                 parameters |= _parameters(model, options, shown="the recipe's")
             makers[name] = partial(_overrides, overrides)
-            # The command prints the plan itself, as it is the one to resolve the recipe.
+            # The command resolves the recipe, so it prints the plan itself.
             plan = False
         else:
             parameters[name] = parameter.replace(kind=_KEYWORD, annotation=hints[name])
@@ -117,7 +117,7 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         context: typer.Context = values["context"]
-        # What was not given has its default from the model.
+        # Options that were not given take the model's default.
         sources = {name: context.get_parameter_source(name) for name in values}
         given = {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
         with friendly():
@@ -136,12 +136,12 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _config(model: type[Config], options: Options, given: Mapping[str, Any]) -> Config:
-    """The configuration that options make."""
+    """Builds a configuration from options."""
     return model.of({**options.defaults, **_given(model, options, given)})
 
 
 def _overrides(overrides: Overrides, given: Mapping[str, Any]) -> dict[str, object]:
-    """What options change of a recipe, in the recipe's form."""
+    """The overrides from options, in the recipe's structure."""
     changes: dict[str, object] = {}
     for section, (model, options) in overrides.sections.items():
         found = _given(model, options, given)
@@ -153,13 +153,13 @@ def _overrides(overrides: Overrides, given: Mapping[str, Any]) -> dict[str, obje
 
 
 def _given(model: type[Config], options: Options, given: Mapping[str, Any]) -> dict[str, object]:
-    """The fields that were given on the command line, in the environment or in a file."""
+    """The fields set on the command line, in the environment or in a file."""
     fields = [name for name in model.model_fields if name not in options.without]
     return {name: given[options.name(name)] for name in fields if options.name(name) in given}
 
 
 def _parameters(model: type[Config], options: Options, shown: str | None = None) -> dict[str, inspect.Parameter]:
-    """The options of a configuration, as parameters that typer reads: the model first, then what is its own."""
+    """The options of a configuration as parameters for typer: `model` first, then the class's own fields."""
     own = inspect.get_annotations(model)
     fields = sorted(model.model_fields.items(), key=lambda field: (field[0] != "model", field[0] not in own))
     made: dict[str, inspect.Parameter] = {}
@@ -190,7 +190,7 @@ def _parameter(name: str, info: FieldInfo, default: object, shown: str | None) -
 
 
 def _help(info: FieldInfo) -> str | None:
-    """A field's description and its range. The model checks the range, as its message quotes the value."""
+    """A field's description and range. The model checks the range, because its message quotes the value."""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
         f"{word} {limit:g}"
@@ -202,7 +202,7 @@ def _help(info: FieldInfo) -> str | None:
 
 
 def _type_of(annotation: Any) -> Any:
-    """The type that typer parses for a field."""
+    """The type that typer uses to parse a field."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation
     if get_origin(annotation) is tuple:
@@ -216,10 +216,10 @@ def _type_of(annotation: Any) -> Any:
 
 
 def _load_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Makes the values of a file the defaults of the command: flag > environment > file > default.
+    """Makes the values of a file the command's defaults: flag > environment > file > default.
 
     Raises:
-        typer.BadParameter: the file cannot be read, or has a key that is no option, or a value of the wrong shape.
+        typer.BadParameter: the file cannot be read, a key is not an option, or a value has the wrong type.
     """
     if path is None:
         return None
@@ -230,8 +230,8 @@ def _load_file(context: typer.Context, path: Path | None) -> Path | None:
     if found is None:
         return path
     if not isinstance(found, dict):
-        raise typer.BadParameter(f"{str(path)!r} must hold keys and values, not {found!r}")
-    # An option may be named by any of its flags.
+        raise typer.BadParameter(f"{str(path)!r} must be a mapping of keys to values, not {found!r}")
+    # Any flag of an option may be used as its key.
     parameters = {
         flag.lstrip("-").replace("-", "_"): one
         for one in context.command.params
@@ -257,7 +257,7 @@ def _load_file(context: typer.Context, path: Path | None) -> Path | None:
 _CONFIG = Annotated[
     Path | None,
     typer.Option(
-        help="A YAML file with these options as keys. What stands on the command line wins.",
+        help="A YAML file with these options as keys. The command line overrides it.",
         callback=_load_file,
         is_eager=True,
         show_default="none",

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a command would do with the configuration that it was given."""
+"""`--dry-run`: the resolved configuration, and what a command would load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def print_plan(parts: Mapping[str, object]) -> None:
     """Prints the resolved configurations as YAML, and what each would load.
 
     Raises:
-        PRMError: the family of a judge cannot be told.
+        PRMError: the family of a judge cannot be determined.
     """
     import yaml
 
@@ -34,7 +34,7 @@ def _plain(value: object) -> object:
 
 
 def _loads(part: object) -> list[str]:
-    """What a configuration would load, a line each."""
+    """What a configuration would load, one line each."""
     from genprm.engines import choose_engine
     from genprm.prms.load import model_path
     from genprm.prms.profiles import read_profile
@@ -47,7 +47,7 @@ def _loads(part: object) -> list[str]:
         part.options_for(kind)
     if isinstance(part, JudgeConfig):
         known = read_profile(model_path(part.model), part.revision, part.family)
-        lines.append(f"would judge as a PRM of the family {known.family}")
+        lines.append(f"would judge with the PRM family {known.family}")
     if isinstance(part, SandboxConfig):
         code = not isinstance(part, JudgeConfig) or part.mode.executes
         lines.append(f"would run code in the sandbox {part.sandbox}" if code else "would run no code")

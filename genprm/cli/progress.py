@@ -17,7 +17,7 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def shown(console: Console, every_s: float = LINE_EVERY_S) -> Generator[Callable[[Progress], None]]:
-    """Gives a function to call after every row."""
+    """Shows progress; yields a function to call after every row."""
     started = time.monotonic()
     if console.is_terminal:
         with Bar(
@@ -44,11 +44,11 @@ def shown(console: Console, every_s: float = LINE_EVERY_S) -> Generator[Callable
 
 
 def describe(progress: Progress, elapsed_s: float) -> str:
-    """Where a run stands, how fast it goes and when it will be done, in one line.
+    """One line with a run's counts, rate and remaining time.
 
     Args:
         progress: the counts.
-        elapsed_s: since this run began; rows that an earlier run finished do not count in the rate.
+        elapsed_s: seconds since this run began; rows finished by earlier runs do not count in the rate.
     """
     word = "row" if (progress.total or progress.done) == 1 else "rows"
     parts = [f"{progress.done:,}{'' if progress.total is None else f'/{progress.total:,}'} {word}"]

@@ -1,4 +1,4 @@
-"""`genprm refine`: tell a policy what is wrong with its solutions, and judge what it writes then."""
+"""`genprm refine`: tell a policy what is wrong with its solutions, and judge its new ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FREE = (
     *free_fields(PolicyConfig, "policy."),
     *free_fields(JudgeConfig, "prm."),
 )
-"""Settings that do not change results: they may differ when a run goes on."""
+"""Settings that do not change results: they may differ when a run is resumed."""
 
 EPILOG = """Examples:\n
   genprm refine --generate 100 --policy nano-policy --turns 3 --out runs/refined\n
@@ -45,30 +45,30 @@ def refine(
         list[str] | None,
         typer.Argument(metavar="FILE", help="Problems: JSONL files or JSON arrays.", show_default=False),
     ] = None,
-    turns: Annotated[int, typer.Option(min=0, help="Most times that the policy is told to think again.")] = 3,
+    turns: Annotated[int, typer.Option(min=0, help="Most times that the policy rewrites a solution.")] = 3,
     keep: Annotated[
-        Literal["best", "last"], typer.Option(help="Which turn's solution counts: the best-scored one, or the last.")
+        Literal["best", "last"], typer.Option(help="Which turn's solution is the answer: best-scored or last.")
     ] = "best",
     critique: Annotated[
         Literal["analysis", "code"],
-        typer.Option(help="What the policy is told: the analysis alone, or also the code that was run and its output."),
+        typer.Option(help="What the policy gets: the analysis alone, or also the executed code and its output."),
     ] = "analysis",
     generate: Annotated[
         int | None,
-        typer.Option(min=1, help="Take so many word problems made by rule, in place of files.", show_default="none"),
+        typer.Option(min=1, help="Instead of files: this many generated word problems.", show_default="none"),
     ] = None,
-    generate_seed: Annotated[int, typer.Option(help="Which of them.")] = 1,
+    generate_seed: Annotated[int, typer.Option(help="Seed of the generated problems.")] = 1,
 ) -> None:
-    """Has a policy solve problems, and refine its solutions by what a PRM says is wrong with them.
+    """Has a policy solve problems and refine its solutions with a PRM's critiques.
 
-    The folder of the run keeps every turn. The table says how many answers each turn mended, and how many it broke.
-    The defaults of the sampling are those of the published experiment with Qwen2.5-7B-Instruct.
+    The run's folder keeps every turn. The table says how many answers each turn fixed and broke. The sampling defaults
+    are those of the published experiment with Qwen2.5-7B-Instruct.
     """
     from genprm.search.recipe import Problems
     from genprm.search.refine import KeepTurn, RefineSettings, Style
 
     if bool(files) == bool(generate):
-        raise UsageError("name files with problems, or give --generate, one of the two")
+        raise UsageError("give either files with problems or --generate")
     source = {
         "files": list(files or ()),
         "generate": generate,
@@ -137,7 +137,7 @@ async def _refine(
 
 
 def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics and page, and prints what the run came to."""
+    """Writes metrics and page, and prints the result."""
     from genprm.benchmarks.refinement import evaluate_refinement
     from genprm.cli.search_report import print_refinement
     from genprm.cli.session import finish_run

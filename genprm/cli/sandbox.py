@@ -12,15 +12,15 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The sandbox that runs checking code: try it, attack it, measure it on this machine.",
+    help="The sandbox that runs model-written code: try it, attack it, measure it on this machine.",
 )
 
 Backend = Annotated[
     Literal["auto", "docker", "bubblewrap"],
-    typer.Option("--sandbox", help="auto takes Docker when it can, else bubblewrap.", show_default=True),
+    typer.Option("--sandbox", help="auto: Docker if an engine is running, else bubblewrap.", show_default=True),
 ]
 Runtime = Annotated[
-    str | None, typer.Option("--runtime", help="A container runtime that the Docker engine knows, e.g. runsc.")
+    str | None, typer.Option("--runtime", help="A container runtime known to the Docker engine, such as runsc.")
 ]
 
 
@@ -29,13 +29,13 @@ def run(
     file: Annotated[Path, typer.Argument(help="A Python file, or - for standard input.")],
     sandbox: Backend = "auto",
     runtime: Runtime = None,
-    wall_s: Annotated[float, typer.Option(help="Seconds of wall time.")] = 5.0,
-    cpu_s: Annotated[float, typer.Option(help="Seconds of CPU time.")] = 5.0,
-    memory_mb: Annotated[int, typer.Option(help="MiB that the code may take.")] = 1024,
-    output_kb: Annotated[int, typer.Option(help="KiB of output that are kept.")] = 64,
+    wall_s: Annotated[float, typer.Option(help="Wall time, in seconds.")] = 5.0,
+    cpu_s: Annotated[float, typer.Option(help="CPU time, in seconds.")] = 5.0,
+    memory_mb: Annotated[int, typer.Option(help="Memory, in MiB.")] = 1024,
+    output_kb: Annotated[int, typer.Option(help="How much output is kept, in KiB.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Run one file and print what came of it. The exit code is 0 when it ran to its end, else 1."""
+    """Run one file and print its result. The exit code is 0 when it ran to its end, else 1."""
     from genprm.sandbox import Limits, Result, SandboxError, open_sandbox
 
     try:
@@ -67,7 +67,7 @@ def run(
 def attack(
     sandbox: Backend = "auto",
     runtime: Runtime = None,
-    only: Annotated[str | None, typer.Option(help="Run only attacks whose name contains this.")] = None,
+    only: Annotated[str | None, typer.Option(help="Run only attacks whose names contain this.")] = None,
 ) -> None:
     """Run the attack suite here and print what each attack achieved. The exit code is 0 when all were contained."""
     from rich.console import Console
@@ -118,10 +118,10 @@ def attack(
 def bench(
     sandbox: Backend = "auto",
     runtime: Runtime = None,
-    lanes: Annotated[int | None, typer.Option(help="Snippets at the same time; all cores by default.")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Snippets that run at once; default: the number of cores.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each kind of snippet.")] = 3.0,
 ) -> None:
-    """Measure snippets a second and latency on this machine."""
+    """Measure snippets per second and latency on this machine."""
     from rich.console import Console
     from rich.table import Table
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from genprm.search.rows import SearchRow
 
 RECIPE = "recipe.yaml"
-"""The resolved recipe, in the run's folder: searching by it does the same again."""
+"""The resolved recipe in the run's folder, which repeats the search."""
 FREE = (
     "description",
     "problems.limit",
@@ -40,7 +40,7 @@ FREE = (
     *free_fields(PolicyConfig, "policy."),
     *free_fields(JudgeConfig, "prm."),
 )
-"""Keys that do not change results: they may differ when a run goes on."""
+"""Keys that do not change results: they may differ when a run is resumed."""
 
 EPILOG = """Examples:\n
   genprm search builtin:best-of-n --out runs/bon\n
@@ -53,7 +53,7 @@ def search(
         Path,
         typer.Argument(
             metavar="RECIPE",
-            help="A YAML recipe; `builtin:best-of-n`, `builtin:beam` and `builtin:dvts` come with the package.",
+            help="A YAML recipe, or one in the package: `builtin:best-of-n`, `builtin:beam`, `builtin:dvts`.",
             show_default=False,
         ),
     ],
@@ -70,23 +70,21 @@ def search(
     run: Annotated[RunConfig, Options(without=tuple(WorkConfig.model_fields))],
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="FILE...", help="Problems, in place of those of the recipe.", show_default="the recipe's"
-        ),
+        typer.Argument(metavar="FILE...", help="Problems, instead of the recipe's.", show_default="the recipe's"),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Another value for a key of the recipe, such as `n=16` or `choose=weighted`. Repeat it.",
+            help="Override a key of the recipe, such as `n=16` or `choose=weighted`. Repeat for several.",
             show_default="none",
         ),
     ] = None,
 ) -> None:
-    """Looks for solutions of problems with a policy and a PRM, and measures how often they are right.
+    """Solves problems with a policy and a PRM, and measures accuracy.
 
-    The folder of the run holds a row a problem with every solution found, the resolved recipe, accuracies by n and by
-    tokens, plots, and a page. The same command goes on where it stopped.
+    The run's folder holds one row per problem with every solution, the resolved recipe, accuracies by n and by
+    tokens, plots, and a page. The same command resumes a stopped run.
     """  # fmt: skip
     from genprm.search.recipe import load_recipe
 
@@ -152,7 +150,7 @@ async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
 
 
 def problems_of(source: Problems, seed: int = 0) -> list[ProblemRow | BadRow]:
-    """The problems that a recipe names.
+    """Reads the problems of a recipe.
 
     Raises:
         UsageError: there are none.
@@ -179,7 +177,7 @@ def problems_of(source: Problems, seed: int = 0) -> list[ProblemRow | BadRow]:
 
 @asynccontextmanager
 async def policy_of(config: PolicyConfig | None, seed: int, run: RunFolder) -> AsyncGenerator[Policy | None]:
-    """Opens the policy, and notes in the run's folder what was opened."""
+    """Opens the policy, and records it in the run's folder."""
     if config is None:
         yield None
         return
@@ -202,7 +200,7 @@ async def policy_of(config: PolicyConfig | None, seed: int, run: RunFolder) -> A
 
 @asynccontextmanager
 async def prm_of(config: JudgeConfig | None, seed: int, run: RunFolder) -> AsyncGenerator[PRM | None]:
-    """Opens the PRM, and notes in the run's folder what was opened."""
+    """Opens the PRM, and records it in the run's folder."""
     if config is None:
         yield None
         return
@@ -213,7 +211,7 @@ async def prm_of(config: JudgeConfig | None, seed: int, run: RunFolder) -> Async
 
 
 def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics, plots and page, and prints what the run came to."""
+    """Writes metrics, plots and page, and prints the result."""
     from genprm.benchmarks.searches import evaluate_searches
     from genprm.cli.search_report import plot, print_search
     from genprm.cli.session import finish_run
@@ -237,7 +235,7 @@ def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: Session
 
 
 def finished_searches(run: RunFolder, progress: Progress) -> list[SearchRow]:
-    """The rows of the folder that belong to the input just read, in its order."""
+    """The folder's rows for the input just read, in its order."""
     from genprm.search.rows import SearchRow
 
     rows = (row for row in run.rows(SearchRow) if row.key in progress.keys)

@@ -1,4 +1,4 @@
-"""What a search came to, for a terminal and as plots."""
+"""Results of searches and refinement, as tables and plots."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _STYLES = {
     "best-of-n": ("PRM, best", "o-", "C0"),
     "weighted": ("PRM, weighted vote", "s-", "C1"),
     "majority": ("majority", "^-", "C2"),
-    # Of the same first n solutions as the others, so that none can cross it.
+    # Over the same first n solutions as the others, so that no curve crosses it.
     "pass@n": ("pass@n (bound)", "--", "0.5"),
 }
 
 
 def print_search(console: Console, metrics: SearchMetrics) -> None:
-    """Accuracies, tokens, and what to spend on."""
+    """Prints accuracies, tokens, and the best splits of a token budget."""
     if metrics.best_of_n is not None:
         print_best_of_n(console, metrics.best_of_n)
         console.print()
@@ -40,19 +40,19 @@ def print_search(console: Console, metrics: SearchMetrics) -> None:
         )
         table.add_row("accuracy of the choice", f"{percent(metrics.accuracy)} %", interval)
     details = [
-        f"{metrics.solutions:,} of them different" if metrics.solutions < metrics.samples else "",
-        f"{metrics.solutions / metrics.rows:.1f} a problem" if metrics.rows else "",
-        f"{metrics.unfinished:,} unfinished, which are never the answer" if metrics.unfinished else "",
+        f"{metrics.solutions:,} of them distinct" if metrics.solutions < metrics.samples else "",
+        f"{metrics.solutions / metrics.rows:.1f} per problem" if metrics.rows else "",
+        f"{metrics.unfinished:,} unfinished (never the answer)" if metrics.unfinished else "",
     ]
     table.add_row("solutions", f"{metrics.samples:,}", f"[dim]{', '.join(filter(None, details))}[/]")
     if metrics.ungraded:
-        table.add_row("not compared", f"[yellow]{metrics.ungraded:,}[/]", "[dim]the comparison did not end[/]")
+        table.add_row("not compared", f"[yellow]{metrics.ungraded:,}[/]", "[dim]the comparison did not finish[/]")
     for name, tokens in metrics.tokens.items():
-        cached = f", {tokens['cached']:,} of these cached" if tokens["cached"] else ""
+        cached = f", {tokens['cached']:,} of them cached" if tokens["cached"] else ""
         detail = f"[dim]{tokens['prompt']:,} prompt tokens{cached}[/]"
         table.add_row(f"tokens, {name}", f"{tokens['generated']:,}", detail)
     if session := metrics.session:
-        rate = f"[dim]{session.rows:,} problems, {session.generated_per_s:,.0f} generated tokens a second[/]"
+        rate = f"[dim]{session.rows:,} problems, {session.generated_per_s:,.0f} generated tokens per second[/]"
         table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
     console.print(table)
     if metrics.budgets:
@@ -73,13 +73,13 @@ def _print_budgets(console: Console, metrics: SearchMetrics) -> None:
             f"{percent(best.low)} to {percent(best.high)}",
             percent(budget.held_out),
         )
-    console.print("\n[dim]What to spend on: the best split of each budget that this run can tell of.[/]")
+    console.print("\n[dim]The best split of each token budget, by this run's rows.[/]")
     console.print(table)
-    console.print("[dim]held out: the split chosen on one half of the problems, tried on the other.[/]")
+    console.print("[dim]held out: the split chosen on one half of the problems, tested on the other.[/]")
 
 
 def plot(path: Path, metrics: SearchMetrics) -> bool:
-    """Draws accuracy against n and against tokens; False where there is nothing to draw or no matplotlib."""
+    """Draws accuracy against n and tokens; returns False if there is nothing to draw or no matplotlib."""
     if metrics.best_of_n is None or len(metrics.costs) < 2:
         return False
     costly = all(point.policy + point.prm > 0 for point in metrics.costs)
@@ -112,7 +112,7 @@ def plot(path: Path, metrics: SearchMetrics) -> bool:
     if costly:
         by_tokens.set_xscale("log", base=2)
         by_tokens.xaxis.set_major_formatter("{x:,.0f}")
-        by_tokens.set(xlabel="generated tokens a problem, policy and PRM")
+        by_tokens.set(xlabel="generated tokens per problem, policy and PRM")
     else:
         by_tokens.set_visible(False)
     by_n.legend(frameon=False)
@@ -121,7 +121,7 @@ def plot(path: Path, metrics: SearchMetrics) -> bool:
 
 
 def print_refinement(console: Console, metrics: RefineMetrics) -> None:
-    """Accuracy, answers mended and broken, and tokens, after each turn."""
+    """Prints accuracy, fixed and broken answers, and tokens after each turn."""
     if metrics.turns:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for name in (
@@ -135,7 +135,7 @@ def print_refinement(console: Console, metrics: RefineMetrics) -> None:
             "broken",
             "tokens",
         ):
-            # On a narrow terminal the longest heading takes two lines, and no figure does.
+            # On a narrow terminal only the longest heading wraps, not the figures.
             table.add_column(name, justify="right", no_wrap=name != "of these wrong")
         for turn in metrics.turns:
             table.add_row(
@@ -151,9 +151,9 @@ def print_refinement(console: Console, metrics: RefineMetrics) -> None:
             )
         console.print(table)
         console.print(
-            f"[dim]{metrics.graded:,} problems. Each line is what one would answer, had the loop ended there. "
-            "fixed, broken: against turn 0. tokens: generated for a problem so far, by policy and PRM.[/]"
+            f"[dim]{metrics.graded:,} problems. Each line is the result if the loop ended there. "
+            "fixed, broken: against turn 0. tokens: generated per problem so far, by policy and PRM.[/]"
         )
     if metrics.failed or metrics.rows != metrics.graded:
         failed = f", [red]{metrics.failed:,} failed[/]" if metrics.failed else ""
-        console.print(f"{metrics.rows:,} problems came to an end{failed}")
+        console.print(f"{metrics.rows:,} problems finished{failed}")

@@ -13,15 +13,15 @@ EPILOG = """Examples:\n
   genprm serve --ui                                            # the built-in model, with a page at http://127.0.0.1:8311\n
   genprm serve --model GenPRM/GenPRM-7B --base-url http://127.0.0.1:8000/v1\n
   GENPRM_API_KEYS=secret genprm serve --host 0.0.0.0 --model GenPRM/GenPRM-7B\n
-SIGTERM ends it once what was accepted is finished; exit code 0."""
+SIGTERM: finishes accepted requests, then exits with code 0."""
 
 
 def serve(judge: JudgeConfig, service: ServeConfig) -> None:
-    """Serves a judge over HTTP until it is told to end.
+    """Serves a judge over HTTP.
 
     POST /v1/judge, /v1/score and /v1/critique take {"problem": ..., "steps": [...]}. /get_reward (OpenRLHF), /rm
-    (slime), /verify (NeMo Gym) and /pooling (vLLM) answer as these expect. GET /metrics, /health, /ready, /v1/models
-    and /openapi.json. Clients send one of the keys in GENPRM_API_KEYS, if there are any.
+    (slime), /verify (NeMo Gym) and /pooling (vLLM) answer as those clients expect. GET /metrics, /health, /ready,
+    /v1/models and /openapi.json. Clients send one of the keys in GENPRM_API_KEYS, if set.
     """
     try:
         import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]

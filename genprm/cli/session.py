@@ -1,4 +1,4 @@
-"""What surrounds the work of a batch command: what it says, the time it takes, and its end, orderly or not."""
+"""The frame of a batch command: its messages, its time, and its end, normal or interrupted."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class CommandSession:
-    """One run of a command on a run's folder. Its time counts from the call of `working`, when the models are open."""
+    """One run of a command on a run's folder. Time counts from the call of `working`, when the models are open."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
 
     @contextmanager
     def working(self) -> Generator[Callable[[Progress], None]]:
-        """Shows progress; gives what is to be called after every row."""
+        """Shows progress; yields a function to call after every row."""
         self.started = time.perf_counter()
         with shown(stderr()) as on_progress:
             yield on_progress
@@ -38,16 +38,16 @@ class CommandSession:
 def session_of(
     run: RunFolder, progress: Progress, finish: Callable[[SessionMetrics, bool], None]
 ) -> Generator[CommandSession]:
-    """Says what is there already, and has `finish` sum up, also where the work was stopped or given up.
+    """Prints what is already done, and calls `finish` at the end, also when the work was stopped or abandoned.
 
     Args:
         run: the folder.
-        progress: counted up by the work.
-        finish: writes metrics and page; told what this run did, and whether it was interrupted.
+        progress: the counts, updated by the work.
+        finish: writes metrics and page, given this run's metrics and whether it was interrupted.
 
     Raises:
         CancelledError: the work was stopped; `finish` has been called.
-        BatchError: it was given up; `finish` has been called.
+        BatchError: it was abandoned; `finish` has been called.
     """
     import asyncio
 
@@ -55,7 +55,7 @@ def session_of(
     from genprm.runs.driver import BatchError
 
     if run.done:
-        stderr().print(f"Going on with {run.path}: {len(run.done):,} rows are there.", soft_wrap=True)
+        stderr().print(f"Resuming {run.path}: {len(run.done):,} rows are done.", soft_wrap=True)
     session = CommandSession()
     stopped: BaseException | None = None
     try:
@@ -76,7 +76,7 @@ def session_of(
         text = f"{len(progress.duplicates):,} repeated rows were skipped: {shown}"
         stderr().print(text, soft_wrap=True, markup=False)
     if stopped is not None:
-        stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command goes on from there.")
+        stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command resumes.")
         raise stopped
 
 
@@ -89,14 +89,14 @@ def finish_run(
     page: Callable[[Path, list[FailureRow]], int] | None = None,
     more: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes a run's metrics; unless it was interrupted also its page, and prints what it found.
+    """Writes a run's metrics and, unless it was interrupted, its page; prints the results.
 
     Args:
         run: the folder.
-        metrics: what `metrics.json` holds.
+        metrics: the content of `metrics.json`.
         interrupted: the work was stopped before its end.
         table: prints the result.
-        page: writes the page, given its path and the failures; returns the rows whose texts found no room in it.
+        page: writes the page, given its path and the failures; returns how many rows' texts did not fit.
         more: prints what comes after the table and the failures, such as the paths of plots.
     """
     import json
@@ -114,7 +114,7 @@ def finish_run(
     table()
     summary.print_failures(stderr(), failures, str(run.path / FAILURES))
     if left_out:
-        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+        stderr().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit.")
     more()
     if page is not None:
         stdout().print(f"page: {run.path / REPORT}", soft_wrap=True)

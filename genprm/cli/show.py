@@ -1,4 +1,4 @@
-"""`genprm show`: the tables of a run, from its folder alone."""
+"""`genprm show`: the tables of a run, from its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: command, config, metrics.")] = False,
 ) -> None:
-    """Prints the tables of a run again, also while it is under way. Loads no model and no sandbox."""
+    """Prints the tables of a finished or running run again. Loads no model and no sandbox."""
     with friendly():
         from genprm.runs.folder import read_info
 
@@ -27,14 +27,14 @@ def show(
         if as_json:
             import json
 
-            # Not through the console, which would wrap it.
+            # The console would wrap it.
             typer.echo(json.dumps({"command": info.command, "config": info.config, "metrics": _metrics(run, info)}))
         else:
             _tables(run, info)
 
 
 def _metrics(run: Path, info: RunInfo) -> JsonValue:
-    """What `metrics.json` holds; counted from the rows where a run has none yet, and None where that cannot be."""
+    """`metrics.json`, or counts from the rows if there is none yet; None if they cannot be counted."""
     import json
 
     from genprm.benchmarks.metrics import Tally
@@ -67,9 +67,7 @@ def _tables(run: Path, info: RunInfo) -> None:
     console.print(f"[bold]{info.command}[/], started {info.started}", soft_wrap=True)
     metrics = _metrics(run, info)
     if not isinstance(metrics, dict):
-        raise RunError(
-            f"{str(run)!r} has no metrics yet: the run was stopped before its end. The same command goes on."
-        )
+        raise RunError(f"{str(run)!r} has no metrics yet: the run was stopped. The same command resumes it.")
     match info.command:
         case "search":
             print_search(console, SearchMetrics.model_validate(metrics))

@@ -19,7 +19,7 @@ _FAILURES_SHOWN = 5
 
 
 def print_rows(console: Console, rows: Iterable[VerifyRow]) -> None:
-    """One line a solution: its scores, where the first error was found, and whether its label agrees.
+    """Prints one line per solution: its scores, its first error, and whether the label agrees.
 
     Steps are counted from 1 here and in the page, and from 0 in files, as the benchmarks do.
     """
@@ -38,7 +38,7 @@ def print_rows(console: Console, rows: Iterable[VerifyRow]) -> None:
 
 
 def print_summary(console: Console, metrics: Metrics) -> None:
-    """The counts of a run."""
+    """Prints the counts of a run."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -51,7 +51,7 @@ def print_summary(console: Console, metrics: Metrics) -> None:
         reasons = [f"{count:,}: {escape(reason)}" for reason, count in metrics.undecided_reasons.items()]
         table.add_row("  undecided", f"[yellow]{metrics.undecided:,}[/]", f"[dim]{chr(10).join(reasons[:3])}[/]")
     if metrics.failed:
-        table.add_row("failed", f"[red]{metrics.failed:,}[/]", "[dim]tried again by the next run[/]")
+        table.add_row("failed", f"[red]{metrics.failed:,}[/]", "[dim]retried by the next run[/]")
     if metrics.labels:
         labels = metrics.labels
         detail = (
@@ -68,13 +68,13 @@ def print_summary(console: Console, metrics: Metrics) -> None:
     prompt = f"[dim]{tokens['prompt']:,} prompt tokens{cached}{saved}[/]"
     table.add_row("generated tokens", f"{tokens['generated']:,}", prompt)
     if session := metrics.session:
-        rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens a second[/]"
+        rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens per second[/]"
         table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
     console.print(table)
 
 
 def print_counts(console: Console, counts: Mapping[str, float]) -> None:
-    """Named counts and rates, one a line."""
+    """Prints named counts and rates, one per line."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", overflow="fold")
     table.add_column(justify="right")
@@ -84,7 +84,7 @@ def print_counts(console: Console, counts: Mapping[str, float]) -> None:
 
 
 def print_failures(console: Console, failures: Iterable[FailureRow], path: str) -> None:
-    """The first few failures, and where the others are."""
+    """Prints the first few failures, and where the others are."""
     failures = iter(failures)
     for failure in (found for _, found in zip(range(_FAILURES_SHOWN), failures, strict=False)):
         where = escape(f"{failure.file}, line {failure.line}: {failure.reason}")
@@ -96,7 +96,7 @@ def print_failures(console: Console, failures: Iterable[FailureRow], path: str) 
 def _scores(row: VerifyRow) -> Text:
     text = Text()
     whole = None if row.solution is None else row.solution.score
-    # A judge of whole solutions may label no step: dashes alone would hide what it says.
+    # A judge of whole solutions may label no step: only dashes would hide its verdict.
     if whole is None or any(score is not None for score in row.scores):
         for score in row.scores:
             text.append_text(_score(score, row.threshold)).append("  ")

@@ -1,4 +1,4 @@
-"""`genprm synthesize`: training rows with critiques from labelled solutions."""
+"""`genprm synthesize`: training rows with rationales from labelled solutions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from genprm.runs.folder import RunFolder
 
 FREE = ("labels", *free_fields(TeacherConfig), *free_fields(RunConfig))
-"""Settings that do not change results: they may differ when a run goes on."""
+"""Settings that do not change results: they may differ when a run is resumed."""
 CONCURRENCY = 16
 """Solutions in flight that keep a machine busy."""
 
@@ -40,13 +40,13 @@ EPILOG = """Examples:\n
 
 @dataclass(frozen=True, slots=True)
 class _Labelled:
-    """A labelled solution to be reviewed."""
+    """A labelled solution to review."""
 
     key: str
     file: str
     line: int
     chain: int
-    """Number of the chain over this solution; 0 for critiques."""
+    """Number of the chain about this solution; 0 for rationales."""
     id: str
     problem_id: str | None
     problem: str
@@ -62,9 +62,9 @@ def synthesize(
 ) -> None:
     """Has a teacher review the labelled solutions in RUN, runs its code, and keeps those where both agree.
 
-    With `--style thinkprm` the teacher writes verification chains over whole solutions instead, without code.
+    With `--style thinkprm` the teacher instead writes verification chains about whole solutions, without code.
 
-    The folder of the run holds a row a solution with the reason why it was dropped, and `dataset/` with Parquet (column
+    The run's folder holds one row per solution, with the reason if it was dropped, and `dataset/` with Parquet (column
     `messages` for TRL), card and plots.
     """  # fmt: skip
     raise typer.Exit(run_async(_synthesize(labels, teacher, run, push_to_hub)))
@@ -82,7 +82,7 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
     info = read_info(labels)
     if info.command != "label":
         raise UsageError(f"{str(labels)!r} is a run of `genprm {info.command}`, not of `genprm label`")
-    # Labels of another configuration are another input, wherever they lie.
+    # Labels with another configuration are a different input, even at the same path.
     parts = {"labels": str(labels), **config.stored(), **how.stored(), "labels_digest": info.digest}
     parts["temperature"], parts["max_tokens"] = config.teaching
     stored = {"teacher" if name == "model" else name: value for name, value in parts.items() if name != "keep"}
@@ -108,7 +108,7 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
 
 
 def _solutions(labels: Path, chains: int) -> Iterator[_Labelled]:
-    """The labelled solutions of a run, by problem: the order in which rows were finished does not matter."""
+    """The labelled solutions of a run, sorted by problem, so that the order of finishing does not matter."""
     from genprm.rpe.rows import LabelRow
     from genprm.runs.folder import ROWS, read_rows_of
 
@@ -129,7 +129,7 @@ def _solutions(labels: Path, chains: int) -> Iterator[_Labelled]:
 
 
 async def _reviewer(config: TeacherConfig, seed: int, stack: AsyncExitStack) -> tuple[str, int, _Review]:
-    """Opens the teacher: its name, the number of its workers, and what makes a row of a labelled solution."""
+    """Opens the teacher; returns its name, its number of workers, and a function that reviews a solution."""
     from genprm.rpe.chains import GeneratorChainTeacher, ModelChainTeacher
     from genprm.rpe.rationales import GENERATOR, GeneratorTeacher, ModelTeacher
 
@@ -153,12 +153,12 @@ async def _reviewer(config: TeacherConfig, seed: int, stack: AsyncExitStack) -> 
 
 
 async def _critiques(teacher: Teacher, config: TeacherConfig, seed: int, row: _Labelled) -> SynthesisRow:
-    """Critiques with code of every step up to the first wrong one."""
+    """Reviews every step up to the first wrong one, with code."""
     from genprm.rpe.consensus import drop_reason, to_messages
     from genprm.rpe.rationales import Review
     from genprm.rpe.rows import SynthesisRow
 
-    # Without a label the teacher's review cannot be checked.
+    # Without a label, the teacher's review cannot be checked.
     review = Review((), None, "")
     if row.label is not None:
         review = await teacher.review(row.problem, row.steps, identity=row.problem_id, seed=seed)
@@ -184,7 +184,7 @@ async def _critiques(teacher: Teacher, config: TeacherConfig, seed: int, row: _L
 
 
 async def _chain(teacher: ChainTeacher, config: TeacherConfig, seed: int, row: _Labelled) -> SynthesisRow:
-    """One verification chain over the solution up to its first wrong step."""
+    """Writes one verification chain about the solution up to its first wrong step."""
     from genprm.rpe.chains import Filter, chain_drop, chain_messages, clean, first_error_of
     from genprm.rpe.rows import SynthesisRow
 
@@ -220,7 +220,7 @@ def _finish(
     session: SessionMetrics,
     interrupted: bool,
 ) -> None:
-    """Writes the data set and the metrics, and prints the result."""
+    """Writes the data set and metrics, and prints the result."""
     from genprm.cli.session import finish_run
     from genprm.rpe.dataset import balanced, distinct, filter_metrics, synthesis_metrics, write_training
     from genprm.rpe.rows import SynthesisRow

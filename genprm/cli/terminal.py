@@ -1,4 +1,4 @@
-"""What is written to a terminal, a pipe or a log: no text from a row, a file or a model may act on any of them."""
+"""Escapes text from rows, files and models, so that it cannot control a terminal, a pipe or a log."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable, RenderableType
 
 _FILE_WIDTH = 160
-# Control characters but newline and tab; marks that reorder or hide text; halves of surrogate pairs, which no
-# encoding takes.
+# Control characters except newline and tab; marks that reorder or hide text; lone surrogates, which cannot be
+# encoded.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 def escaped(text: str) -> str:
-    r"""The text with what would act on a terminal spelled out: `\x1b`, `\u202e`."""
+    r"""The text with control characters spelled out: `\x1b`, `\u202e`."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def console(stream: TextIO | None = None, *, stderr: bool = False) -> Console:
-    """A console whose texts are escaped, whatever is printed on it: tables, bars and lines.
+    """A console that escapes all text printed on it: tables, bars and lines.
 
     Args:
         stream: where it writes; standard output or standard error by default.
-        stderr: takes standard error.
+        stderr: write to standard error.
     """
     from rich.console import Console, RenderHook
     from rich.segment import Segment
 
     class Escaped:
-        """Renders as another renderable does, with its texts escaped."""
+        """Renders another renderable, with its text escaped."""
 
         def __init__(self, renderable: RenderableType) -> None:
             self.renderable = renderable
@@ -47,13 +47,13 @@ def console(stream: TextIO | None = None, *, stderr: bool = False) -> Console:
                 yield segment if segment.control else Segment(escaped(segment.text), segment.style)
 
     class Hook(RenderHook):
-        """Stands between what is printed and how it is drawn."""
+        """Wraps everything printed in `Escaped`."""
 
         def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
             return [cast("ConsoleRenderable", Escaped(one)) for one in renderables]
 
     out = stream or (sys.stderr if stderr else sys.stdout)
-    # A file has no width; the 80 columns that would be taken for it cut tables short.
+    # A file has no width; rich would assume 80 columns and cut tables.
     width = None if out.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
     made = Console(file=stream, stderr=stderr, highlight=False, emoji=False, width=width)
     made.push_render_hook(Hook())
@@ -62,13 +62,13 @@ def console(stream: TextIO | None = None, *, stderr: bool = False) -> Console:
 
 @cache
 def stdout() -> Console:
-    """Where results go."""
+    """The console for results."""
     return console()
 
 
 @cache
 def stderr() -> Console:
-    """Where progress and messages go."""
+    """The console for progress and messages."""
     return console(stderr=True)
 
 
@@ -76,12 +76,12 @@ class EscapedFormatter(logging.Formatter):
     """Log lines without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, as `logging` makes it, escaped."""
+        """Formats the record and escapes it."""
         return escaped(super().format(record))
 
 
 def accept_any_text() -> None:
-    """Lets standard output and standard error take every text: what their encoding lacks is spelled out."""
+    """Makes standard output and error accept any text: characters missing in their encoding are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""`genprm train`: models made of labels."""
+"""`genprm train`: trains process reward models."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def sft(
     ],
     training: Annotated[SftConfig, options.Options(without=("data",))],
 ) -> None:
-    """Trains a generative PRM on the critiques in DATA, and writes a folder that `genprm verify --model` and vLLM take.
+    """Trains a generative PRM on the rationales in DATA, and writes a folder for `genprm verify --model` and vLLM.
 
     A row of DATA has `messages` (and `problem` and `steps`), as `genprm synthesize` writes it, or `input_ids` and
-    `labels`. What the model does not write at inference is not learned: user turns, forced prefixes, executed output.
+    `labels`. The loss covers what the model writes at inference, not user turns, forced prefixes or executed output.
     """
     from genprm.train.sft import train_sft
 
@@ -71,7 +71,7 @@ def discriminative(
     ],
     training: Annotated[DiscriminativeConfig, options.Options(without=("data",))],
 ) -> None:
-    """Trains a head that scores the end of each step, and writes a folder that `genprm verify --model` and vLLM take.
+    """Trains a head that scores the end of each step, and writes a folder for `genprm verify --model` and vLLM.
 
     A row of DATA has `problem` and `steps`, and step labels of `genprm label`, or `label` (the first wrong step, as in
     ProcessBench); or TRL's `prompt`, `completions` and `labels`, which may be numbers from 0 to 1.
@@ -92,7 +92,7 @@ def implicit(
     ],
     training: Annotated[ImplicitConfig, options.Options(without=("data",))],
 ) -> None:
-    """Trains an implicit PRM on outcomes alone, and writes a folder that `genprm verify --model` and vLLM take.
+    """Trains an implicit PRM on outcomes alone, and writes a folder for `genprm verify --model` and vLLM.
 
     A row of DATA has `problem` and `steps` (or `solution`) and says whether the answer is right, by
     `final_answer_correct`, `correct` or `label`. Rows with `prompt`, `completions` and `correctness` are read too, and
@@ -104,14 +104,14 @@ def implicit(
 
 
 def _train(config: TrainConfig, command: str, train: Callable[..., Trained]) -> None:
-    """Trains in the folder of the run, and prints what came of it."""
+    """Trains in the folder of the run, and prints the results."""
     from genprm.train.running import Stopped
 
     with _folder(config, command, config.data) as out:
         try:
             trained = train(config, out, say=_say)
         except Stopped as stopped:
-            stderr().print(f"Stopped after step {stopped.step:,}; the same command goes on from there.")
+            stderr().print(f"Stopped after step {stopped.step:,}; the same command resumes.")
             raise typer.Exit(TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED) from None
     for name, value in sorted(trained.metrics.items()):
         stdout().print(f"{name:24} {value:.4f}")
@@ -120,10 +120,10 @@ def _train(config: TrainConfig, command: str, train: Callable[..., Trained]) -> 
 
 @contextmanager
 def _folder(config: TrainConfig, command: str, data: str) -> Generator[Path]:
-    """Opens the folder of the run, which one process alone writes to.
+    """Opens the run's folder, for a single writing process.
 
     Raises:
-        RunError: it holds something else, or a run of another configuration.
+        RunError: the folder holds something else, or a run with another configuration.
     """
     import shutil
 

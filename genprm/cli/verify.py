@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genprm.runs.folder import RunFolder
 
 FREE = (*free_fields(JudgeConfig), *free_fields(RunConfig))
-"""Settings that do not change results: they may differ when a run goes on."""
+"""Settings that do not change results: they may differ when a run is resumed."""
 
 EPILOG = """Examples:\n
   genprm verify solutions.jsonl --with-code --out runs/a\n
@@ -34,18 +34,18 @@ def verify(
         list[str],
         typer.Argument(
             metavar="FILE...",
-            help="JSONL files or JSON arrays of solutions (ProcessBench as it is); - is standard input.",
+            help="JSONL files or JSON arrays of solutions (also ProcessBench's); - is standard input.",
             show_default=False,
         ),
     ],
     judge: JudgeConfig,
     run: RunConfig,
 ) -> None:
-    """Judges every step of the solutions in FILE..., and writes a folder with all of it and a page to read it in.
+    """Judges every step of the solutions in FILE..., and writes a folder with the results and a page to read them.
 
     A row is a JSON object with `problem` (or `question`), and `steps` (a list of texts) or `solution` (a text, which is
     split into steps). Optional: `id`, `answer`, `label` (0-based index of the first wrong step, -1 for none), and
-    `tests` (Python that raises when the solution's fenced code is wrong; it is run in the sandbox).
+    `tests` (Python that raises when the solution's fenced code is wrong; it runs in the sandbox).
     """
     raise typer.Exit(run_async(_verify(files, judge, run)))
 
@@ -93,12 +93,12 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
 
 
 def tell(message: str) -> None:
-    """Says something about what was opened."""
+    """Prints a message about what was opened."""
     stderr().print(message, soft_wrap=True, markup=False)
 
 
 def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics and page, and prints the result."""
+    """Writes metrics and page, and prints the results."""
     from genprm.benchmarks.metrics import Tally
     from genprm.cli import summary
     from genprm.cli.session import finish_run
@@ -125,6 +125,6 @@ def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interru
 
     def more() -> None:
         if others := len(run.done) - tally.rows:
-            stderr().print(f"{others:,} rows in the folder are not in this input; they are kept, but not counted.")
+            stderr().print(f"{others:,} rows in the folder are not in this input; they are kept but not counted.")
 
     finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more)

@@ -19,11 +19,11 @@ def view(
         Path | None, typer.Option(help="Where to write the page.", show_default="report.html in the folder")
     ] = None,
     max_mb: Annotated[
-        float, typer.Option(min=0.0, help="Room for rows in the page, in MiB; the list always has all of them.")
+        float, typer.Option(min=0.0, help="Space for the rows' texts, in MiB; the list always has all rows.")
     ] = 64.0,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Writes a page to read a run in: one HTML file that needs no network. Also while the run is under way."""
+    """Writes a page to read a finished or running run: one HTML file that needs no network."""
     with friendly():
         page = _write(run, out, max_mb)
     stdout().print(str(page), soft_wrap=True)
@@ -61,7 +61,7 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
         page, info=info, metrics=metrics, rows=read_rows_of(run, VerifyRow), failures=failures, max_mb=max_mb
     )
     if left_out:
-        stderr().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
+        stderr().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit (--max-mb).")
     return page
 
 
@@ -88,7 +88,7 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
         found = SearchMetrics.model_validate_json(stored) if stored else found
         left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
     if left_out:
-        stderr().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
+        stderr().print(f"The page lists all problems, without the details of {left_out:,} that did not fit (--max-mb).")
     return page
 
 
@@ -107,5 +107,5 @@ def _write_data(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Pa
         solutions = list(read_rows_of(run, SynthesisRow))
         left_out = write_synthesis_page(page, info=info, rows=solutions, failures=failures, max_mb=max_mb)
     if left_out:
-        stderr().print(f"The page lists all rows, but has no room for {left_out:,} of them (--max-mb).")
+        stderr().print(f"The page lists all rows, without the details of {left_out:,} that did not fit (--max-mb).")
     return page

@@ -20,7 +20,7 @@ class Stopped(Exception):
     """A signal ended the run behind a step; its checkpoint is written."""
 
     def __init__(self, step: int, signal: int) -> None:
-        super().__init__(f"stopped after step {step:,}; the same command goes on from there")
+        super().__init__(f"stopped after step {step:,}; the same command resumes")
         self.step, self.signal = step, signal
 
 

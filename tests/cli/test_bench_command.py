@@ -52,7 +52,7 @@ def test_processbench(judge, tmp_path):
     page = (tmp_path / "run/report.html").read_text()
     assert "bench processbench" in page
     again = genprm("bench", "processbench", "math.json", "--out", "run")
-    assert "3 rows are there" in again.stderr
+    assert "3 rows are done" in again.stderr
     assert len(judge.judged) == 3
     assert genprm("view", "run").exit_code == 0
     assert "seed: 0 -> 1" in genprm("bench", "processbench", "math.json", "--out", "run", "--seed", "1").stderr
@@ -61,7 +61,7 @@ def test_processbench(judge, tmp_path):
 def test_what_is_refused_before_anything_is_judged(judge, tmp_path):
     result = genprm("bench", "processbench", "math.json", "--tune-on", "gsm8k")
     assert result.exit_code == 2
-    assert "there is no subset 'gsm8k' to tune on; there are math" in result.stderr
+    assert "there is no subset 'gsm8k' to tune on; the subsets are math" in result.stderr
     (tmp_path / "bare.jsonl").write_text('{"problem": "p", "steps": ["s"]}')
     result = genprm("bench", "processbench", "bare.jsonl")
     assert (result.exit_code, "has a label" in result.stderr) == (2, True)

@@ -97,7 +97,7 @@ def test_a_second_run_has_nothing_to_do(finished):
     before = (folder / "rows.jsonl").read_bytes()
     result = genprm(*VERIFY, cwd=folder.parent)
     assert result.returncode == 0
-    assert "12 rows are there" in result.stderr
+    assert "12 rows are done" in result.stderr
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_rows(finished, tmp_path, numb
     log_text = (tmp_path / "log").read_text()
     assert "Traceback" not in log_text
     if code > 0:
-        assert "the same command goes on from there" in log_text
+        assert "the same command resumes" in log_text
         assert json.loads((tmp_path / "run/metrics.json").read_text())["interrupted"] is True
     assert 2 <= len(judged(tmp_path / "run")) < 12
     assert genprm(*arguments, cwd=tmp_path).returncode == 0
@@ -135,6 +135,6 @@ def test_doctor_is_content():
 def test_doctor_says_when_a_server_is_not_there():
     result = genprm("doctor", "--base-url", "http://127.0.0.1:9/v1", "--base-url", "localhost:8000", cwd=ROOT)
     assert result.returncode == 1
-    assert "http://127.0.0.1:9/v1: no list of models there: [Errno 111] Connection refused" in result.stdout
-    assert "a base URL begins with http://" in result.stdout
+    assert "http://127.0.0.1:9/v1: cannot list its models: [Errno 111] Connection refused" in result.stdout
+    assert "a base URL starts with http://" in result.stdout
     assert "Not ready: Servers" in result.stdout

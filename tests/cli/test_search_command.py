@@ -153,7 +153,7 @@ def test_a_refinement_from_problems_to_page(known, tmp_path):
     assert result.exit_code == 0, result.output
     assert "broken" in result.stdout
     assert all(len(row["after"]) == 3 for row in rows().values())
-    assert "6 rows are there" in genprm(*options).stderr
+    assert "6 rows are done" in genprm(*options).stderr
     assert "turns: 2 -> 1" in genprm("refine", "problems.jsonl", "--out", "run", "--turns", "1", "--no-code").output
     assert genprm("view", "run").exit_code == 0
     assert genprm("bench", "compare", "run", "run").exit_code == 0

@@ -69,7 +69,7 @@ def test_the_same_command_goes_on_and_a_changed_one_is_refused(solutions, judge)
     genprm("verify", "solutions.jsonl", "--out", "run", "--limit", "2")
     result = genprm("verify", "solutions.jsonl", "--out", "run")
     assert result.exit_code == 0
-    assert "2 rows are there" in result.stderr
+    assert "2 rows are done" in result.stderr
     assert len(judge.judged) == 3
     result = genprm("verify", "solutions.jsonl", "--out", "run", "--votes", "4", "--threshold", "0.4", "--no-code")
     assert result.exit_code == 2
@@ -158,7 +158,7 @@ def test_view(solutions, judge, tmp_path):
     assert (result.exit_code, result.stdout) == (0, "run/report.html\n")
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
     result = genprm("view", "run", "--out", "other.html", "--max-mb", "0")
-    assert "no room for the texts of 3" in result.stderr
+    assert "without the texts of 3" in result.stderr
     assert (tmp_path / "other.html").exists()
     result = genprm("view", ".")
     assert result.exit_code == 2
