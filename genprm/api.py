@@ -51,8 +51,8 @@ class Judge:
             judge(problem, steps).first_error
             judge.many([(problem, steps), ...])
 
-    It runs an event loop in its own thread, so it works in a notebook, where a loop is already running, and from several
-    threads at once.
+    It runs an event loop in its own thread, so it works in a notebook, where a loop is already running, and from
+    several threads at once.
 
     Args:
         model: as for `load_prm`.

@@ -38,7 +38,7 @@ def f1_score(predictions: Sequence[int | None], labels: Sequence[int]) -> F1Scor
     """Computes the official F1.
 
     Args:
-        predictions: 0-based index of the first wrong step, -1 for none, None without a prediction, which counts as a miss.
+        predictions: 0-based index of the first wrong step, -1 for none, None for no prediction (counts as a miss).
         labels: the true values, without None.
 
     Raises:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="train", help="Trains process reward models.", no_args_is_help=True, rich_markup_mode=None)
 
-_ENDS = "Exit codes: 0 finished, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both leave a checkpoint)."
+_ENDS = "Exit codes: 0 finished, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM (both write a checkpoint)."
 EPILOG = f"""Examples:\n
   genprm train sft runs/train --model Qwen/Qwen2.5-1.5B-Instruct --out models/judge\n
   genprm train sft runs/train --model launch/ThinkPRM-1.5B --family thinkprm --lora --out models/judge\n

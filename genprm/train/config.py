@@ -43,7 +43,7 @@ class Saving(Config):
     """Where a run writes, and when."""
 
     out: Annotated[Path | None, Option(flags=("--out", "-o"), shown="runs/NAME-DIGEST", stored=False)] = Field(
-        default=None, description="Folder of the run and of the model. The same command goes on where it stopped."
+        default=None, description="Folder of the run and of the model. The same command resumes it."
     )
     clean: Annotated[bool, Option(flags=("--clean",), stored=False)] = Field(
         default=False, description="Delete the run that is in the folder, and start over."
