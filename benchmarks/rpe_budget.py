@@ -237,7 +237,9 @@ def main() -> None:
     if options.save:
         path = Path(__file__).parent / "results/rpe_budget.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        # Worlds that were not asked for keep the figures of an earlier run.
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps(kept | made, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(made))
 
 
