@@ -1,12 +1,12 @@
-"""A client of `genprm serve` that needs the standard library alone: import it, or copy this one file.
+"""A client of `genprm serve` that needs only the standard library: import it, or copy this file.
 
     client = Client("http://127.0.0.1:8311")
     score = client.score(problem, solution, answer="72")     # or: await client.ascore(...)
     score.reward                                             # a float, or None
 
-Made for training steps: calls do not raise unless told to. What could not be had before the deadline is None, and
-counted in `client.stats`. Requests are sent again, with growing pauses, while the deadline allows it; the service
-judges a solution that it is judging already only once, so sending it again costs nothing.
+Made for training loops: by default, calls do not raise. A result that is missing at the deadline is None, and is
+counted in `client.stats`. Requests are retried with exponential backoff until the deadline; the service judges
+concurrent equal requests only once, so a retry costs nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "http://127.0.0.1:8311"
 AGAIN = frozenset({408, 429, 502, 503, 504})
-"""Answers after which a request is sent again."""
+"""Status codes after which a request is retried."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _CONNECT_S = 10.0
 _CHUNK = 32
@@ -47,20 +47,20 @@ class ClientError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the service says about one solution."""
+    """The service's result for one solution."""
 
     scores: list[float | None]
-    """One a step, in [0, 1]; None without a verdict."""
+    """One per step, in [0, 1]; None without a verdict."""
     spans: list[list[int]] | None
     """First character and end of each step in the solution; None when steps were sent."""
     first_error: int | None
-    """0-based index of the first wrong step, -1 for none, None when it is not known."""
+    """0-based index of the first wrong step, -1 for none, None when unknown."""
     solution: float | None
     """The score of the solution as a whole, from judges that give one."""
     correct: bool | None
-    """Whether the answer is right; None when it is not known."""
+    """Whether the answer is right; None when unknown."""
     violation: str | None
-    """The rule of form that the solution breaks."""
+    """The format rule that the solution violates."""
     reward: float | None
     """The service's default reward: gated by the answer, minimum form."""
     complete: bool
@@ -71,18 +71,18 @@ class Score:
 
 @dataclass(slots=True)
 class Stats:
-    """Counts since the client was made."""
+    """Counts since the client was created."""
 
     calls: int = 0
-    """Requests that were asked for."""
+    """Calls made."""
     retries: int = 0
     failures: int = 0
-    """Calls that gave nothing."""
+    """Calls without a result."""
     last_error: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, name: str) -> int:
-        """Adds one to a count, and gives it."""
+        """Increments a count and returns it."""
         with self._lock:
             value: int = getattr(self, name) + 1
             setattr(self, name, value)
@@ -90,15 +90,15 @@ class Stats:
 
 
 class Client:
-    """Asks `genprm serve`. Safe in threads, in event loops, after a fork, and in pickles.
+    """Calls `genprm serve`. Safe in threads and event loops, after a fork, and to pickle.
 
     Args:
-        base_url: of the service, or of several that serve the same model; a retry goes to the next one. By default the
+        base_url: the service, or several with the same model; a retry goes to the next one. By default the
             environment variable `GENPRM_URL`, else a service on this machine.
         api_key: sent as a bearer token. By default the environment variable `GENPRM_API_KEY`.
-        timeout_s: for one call, retries and waiting included. The service is told to answer with what it has in time.
-        connections: most requests at once; further ones wait.
-        raise_errors: raise `ClientError` where a call would give None.
+        timeout_s: for one call, including retries and waiting. The service is told this deadline.
+        connections: most concurrent requests; further ones wait.
+        raise_errors: raise `ClientError` instead of returning None.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Client:
         self.base_urls = [base_url] if isinstance(base_url, str) else list(base_url)
         for url in self.base_urls:
             if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-                raise ValueError(f"a base URL looks like {DEFAULT_URL!r}, not {url!r}")
+                raise ValueError(f"a base URL must look like {DEFAULT_URL!r}, not {url!r}")
         if not self.base_urls:
             raise ValueError("there is no base URL")
         self.api_key = os.environ.get("GENPRM_API_KEY") if api_key is None else api_key
@@ -147,15 +147,15 @@ class Client:
         Args:
             problem: the question.
             solution: a text, or its steps.
-            **options: `answer` (the reference, which the service compares), or `correct` (what you know already), `id`.
+            **options: `answer` (the reference answer, for the service to compare) or `correct` (if known), `id`.
 
         Returns:
-            None when it could not be had.
+            None if there is no result.
         """
         return _score(self.call("/v1/score", item(problem, solution, **options)))
 
     async def ascore(self, problem: str, solution: str | Sequence[str], **options: Any) -> Score | None:
-        """`score` for an event loop. Cancelling it gives the judgement up."""
+        """Asynchronous `score`. Cancelling it stops the judgement."""
         return _score(await self.acall("/v1/score", item(problem, solution, **options)))
 
     def judge(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
@@ -163,32 +163,32 @@ class Client:
         return self.call("/v1/judge", item(problem, solution, **options))
 
     async def ajudge(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
-        """`judge` for an event loop."""
+        """Asynchronous `judge`."""
         return await self.acall("/v1/judge", item(problem, solution, **options))
 
     def critique(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
-        """What is wrong with a solution: `message` is the user's turn to append, None when nothing is."""
+        """Says what is wrong with a solution: `message` is the user turn to append, None if nothing is wrong."""
         return self.call("/v1/critique", item(problem, solution, **options))
 
     async def acritique(self, problem: str, solution: str | Sequence[str], **options: Any) -> Json | None:
-        """`critique` for an event loop."""
+        """Asynchronous `critique`."""
         return await self.acall("/v1/critique", item(problem, solution, **options))
 
     def score_many(self, items: Sequence[Json]) -> list[Score | None]:
-        """Scores a batch, in as many requests as there are connections.
+        """Scores a batch, in one request per connection.
 
         Args:
             items: made by `item`.
 
         Returns:
-            One a solution, in order; None for those that could not be had.
+            One per solution, in order; None for those without a result.
         """
         chunks = self._chunks(items)
         calls = [self._submit("/v1/score", {"items": chunk}) for chunk in chunks]
         return [one for call, chunk in zip(calls, chunks, strict=True) for one in _scores(call.result(), len(chunk))]
 
     async def ascore_many(self, items: Sequence[Json]) -> list[Score | None]:
-        """`score_many` for an event loop."""
+        """Asynchronous `score_many`."""
         chunks = self._chunks(items)
         rows = await asyncio.gather(*(self.acall("/v1/score", {"items": chunk}) for chunk in chunks))
         return [one for row, chunk in zip(rows, chunks, strict=True) for one in _scores(row, len(chunk))]
@@ -198,15 +198,15 @@ class Client:
         return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
     def call(self, path: str, body: Mapping[str, Any]) -> Json | None:
-        """Posts a JSON object and gives the JSON object that comes back.
+        """Posts a JSON object and returns the response's JSON object.
 
         Raises:
-            ClientError: it could not be had, and `raise_errors` is set.
+            ClientError: there is no result, and `raise_errors` is set.
         """
         return self._guarded(lambda: self._call(path, body, time.monotonic() + self.timeout_s, _Abort()))
 
     async def acall(self, path: str, body: Mapping[str, Any]) -> Json | None:
-        """`call` for an event loop; cancelling it closes the connection, so that the service stops judging."""
+        """Asynchronous `call`. Cancelling it closes the connection, so that the service stops judging."""
         abort = _Abort()
         future = self._submit(path, body, abort)
         try:
@@ -242,7 +242,7 @@ class Client:
             left = until - time.monotonic()
             if left <= 0:
                 raise ClientError(f"no answer within {self.timeout_s:g} s: {self.stats.last_error or 'too many calls'}")
-            # The service gets a little less, so that its answer arrives before this side gives up.
+            # The service gets a slightly earlier deadline, so that its answer arrives in time.
             given = body.get("timeout_s")
             own = left - min(1.0, left / 10)
             timeout = own if given is None else min(float(given), own)
@@ -279,7 +279,7 @@ class Client:
                 try:
                     return self._exchange(url, connection, path, body, timeout, abort)
                 except (ConnectionError, http.client.HTTPException):
-                    # An idle connection that the service had closed in the meantime is no failure.
+                    # The service may have closed an idle connection: not a failure.
                     if not reused or abort.asked:
                         raise
                     connection.close()
@@ -311,13 +311,13 @@ class Client:
         return response.status, response.headers, data
 
     def _here(self) -> threading.Lock:
-        """The lock; in a forked child everything that belongs to the parent is left behind first."""
+        """The lock. In a forked child, the parent's connections are dropped first."""
         if self._pid != os.getpid():
             self._reset()
         return self._lock
 
     def close(self) -> None:
-        """Closes idle connections, and waits for calls under way."""
+        """Closes idle connections, and waits for calls in progress."""
         with self._here():
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -328,7 +328,7 @@ class Client:
             self._idle.clear()
 
     def __del__(self) -> None:
-        # A client that is simply dropped leaves no open socket behind; calls under way are not waited for.
+        # Closes sockets of a client that was not closed, without waiting for calls in progress.
         for connection in (one for idle in self.__dict__.get("_idle", {}).values() for one in idle):
             connection.close()
 
@@ -340,7 +340,7 @@ class Client:
 
 
 class _Abort:
-    """Ends a call from another thread: wakes its pause, and shuts the socket that it waits on."""
+    """Aborts a call from another thread: ends its pause, and shuts down its socket."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -362,12 +362,12 @@ class _Abort:
         self._event.set()
         watched = self._socket
         if watched is not None:
-            with contextlib.suppress(OSError):  # it is closed already
+            with contextlib.suppress(OSError):  # already closed
                 watched.shutdown(socket.SHUT_RDWR)
 
 
 def item(problem: str, solution: str | Sequence[str], **options: Any) -> Json:
-    """One solution as the service takes it: see `Client.score`. Options that are None are left out."""
+    """One solution in the service's format: see `Client.score`. Options that are None are omitted."""
     what = {"solution": solution} if isinstance(solution, str) else {"steps": list(solution)}
     return {"problem": problem, **what, **{name: value for name, value in options.items() if value is not None}}
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 LOCAL = "ray"
 """Address meaning the cluster that this machine belongs to; without one, a local Ray is started."""
 RETRIES = 3
-"""Workers that may die during one call before it is given up: the call may be what kills them."""
+"""Workers that may die during one call before it fails: the call may be what kills them."""
 REPLACEMENTS = 8
 """Most workers replaced in one run."""
 START_S = 3600.0
@@ -86,7 +86,7 @@ class Workers:
     Args:
         actor_class: a Ray actor class of `_Worker`.
         opening: opens the resource of each.
-        start_s: seconds after which a worker that has not started is given up.
+        start_s: seconds within which a worker must start.
     """
 
     def __init__(self, actor_class: Any, opening: Opening, *, start_s: float = START_S) -> None:
@@ -103,7 +103,7 @@ class Workers:
 
     @property
     def actors(self) -> list[Any]:
-        """The actors that are believed to be alive."""
+        """The actors assumed to be alive."""
         return list(self._actors.values())
 
     async def start(self, count: int) -> None:
@@ -233,7 +233,7 @@ class ClusterPRM:
 
     @property
     def workers(self) -> list[Any]:
-        """The actors that are believed to be alive."""
+        """The actors assumed to be alive."""
         return self._workers.actors
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -261,7 +261,7 @@ class ClusterEngine:
 
     @property
     def workers(self) -> list[Any]:
-        """The actors that are believed to be alive."""
+        """The actors assumed to be alive."""
         return self._workers.actors
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
@@ -369,7 +369,7 @@ async def _start(
     nodes = sum(1 for name in total if name.startswith("node:") and name != "node:__internal_head__")
     count = workers or max(1, (int(gpus // each) if each else nodes) // models)
     cpus = float(total.get("CPU", 0.0))
-    # Without this check Ray would wait for ever for resources that the cluster does not have.
+    # Without this check, Ray would wait forever for resources that the cluster does not have.
     if count * models > cpus or count * models * each > gpus:
         raise ClusterError(
             f"the cluster has no room for {count * models} workers of one CPU and {each:g} GPUs: it has {cpus:g} CPUs "

@@ -1,4 +1,4 @@
-"""Coroutines side by side."""
+"""Concurrent coroutines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ T = TypeVar("T")
 
 
 async def gather(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """The results of coroutines that run side by side, in order.
+    """Runs coroutines concurrently and returns their results in order.
 
-    When one fails, the others are cancelled and awaited, and what it raised is raised: the exception itself, not a
-    group.
+    When one fails, the others are cancelled and awaited, and its exception is raised (not a group).
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -25,7 +24,7 @@ async def gather(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
 
 
 def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a group, of whatever depth."""
+    """The first exception of a group, at any depth."""
     first: BaseException = failed
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]

@@ -42,7 +42,7 @@ class InputRow:
     """One solution to judge."""
 
     key: str
-    """Hash of the content; equal rows have the same."""
+    """Hash of the content; equal rows have the same key."""
     file: str
     line: int
     """1-based line of a JSONL file, or 1-based element of a JSON array."""
@@ -55,7 +55,7 @@ class InputRow:
     tests: str | None = None
     """Python that raises when the solution's code is wrong."""
     thoughts: str | None = None
-    """What a reasoning model thought before the `solution`, which is cut at its last `</think>`: never judged."""
+    """Text before the last `</think>` of a `solution`, from a reasoning model; never judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class BadRow:
     line: int
     reason: str
     duplicate: bool = False
-    """It repeats an earlier row. It is counted and named, and no failure."""
+    """It repeats an earlier row: counted and named, but not a failure."""
 
 
 def read_rows(
@@ -78,13 +78,13 @@ def read_rows(
         files: see `genprm.data.records.read_records`; ProcessBench, PRM800K and TRL's formats are read as they are.
         limit: maximum number of rows, bad ones included; None reads all.
         sample: see `take`.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Yields:
-        One `InputRow` or `BadRow` an input row, in order. Blank lines are skipped.
+        One `InputRow` or `BadRow` per input row, in order. Blank lines are skipped.
 
     Raises:
-        InputError: when a file cannot be read at all, or is a pool of several solutions a problem.
+        InputError: when a file cannot be read at all, or is a pool with several solutions per problem.
     """
     return take(distinct(map(parse_row, read_records(files))), limit=limit, sample=sample, seed=seed)
 
@@ -99,7 +99,7 @@ class Keyed(Protocol):
 
     @property
     def file(self) -> str:
-        """The file it stands in."""
+        """Its file."""
         ...
 
     @property
@@ -113,7 +113,7 @@ AnyT = TypeVar("AnyT")
 
 
 def distinct(rows: Iterable[RowT | BadRow]) -> Iterator[RowT | BadRow]:
-    """Replaces every repetition of a row by a `BadRow` that is marked as a duplicate and names the first one."""
+    """Replaces every repeated row by a `BadRow` marked as a duplicate, which names the first one."""
     seen: dict[str, tuple[str, int]] = {}
     for row in rows:
         if isinstance(row, BadRow):
@@ -186,7 +186,7 @@ def _row(record: Record) -> InputRow:
 
 
 def _steps(value: dict[str, object]) -> tuple[str | None, tuple[str, ...]]:
-    """The thoughts before a `solution`, where there are any, and the steps."""
+    """The thoughts before a `solution` (or None), and the steps."""
     given = value.get("steps")
     if given is None or isinstance(given, str):
         solution = given or value.get("solution")

@@ -1,6 +1,6 @@
 """Pools: problems with several stored solutions each, among which a reward or a vote chooses.
 
-A pool is a JSONL file with one problem a line, in the format of Qwen2.5-Math's evaluation: `question`, `code` (the
+A pool is a JSONL file with one problem per line, in the format of Qwen2.5-Math's evaluation: `question`, `code` (the
 solutions), `pred` (their answers), `score` (whether each answer is right) and optionally `pred_score` (a reward model's
 score of each).
 """
@@ -26,10 +26,10 @@ class PoolItem:
     problem: str
     solutions: tuple[str, ...]
     answers: tuple[str | None, ...]
-    """None where the pool has no answer, or a blank one: it is never picked."""
+    """None for a missing or blank answer, which is never chosen."""
     correct: tuple[bool, ...]
     rewards: tuple[float, ...] | None
-    """Real numbers, higher is better; None when the pool has none."""
+    """Real numbers, higher is better; None if the pool has no rewards."""
     key: str = ""
     """Hash of its content."""
     file: str = ""

@@ -98,7 +98,7 @@ def _row(record: Record, problem: str, answer: str) -> ProblemRow | BadRow:
 
 
 def _reference(value: Mapping[str, object], answer: str) -> str | None:
-    r"""The final answer: that of GSM8K stands behind `####`, that of MATH in the solution's last `\boxed{}`."""
+    r"""The final answer: after `####` in GSM8K, in the solution's last `\boxed{}` in MATH."""
     found = value.get(answer)
     if found is None and isinstance(solution := value.get("solution"), str):
         return boxed_answer(solution)

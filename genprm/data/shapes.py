@@ -1,7 +1,7 @@
-"""Rows of other projects' data sets, brought into the fields of genprm's own: problem, steps, answer, label.
+"""Converts rows of other projects' data sets to genprm's fields: problem, steps, answer, label.
 
-Read are TRL's stepwise supervision (`prompt`, `completions`, `labels`) and PRM800K (`question`, `label`, with the
-completions and ratings of every step). A row of a best-of-n pool is recognised, and named as what it is.
+Supported are TRL's stepwise supervision (`prompt`, `completions`, `labels`) and PRM800K (`question`, `label`, with the
+completions and ratings of every step). A row of a best-of-n pool is recognised and gets its own error.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OWN = ("problem", "question", "prompt")
 
 
 def unified(value: Mapping[str, object], file: str = "") -> dict[str, object]:
-    """A row with genprm's fields.
+    """Converts a row to genprm's fields.
 
     Raises:
-        InputError: the file is a pool of several solutions a problem.
+        InputError: the file is a pool with several solutions per problem.
         ValueError: the row looks like a known format but does not follow it.
     """
     row = dict(value)
@@ -47,7 +47,7 @@ def problem_of(row: Mapping[str, object]) -> str:
     """The problem of a row.
 
     Raises:
-        ValueError: there is none; the message names the keys that are there.
+        ValueError: there is none; the message names the existing keys.
     """
     found = next((row[name] for name in ("problem", "question") if name in row), None)
     if isinstance(found, str) and found.strip():
@@ -59,7 +59,7 @@ def problem_of(row: Mapping[str, object]) -> str:
 
 
 def label_of(value: object) -> object:
-    """A label as a whole number, where it is one: `1.0` and `"1"` are 1."""
+    """A label as an integer if it is one: `1.0` and `"1"` are 1."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -69,7 +69,7 @@ def label_of(value: object) -> object:
 
 
 def _prompt(value: object) -> object:
-    """The text of a prompt; of a conversation, the last turn of the user."""
+    """The text of a prompt; for a conversation, the last user turn."""
     if not isinstance(value, list):
         return value
     turns = [cast("Mapping[str, object]", turn) for turn in cast("list[object]", value) if isinstance(turn, Mapping)]
@@ -92,7 +92,7 @@ def _prm800k(row: Mapping[str, object]) -> dict[str, object]:
     texts, first = list[object](), None
     listed = label.get("steps")
     if not isinstance(listed, list):
-        raise ValueError('a row of PRM800K needs "label" with "steps"')
+        raise ValueError('a PRM800K row needs "label" with "steps"')
     for index, entry in enumerate(cast("list[Mapping[str, object]]", listed)):
         completions = cast("list[Mapping[str, object]]", entry.get("completions") or [])
         chosen, human = entry.get("chosen_completion"), entry.get("human_completion")

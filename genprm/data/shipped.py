@@ -1,4 +1,4 @@
-"""Recipes and examples that come with the package, named `builtin:NAME`."""
+"""Recipes and examples included in the package, named `builtin:NAME`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SUFFIXES = {"recipes": ".yaml", "examples": ".jsonl"}
 
 
 def shipped(name: str, kind: Literal["recipes", "examples"]) -> str:
-    """The path that a name stands for; any name without the prefix is left as it is.
+    """The path of a `builtin:` name; other names are returned unchanged.
 
     Args:
         name: `builtin:best-of-n`, or a path.
         kind: where to look.
 
     Raises:
-        InputError: nothing of this name is shipped; the message lists what is.
+        InputError: the package has nothing of this name; the message lists what it has.
     """
     if not name.startswith(PREFIX):
         return name
@@ -28,5 +28,5 @@ def shipped(name: str, kind: Literal["recipes", "examples"]) -> str:
     found = {file.stem: file for file in sorted((_PACKAGE / kind).glob(f"*{suffix}"))}
     wanted = name.removeprefix(PREFIX).removesuffix(suffix)
     if wanted not in found:
-        raise InputError(f"{name!r} is not shipped; there are {', '.join(PREFIX + one for one in found)}")
+        raise InputError(f"{name!r} is not in the package, which has {', '.join(PREFIX + one for one in found)}")
     return str(found[wanted])

@@ -1,6 +1,6 @@
-"""Separates what a reasoning model thinks from the solution that it then gives.
+"""Separates a reasoning model's thoughts from its solution.
 
-Only the solution is judged, graded, and sent back to a policy: thoughts wander, and their chat templates drop them too.
+Only the solution is judged, graded, and sent back to a policy; chat templates drop thoughts too.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 THINK, THINK_END = "<think>", "</think>"
 UNCLOSED = f"the model was still thinking: there is no {THINK_END}"
-"""Why a text that is a thought without an end is not a solution."""
+"""Reason why an unfinished thought is not a solution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thoughtful:
-    """A text in its two parts."""
+    """A text split into thoughts and solution."""
 
     thoughts: str | None
-    """None where there are none."""
+    """None if there are none."""
     solution: str
-    """Empty while the thought is open."""
+    """Empty if the thought is unfinished."""
     thinking: bool
-    """Whether the thought has no end."""
+    """Whether the thought is unfinished."""
 
 
 def cut_thoughts(text: str, *, thinking: bool = False) -> Thoughtful:
@@ -29,10 +29,10 @@ def cut_thoughts(text: str, *, thinking: bool = False) -> Thoughtful:
 
     Args:
         text: what a model wrote.
-        thinking: whether it began inside a thought, as behind a template that ends with `<think>`.
+        thinking: whether it started inside a thought, as after a template that ends with `<think>`.
     """
     before, end, after = text.rpartition(THINK_END)
-    # A thought begins a text; `<think>` in the middle of a sentence is only mentioned.
+    # Thoughts start a text; `<think>` in the middle of a sentence is only a mention.
     opened = after.lstrip().startswith(THINK) or (thinking and not end)
     if not end and not opened:
         return Thoughtful(None, text, False)

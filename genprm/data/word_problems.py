@@ -183,9 +183,9 @@ class _Theme:
     closings: tuple[_Event, ...]
 
 
-# A paragraph a theme. `first` and `second`: {a} groups of {b}, and the step that counts them; for the second, the step
-# that adds the two. Then what may happen, with what the step says: {k} is how much, {e} the equation. `left` is the
-# question after that, and `last` one more event that brings its question with it.
+# One paragraph per theme. `first` and `second`: {a} groups of {b}, and the step that counts them; for the second, the
+# step that adds the two. Then possible events with the text of their step: {k} is the amount, {e} the equation. `left`
+# is the question after that, and `last` one more event with its own question.
 _STORIES = """
 first  | A bakery bakes {a} trays with {b} rolls on each tray. | The bakery bakes {e} rolls.
 second | It also bakes {a} large trays with {b} rolls on each. | On the large trays there are {e} rolls. | In all there are {e} rolls.
@@ -301,7 +301,7 @@ _THINGS = ("stamps", "marbles", "cards", "shells", "stickers")
 
 
 def _comparison(draft: _Draft, steps: int) -> None:
-    """Who has how many, told by comparing with the one before; and how many they have together."""
+    """Amounts given by comparison with the previous person, and their total."""
     rng = draft.rng
     people, thing = rng.sample(_NAMES, 4), rng.choice(_THINGS)
     counts = [rng.randint(8, 60)]

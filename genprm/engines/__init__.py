@@ -40,7 +40,7 @@ BUILT_IN = {
     JUDGE: Path(__file__).parent.parent / "nano",
     BUILT_IN_POLICY: Path(__file__).parent.parent / "nano_policy",
 }
-"""The models that come with the package, by name: a judge and a policy."""
+"""The built-in models by name: a judge and a policy."""
 
 
 async def load_engine(
@@ -57,16 +57,16 @@ async def load_engine(
     """Opens an engine.
 
     Args:
-        kind: `auto` takes `openai` when there is a base URL, `vllm` when it is installed and a GPU is there, else
+        kind: `auto` takes `openai` with a base URL, `vllm` if it is installed and there is a GPU, else
             `transformers`.
         model: folder, model id, or the name of a built-in model: `nano` or `nano-policy`. With `openai` it is the name
-            the server knows, by default the one it serves; what it calls a built-in model does not matter.
-        base_urls: of servers with the OpenAI completions API, such as `http://127.0.0.1:8000/v1`.
+            the server knows, by default the one it serves; a built-in model may have any name there.
+        base_urls: servers with the OpenAI completions API, such as `http://127.0.0.1:8000/v1`.
         revision: revision of the model on the Hub.
-        tokenizer: folder or id of the tokenizer, where it is not the model's.
-        seed: seed of requests that bring none.
+        tokenizer: folder or id of the tokenizer, if it is not the model's.
+        seed: seed of requests without one.
         dtype: type of the weights, such as `bfloat16`; `auto` is the engine's choice, `int8` is for the transformers
-            engine on a CPU. A server has chosen already.
+            engine on a CPU. Ignored for servers.
         **options: the engine's own: see `TransformersEngine.load`, `VllmEngine.load`, `OpenAIEngine.open`.
 
     Raises:
@@ -105,15 +105,15 @@ async def load_engine(
 
 
 async def open_engine(config: EngineConfig, *, seed: int = 0, **options: Any) -> Engine:
-    """Opens the engine that a configuration asks for.
+    """Opens the engine of a configuration.
 
     Args:
-        config: which model, and where it runs.
-        seed: seed of requests that bring none.
-        **options: further ones of the engine; the configuration's win.
+        config: the model, and where it runs.
+        seed: seed of requests without one.
+        **options: further engine options; the configuration overrides them.
 
     Raises:
-        ConfigError: an option is set that is for another engine.
+        ConfigError: an option of another engine is set.
         EngineError: the engine is not installed, the model does not load, no server answers.
     """
     kind = await asyncio.to_thread(choose_engine, config.engine, config.base_url)
@@ -131,7 +131,7 @@ async def open_engine(config: EngineConfig, *, seed: int = 0, **options: Any) ->
 
 
 def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind:
-    """The engine that `auto` stands for, as `load_engine` has it; any other is left as it is."""
+    """Resolves `auto` as in `load_engine`; other kinds are returned unchanged."""
     if kind != "auto":
         return kind
     if base_urls:
@@ -149,7 +149,7 @@ def _transformers_engine() -> type[TransformersEngine]:
 
 
 def need_torch(model: str) -> None:
-    """Makes sure that a model can run in this process.
+    """Checks that a model can run in this process.
 
     Raises:
         EngineError: PyTorch or transformers is not installed.

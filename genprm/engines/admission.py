@@ -1,7 +1,7 @@
-"""Which chains may run at once: as many as the engine's cache of keys and values can hold until they end.
+"""Decides which chains may run at once: as many as the engine's KV cache can hold until they end.
 
-A chain calls its engine several times a step, each time with its whole conversation. If more chains ran than the cache
-holds, each would find its beginning evicted by the others and computed again.
+A chain calls its engine several times per step, each time with its whole conversation. If more chains ran than the
+cache holds, they would evict each other's prefixes, which would be computed again.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 _PRIOR_CHARACTERS, _PRIOR_TOKENS = 4_000, 16_000
-"""Until a chain has ended, chains are expected to grow to four tokens a character of their input, which is generous."""
+"""Before the first chain has ended, estimates are four tokens per character of input, which is generous."""
 _MEMORY_CHARACTERS = 100_000
-"""Characters of input from which on the estimate forgets earlier chains."""
+"""Characters of input after which the estimate forgets earlier chains."""
 
 
 @dataclass(slots=True)
 class Place:
-    """What one solution's chains hold."""
+    """The cache share of one solution's chains."""
 
     tokens: int = 0
-    """To be set by its holder when the chains end: their length, together."""
+    """Set by the holder when the chains end: their total length."""
 
 
 class Admission:
-    """Admits solutions, first come first served, while all chains under way are expected to fit the cache.
+    """Admits solutions in order of arrival while all chains in flight are expected to fit into the cache.
 
-    How long chains become is learnt from those that have ended, as tokens per character of input.
+    The expected length is learnt from finished chains, as tokens per character of input.
 
     Args:
-        cache_tokens: tokens whose keys and values the engine keeps; None where that is unknown; then all are admitted.
+        cache_tokens: size of the engine's KV cache in tokens; None if unknown: then all are admitted.
         max_model_len: the most tokens of a single chain.
     """
 
@@ -44,19 +44,19 @@ class Admission:
         self._characters, self._tokens = float(_PRIOR_CHARACTERS), float(_PRIOR_TOKENS)
 
     def estimate(self, characters: int, chains: int) -> int:
-        """Tokens that this many chains over an input of this many characters are expected to have at their end."""
+        """Expected final number of tokens of `chains` chains over an input of `characters` characters."""
         each = characters * self._tokens / self._characters
         return max(1, round(min(each, self._max_model_len))) * chains
 
     @asynccontextmanager
     async def place(self, characters: int, chains: int) -> AsyncGenerator[Place]:
-        """Waits for room for the chains of one solution, and holds it.
+        """Waits for room for the chains of one solution, and reserves it.
 
         A solution that is larger than the whole cache is admitted alone.
 
         Args:
-            characters: of the problem and the steps.
-            chains: those that run side by side: votes, and solutions of a search.
+            characters: length of the problem and steps.
+            chains: concurrent chains: votes, and solutions of a search.
         """
         place = Place()
         if self.cache_tokens is None:
@@ -94,7 +94,7 @@ class Admission:
         while self._waiting:
             characters, chains, turn = self._waiting[0]
             if not turn.cancelled():
-                # Estimated now, not on arrival: since then others have shown how long chains become.
+                # Estimated now, not on arrival: chains that ended since then have improved the estimate.
                 wanted = self.estimate(characters, chains)
                 if not self._fits(wanted):
                     return

@@ -1,4 +1,4 @@
-"""The seam between a judge and the model it asks: token ids in, token ids and log-probabilities out."""
+"""The interface between a judge and its model: token ids in, token ids and log-probabilities out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 0.0
-    """In [0, 2], as servers take it. 0 is greedy; then `top_p`, `top_k` and `seed` have no effect."""
+    """In [0, 2], the range of servers. 0 is greedy; then `top_p`, `top_k` and `seed` have no effect."""
     top_p: float = 1.0
     top_k: int = 0
     """0 means no limit."""
@@ -38,7 +38,7 @@ class Sampling:
     """Generation ends as soon as the generated text contains one of these. The text is kept up to and including it."""
     seed: int | None = None
     watch: tuple[int, ...] = ()
-    """At most 16 tokens whose log-probabilities are wanted at each position that is written: see `Completion.watched`.
+    """At most 16 tokens whose log-probabilities are returned at each generated position: see `Completion.watched`.
     """
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine wrote after a prompt."""
+    """An engine's continuation of a prompt."""
 
     text: str
     """Up to and including the stop string, if one was met."""
@@ -63,25 +63,25 @@ class Completion:
     stop: str | None = None
     """The stop string that was met, when `finish` is `STOP`."""
     cached_tokens: int = 0
-    """Prompt tokens that the engine did not have to compute again, where it says so."""
+    """Prompt tokens from the engine's prefix cache, if it reports them."""
     watched: tuple[tuple[float, ...], ...] = ()
     """Row j: natural log-probabilities of the tokens in `Sampling.watch` as the next token after the prompt and
     `token_ids[:j]`, over the whole vocabulary, unaffected by temperature, top-p and top-k. There may be fewer rows than
     tokens: none from an engine that cannot watch, and none after the first token of a re-tokenised piece."""
     sampled_tokens: int = 0
-    """Tokens the engine decoded, which is what was paid for: at least `len(token_ids)` unless the last piece was
+    """Tokens the engine decoded, which is the real cost: at least `len(token_ids)` unless the last piece was
     re-tokenised."""
 
 
 class Engine(Protocol):
-    """A model that continues prompts and says how likely tokens are. Safe for many concurrent calls in one event loop.
+    """A model that continues prompts and scores tokens. Safe for many concurrent calls in one event loop.
 
-    Cancelling a call frees what it held. Every method raises `ContextOverflowError` when its input (with at least one
+    Cancelling a call frees its resources. Every method raises `ContextOverflowError` when its input (with at least one
     token to generate) does not fit, and `EngineError` when the engine cannot answer; other calls are not affected.
     """
 
     kind: str
-    """What `--engine` calls it: `transformers`, `vllm` or `openai`; of a cluster, what its workers run."""
+    """Its `--engine` name: `transformers`, `vllm` or `openai`; for a cluster, that of its workers."""
     tokenizer: Tokenizer
     model_name: str
     max_model_len: int
@@ -89,17 +89,17 @@ class Engine(Protocol):
     capacity: int
     """Sequences the engine decodes at once at full speed. More may be in flight; they wait their turn."""
     cache_tokens: int | None
-    """Tokens whose keys and values it keeps, so that a chain that comes back need not be computed again. None where
-    nothing is kept, or the amount is unknown."""
+    """Size of the KV cache in tokens, which spares recomputing a chain's prefix. None without a cache, or if its size
+    is unknown."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         """Continues a prompt.
 
         Args:
-            prompt_ids: token ids, special tokens included; nothing is added to them.
-            sampling: how to continue. `max_tokens` is cut to what the context leaves.
+            prompt_ids: token ids, including special tokens; nothing is added.
+            sampling: how to continue. `max_tokens` is limited to the rest of the context.
             chain: a name for the conversation this call belongs to; calls of one chain go to the server that holds its
-                prefix. Meaningless where there is one server.
+                prefix. No effect with one server.
         """
         ...
 
@@ -138,15 +138,15 @@ class PoolingEngine(Protocol):
     """An engine that can serve a model with a classification head."""
 
     async def pool(self, ids: Sequence[int], *, step_tag: int | None = None) -> list[list[float]]:
-        """What the head gives for the tokens of a prompt, without an activation.
+        """Outputs of the head for the tokens of a prompt, without an activation.
 
         Args:
             ids: the prompt.
-            step_tag: the token that ends a step. An engine that can pool steps then gives only those positions; a
-                server pools as it was started, whatever is asked for.
+            step_tag: the token that ends a step. An engine that can pool steps then returns only those positions; a
+                server pools as configured, regardless of the request.
 
         Returns:
-            A row of numbers a token, or a row a step.
+            A row of numbers per token, or per step.
 
         Raises:
             EngineError: the loaded model does not pool, or the engine cannot answer.

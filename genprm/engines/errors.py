@@ -1,11 +1,11 @@
-"""What goes wrong in an engine."""
+"""Errors of engines."""
 
 from __future__ import annotations
 
 
 class EngineError(RuntimeError):
-    """The engine could not answer: a server that is gone, a request it refuses, a model that does not load."""
+    """The engine could not answer: a server is down, a request is refused, or a model does not load."""
 
 
 class ContextOverflowError(EngineError):
-    """The prompt and what was asked for do not fit the model's context. Asking again cannot help."""
+    """Prompt and requested tokens do not fit the model's context. A retry cannot help."""

@@ -1,7 +1,7 @@
 """Files of a model: from its folder, from the local cache of the Hugging Face Hub, or from the Hub.
 
-Whether the Hub can be reached is asked once in a process, with a short limit. Where it cannot be reached, all libraries
-in this process are told to work offline, so that none of them retries for minutes.
+Each process checks once, with a short timeout, whether the Hub can be reached. If not, all libraries in this process
+are set to offline mode, so that none of them retries for minutes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from genprm.engines.errors import EngineError
 
 PROBE_S = 5.0
-"""Seconds that the Hub has to answer the one probe."""
+"""Timeout of the probe, in seconds."""
 _PROBED = "config.json"
 
 
 def find_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a model; None where the model has no such file, or where it cannot be had.
+    """Path of a model's file; None if the model has no such file, or it cannot be fetched.
 
     Args:
         model: a folder, or a model id.
@@ -43,7 +43,7 @@ def find_file(model: str, name: str, revision: str | None = None) -> Path | None
 
 
 def check_model(model: str, revision: str | None = None) -> None:
-    """Makes sure that a model can be loaded from where it is said to be, before anything heavy starts.
+    """Checks that a model can be found, before anything expensive starts.
 
     Args:
         model: a folder, or a model id.
@@ -55,7 +55,7 @@ def check_model(model: str, revision: str | None = None) -> None:
     """
     if (folder := Path(model)).is_dir():
         if not (folder / _PROBED).is_file():
-            raise EngineError(f"the folder {model!r} holds no {_PROBED}, so it is not a model's folder")
+            raise EngineError(f"the folder {model!r} holds no {_PROBED}, so it is not a model folder")
         return
     if not _is_model_id(model):
         raise EngineError(f"there is no folder {model!r}, and it is not a model id like GenPRM/GenPRM-7B")
@@ -92,13 +92,13 @@ def check_model(model: str, revision: str | None = None) -> None:
             "set HF_TOKEN)"
         ) from None
     except EntryNotFoundError:
-        raise EngineError(f"the repository {model!r}{at} holds no {_PROBED}, so it is not a model's: {page}") from None
+        raise EngineError(f"the repository {model!r}{at} holds no {_PROBED}, so it is not a model: {page}") from None
     except Exception as error:
         raise EngineError(f"the model {model!r} could not be fetched from {constants.ENDPOINT}: {error}") from error
 
 
 def unreachable() -> str | None:
-    """Why the Hub cannot be reached, as the end of a sentence; None where it answers."""
+    """Why the Hub cannot be reached, as the end of a sentence; None if it can."""
     from huggingface_hub import constants
 
     return _probe(constants.ENDPOINT)
@@ -109,11 +109,11 @@ def _probe(endpoint: str) -> str | None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids asking the Hub"
+        return "HF_HUB_OFFLINE forbids access to the Hub"
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_S).close()
     except urllib.error.HTTPError:
-        return None  # It answers, whatever it thinks of this request.
+        return None  # Any answer means that it is reachable.
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         os.environ["HF_HUB_OFFLINE"] = "1"

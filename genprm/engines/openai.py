@@ -29,10 +29,10 @@ _OVERFLOW = re.compile(
 )
 _LONGEST_PAUSE_S = 15.0
 _TOP_LOGPROBS = 20
-"""What vLLM gives at most unless it was started with a larger --max-logprobs."""
+"""vLLM's maximum unless it was started with a larger --max-logprobs."""
 
 _PLAIN = {
-    # A server may take its defaults from the model's generation_config.json: nothing is left to them.
+    # A server may take defaults from the model's generation_config.json, so every field is set.
     "top_k": -1,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
@@ -42,14 +42,14 @@ _PLAIN = {
     "return_token_ids": True,
     "return_tokens_as_token_ids": True,
 }
-"""Fields beyond OpenAI's own, which vLLM knows and others may ignore."""
+"""Fields beyond OpenAI's API, known to vLLM; other servers may ignore them."""
 
 
 class OpenAIEngine:
     """One or several servers of the same model behind the `Engine` protocol. Open it with `open`.
 
-    A chain stays on the server that holds its prefix; new ones go where the fewest requests are. A server that fails is
-    left alone for a while, its requests go to the others; where none is left, they wait and try again, up to a limit.
+    A chain stays on the server that holds its prefix; new ones go to the server with the fewest requests. A failing
+    server is avoided for a while, and its requests go to the others; if none is left, they are retried up to a limit.
 
     Args:
         servers: all of them.
@@ -58,7 +58,7 @@ class OpenAIEngine:
         model_name: the name under which every server knows the model.
         max_model_len: tokens of prompt and completion together.
         max_num_seqs: sequences that each server decodes at once.
-        patience_s: seconds, at least 0, for which a request is sent again after its first failure.
+        patience_s: seconds, at least 0, for which a request is retried after its first failure.
         seed: seed of requests without one.
     """
 
@@ -87,10 +87,10 @@ class OpenAIEngine:
         self._session = session
         self._servers = {Server(server.base_url): server for server in servers}
         self.router = Router(list(self._servers))
-        """Which server gets what."""
+        """Chooses the server of each request."""
         self._in_flight = InFlight()
         self._watches = True
-        """Whether the servers may know `logprob_token_ids` with a generation."""
+        """Whether the servers may support `logprob_token_ids` in a generation."""
 
     @classmethod
     async def open(
@@ -105,15 +105,15 @@ class OpenAIEngine:
         max_num_seqs: int = 256,
         **connection: Unpack[Connection],
     ) -> OpenAIEngine:
-        """Connects to servers and asks them what they serve.
+        """Connects to servers and queries their models.
 
         Args:
             base_urls: such as `http://127.0.0.1:8000/v1`; all must serve the same model.
             model: its name or path there; by default the only one served.
-            tokenizer: folder or model id of the tokenizer; by default what the server says the model is.
+            tokenizer: folder or model id of the tokenizer; by default the model named by the server.
             revision: revision of the tokenizer on the Hub.
             seed: seed of requests without one.
-            max_model_len: by default what the servers say.
+            max_model_len: by default as reported by the servers.
             max_num_seqs: sequences that each server decodes at once (`--max-num-seqs` of vLLM).
             **connection: see `Connection`.
 
@@ -135,11 +135,11 @@ class OpenAIEngine:
                 if isinstance(problem, NoAnswerError):
                     if not served:
                         raise EngineError(f"no server answers at {url!r}: is it running?") from problem
-                    logger.warning("no server answers at %s: going on with the others", url)
+                    logger.warning("no server answers at %s: continuing with the others", url)
                 elif isinstance(problem, BaseException):
                     raise problem
             if len(names := {answer.name for answer in served}) > 1:
-                raise EngineError(f"the servers call their models differently: {sorted(names)!r}")
+                raise EngineError(f"the servers have different names for their models: {sorted(names)!r}")
             lengths = [answer.max_model_len for answer in served if answer.max_model_len]
             if max_model_len is None and not lengths:
                 raise EngineError(f"{base_urls[0]} does not say how long the model's context is: set max_model_len")
@@ -188,15 +188,15 @@ class OpenAIEngine:
         )
         choice = answer["choices"][0]
         watched = _watched(choice, sampling.watch) if watches else []
-        # A server that does not know the field is not asked again: it would send log-probabilities for nothing.
+        # A server without this field is not asked again: its log-probabilities would be useless.
         self._watches = self._watches and (not watches or bool(watched))
         ids: list[int] | None = choice.get("token_ids")
-        # What ended it: a stop string, the id of a token, or (with vLLM) None for the end-of-sequence token.
+        # Stop reason: a stop string, a token id, or (with vLLM) None for the end-of-sequence token.
         met: str | int | None = choice.get("stop_reason", choice.get("matched_stop"))
         ended = choice.get("finish_reason") == "stop" and not isinstance(met, str)
         if ids is None:
             watched = []
-            # The server keeps its ids for itself: its text, with the stop string it may have cut off, is tokenised.
+            # The server returns no ids: tokenise its text, with the stop string that it may have cut off.
             text: str = choice["text"]
             cut_off = isinstance(met, str) and met in sampling.stop and not text.endswith(met)
             ids = self.tokenizer.encode(text + str(met) if cut_off else text)
@@ -218,8 +218,8 @@ class OpenAIEngine:
         """Scores next tokens: see `Engine`.
 
         Raises:
-            EngineError: also when the server does not know `logprob_token_ids` and a choice is not among the likeliest
-                tokens that it gives instead.
+            EngineError: also when the server does not support `logprob_token_ids` and a choice is not among the likeliest
+            tokens.
         """
         check_ids(prompt_ids, self.tokenizer.vocab_size, self.max_model_len)
         check_choices(choices, self.tokenizer.vocab_size)
@@ -228,7 +228,7 @@ class OpenAIEngine:
         for fields in (exact, {"logprobs": _TOP_LOGPROBS}):
             answer = await self._request(chain, prompt_ids, max_tokens=1, temperature=1.0, top_p=1.0, **fields)
             top: dict[str, float] = answer["choices"][0]["logprobs"]["top_logprobs"][0]
-            # Servers that do not write ids write the token's text, which names it unless it is part of a character.
+            # Servers without ids return the token's text, which is ambiguous only for parts of a character.
             names = ((f"token_id:{choice}", self.tokenizer.decode([choice])) for choice in choices)
             scores = [top.get(by_id, None if "\ufffd" in text else top.get(text)) for by_id, text in names]
             if None not in scores:
@@ -259,12 +259,12 @@ class OpenAIEngine:
         if not ids:
             raise EngineError("the prompt is empty: it needs at least one token")
         body = {"model": self.model_name, "input": list(ids), "task": "token_classify", "use_activation": False}
-        # Beside the routes of the OpenAI API, not among them.
+        # This route is outside the OpenAI API's prefix.
         answer = await self._in_flight.run(self._anywhere(None, "../pooling", body))
         return [[float(value) for value in row] for row in answer["data"][0]["data"]]
 
     async def close(self) -> None:
-        """Closes the connections: see `Engine`. The servers go on."""
+        """Closes the connections: see `Engine`. The servers keep running."""
         if not self._in_flight.closed:
             await self._in_flight.close()
             await self._session.close()
@@ -275,14 +275,14 @@ class OpenAIEngine:
         return await self._in_flight.run(self._anywhere(chain, "completions", body))
 
     async def _anywhere(self, chain: str | None, path: str, body: Mapping[str, object]) -> Any:
-        """What the first server to answer says.
+        """Returns the answer of the first server that answers.
 
         Raises:
-            EngineError: none has answered for as long as the patience lasts, or one refuses the request.
+            EngineError: no server answers within the patience, or one refuses the request.
         """
         clock = asyncio.get_running_loop().time
         failures: dict[Server, Exception] = {}
-        # What took long and failed at the end must be tried again too: patience begins with the failure.
+        # Patience starts at the first failure, so that a long request that fails is retried too.
         deadline: float | None = None
         pause_s = 1.0
         while True:
@@ -319,15 +319,15 @@ class OpenAIEngine:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _put_aside(self, server: Server, error: Exception) -> None:
-        # Once a failure: all that is in flight there fails with it.
+        # Once per outage: all requests in flight there fail with it.
         level = logging.DEBUG if server.failed else logging.WARNING
-        again = f"its requests are sent again for up to {self._patience_s:g} s"
+        again = f"its requests are retried for up to {self._patience_s:g} s"
         logger.log(level, "%s failed: %s; %s", server.base_url, _in_short(error), again)
         self.router.put_aside(server)
 
 
 def _watched(choice: Any, watch: Sequence[int]) -> list[tuple[float, ...]]:
-    """The log-probabilities of watched tokens at each position, as far as the server gave them."""
+    """The log-probabilities of watched tokens at each position for which the server returned them."""
     watched: list[tuple[float, ...]] = []
     for top in (choice.get("logprobs") or {}).get("top_logprobs") or []:
         row = [top.get(f"token_id:{token}") for token in watch]
@@ -338,7 +338,7 @@ def _watched(choice: Any, watch: Sequence[int]) -> list[tuple[float, ...]]:
 
 
 class _Served:
-    """What a server says of the model that it serves."""
+    """A server's description of its model."""
 
     def __init__(self, card: Mapping[str, Any]) -> None:
         self.cache_tokens: int | None = None
@@ -360,7 +360,7 @@ async def _discover(server: HttpServer, model: str | None) -> _Served:
     except (TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"what it lists at /models are no models: {_in_short(ValueError(listed))}") from error
     fitting = [s for s in served if model in (None, s.name, s.root)]
-    # LoRA adapters are listed behind the model itself: without a name, only one model leaves no doubt.
+    # LoRA adapters are listed too: without a name, the choice is clear only if there is one model.
     if not fitting or (model is None and len(fitting) > 1):
         wanted = "give the model's name: there are" if model is None else f"the model {model!r} is not served here, but"
         raise EngineError(f"{wanted} {sorted(s.name for s in served)!r}")
@@ -369,7 +369,7 @@ async def _discover(server: HttpServer, model: str | None) -> _Served:
 
 
 async def _cache_tokens(server: HttpServer) -> int | None:
-    """Tokens in the server's cache of keys and values, from what vLLM publishes; other servers do not say."""
+    """Size of the server's KV cache in tokens, from vLLM's metrics; None for other servers."""
     try:
         page = await server.page("../metrics", timeout_s=10.0)
     except (NoAnswerError, StatusError):

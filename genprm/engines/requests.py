@@ -1,4 +1,4 @@
-"""What every engine checks before it takes a request, so that a bad one is refused alone and in the same words."""
+"""Checks common to all engines, so that a bad request fails alone and with the same message."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ T = TypeVar("T")
 
 
 class Connection(TypedDict, total=False):
-    """How servers are asked."""
+    """Settings of the connection to servers."""
 
     api_key_env: str
-    """Environment variable that holds the API key (OPENAI_API_KEY); unset, none is sent."""
+    """Environment variable with the API key (OPENAI_API_KEY); if unset, none is sent."""
     timeout_s: float
-    """How long an answer may take (600)."""
+    """Longest time for an answer (600)."""
     retries: int
-    """How often a request is sent again to the same server before another one is asked (2)."""
+    """Retries on the same server before another one is tried (2)."""
     patience_s: float
-    """Seconds, at least 0, for which a request is sent again, with back-off, after its first failure everywhere."""
+    """Seconds, at least 0, for which a request is retried, with back-off, after it first failed on all servers."""
 
 
 def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int, max_model_len: int) -> Sampling:
-    """Cuts `max_tokens` to what the context leaves.
+    """Limits `max_tokens` to the rest of the context.
 
     Raises:
         ContextOverflowError: it leaves nothing.
-        EngineError: the prompt is empty or holds an id outside the vocabulary, or such a token is to be watched.
+        EngineError: the prompt is empty, or it or `watch` has an id outside the vocabulary.
     """
     check_ids(prompt_ids, vocab_size, max_model_len)
     if sampling.watch:
@@ -43,7 +43,7 @@ def fit_sampling(prompt_ids: Sequence[int], sampling: Sampling, vocab_size: int,
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) -> None:
-    """Refuses ids that cannot be a prompt: see `fit_sampling`."""
+    """Checks a prompt's ids; raises as `fit_sampling`."""
     if not ids:
         raise EngineError("the prompt is empty: it needs at least one token")
     if min(ids) < 0 or max(ids) >= vocab_size:
@@ -56,7 +56,7 @@ def check_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) -> None:
 
 
 def check_choices(choices: Sequence[int], vocab_size: int) -> None:
-    """Refuses next tokens that cannot be scored.
+    """Checks the next tokens to score.
 
     Raises:
         EngineError: none or more than `MAX_CHOICES`, or an id outside the vocabulary.
@@ -68,7 +68,7 @@ def check_choices(choices: Sequence[int], vocab_size: int) -> None:
 
 
 class InFlight:
-    """The calls that closing an engine must end."""
+    """Calls in flight, which end when the engine is closed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
@@ -78,7 +78,7 @@ class InFlight:
         """Awaits some work.
 
         Raises:
-            EngineError: the engine is closed, or was closed meanwhile.
+            EngineError: the engine is or gets closed.
         """
         if self.closed:
             work.close()
@@ -89,7 +89,7 @@ class InFlight:
         try:
             return await task
         except asyncio.CancelledError:
-            # Either our caller was cancelled, and the task with it, or `close` cancelled the task alone.
+            # Either the caller was cancelled, and the task with it, or `close` cancelled only the task.
             current = asyncio.current_task()
             if self.closed and current is not None and not current.cancelling():
                 raise EngineError("the engine was closed") from None

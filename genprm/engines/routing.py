@@ -1,4 +1,4 @@
-"""Which of several servers a request goes to."""
+"""Chooses a server for each request."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 REMEMBERED_CHAINS = 65_536
-"""More than are ever in flight; a chain that is forgotten only loses its cached prefix."""
+"""More than are ever in flight; a forgotten chain only loses its cached prefix."""
 
 ASIDE_S = 15.0
-"""How long a server that failed is left alone before it is tried again."""
+"""How long a failed server is avoided before it is tried again."""
 
 
 @dataclass(eq=False, slots=True)
 class Server:
-    """A server and what is known of it."""
+    """A server and its state."""
 
     base_url: str
     in_flight: int = 0
     failed: bool = False
     """Whether its last request failed."""
     aside_until: float = 0.0
-    """On the router's clock: when one request may try a failed server again."""
+    """Time on the router's clock when one request may try a failed server again."""
 
 
 class Router:
@@ -43,17 +43,17 @@ class Router:
         """Chooses a server for a request.
 
         Args:
-            chain: the conversation it belongs to, which from now on lives on the server chosen.
+            chain: its conversation, which then stays on the chosen server.
             tried: servers that already failed for it.
 
         Returns:
-            None when all have been tried. A server that was put aside is chosen only when nothing else is left.
+            None when all have been tried. An avoided server is chosen only when no other is left.
         """
         left = [server for server in self.servers if server not in tried]
         if not left:
             return None
         now = self._clock()
-        # One request alone finds out whether a failed server is back: if it hangs, no other waits with it.
+        # Only one request tests whether a failed server is back: if it hangs, the others do not.
         up = [s for s in left if not s.failed or (s.aside_until <= now and not s.in_flight)]
         home = self._homes.get(chain) if chain is not None else None
         if home is None or home not in up:
@@ -66,10 +66,10 @@ class Router:
         return home
 
     def put_aside(self, server: Server) -> None:
-        """Prefers other servers for a while, after a failure."""
+        """Avoids a server for a while after a failure."""
         server.failed = True
         server.aside_until = self._clock() + ASIDE_S
 
     def restore(self, server: Server) -> None:
-        """Trusts a server again, after an answer."""
+        """Ends the avoidance of a server after an answer."""
         server.failed = False

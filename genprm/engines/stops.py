@@ -1,4 +1,4 @@
-"""Where a generation ends, and which token ids say so exactly."""
+"""Cuts generations at stop strings, with token ids that decode exactly to the text."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Cut:
     text: str
     token_ids: tuple[int, ...]
     stop: str | None
-    """None when no stop string occurs: then nothing was cut."""
+    """None if no stop string occurs; then nothing was cut."""
 
 
 def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -> Cut:
-    """Cuts generated ids behind the first stop string, so that they decode exactly to the text up to there.
+    """Cuts generated ids after the first stop string, so that they decode exactly to the text up to there.
 
-    Where the stop string ends inside a token, the tokens before that one stay and the rest of the text is tokenised
-    again. Of several stop strings the one that ends first counts; of those that end together, the longest.
+    If the stop string ends inside a token, the tokens before it stay and the rest of the text is tokenised again. Of
+    several stop strings, the one that ends first counts; of those that end together, the longest.
 
     Args:
-        tokenizer: what decodes the ids.
+        tokenizer: decodes the ids.
         ids: sampled ids, without an end-of-sequence token.
         stop: stop strings, none of them empty.
 
     Raises:
-        EngineError: the tokenizer cannot express the text.
+        EngineError: the tokenizer cannot encode the text.
     """
     text = tokenizer.decode(ids)
     found = [(start + len(string), -len(string), string) for string in stop if (start := text.find(string)) >= 0]
@@ -43,15 +43,15 @@ def cut_at_stop(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -
 
 
 def shortened(tokenizer: Tokenizer, ids: Sequence[int], wanted: str) -> tuple[int, ...]:
-    """Ids that decode exactly to the beginning of a text: the given ones as far as possible, then a re-tokenised piece.
+    """Ids that decode exactly to the beginning of a text: given ids as far as possible, then a re-tokenised piece.
 
     Args:
-        tokenizer: what decodes the ids.
-        ids: of the whole text.
+        tokenizer: decodes the ids.
+        ids: the ids of the whole text.
         wanted: its beginning.
 
     Raises:
-        EngineError: the tokenizer cannot express it.
+        EngineError: the tokenizer cannot encode it.
     """
     for kept in range(len(ids), -1, -1):
         head = tokenizer.decode(ids[:kept])
@@ -59,10 +59,10 @@ def shortened(tokenizer: Tokenizer, ids: Sequence[int], wanted: str) -> tuple[in
             continue
         tail = wanted[len(head) :]
         cut = (*ids[:kept], *(tokenizer.encode(tail) if tail else ()))
-        # A character split over tokens, or a decoder that drops a leading space: keep one token less and look again.
+        # A character split over tokens, or a decoder that drops a leading space: keep one token less and retry.
         if tokenizer.decode(cut) == wanted:
             return cut
-    raise EngineError(f"the tokenizer cannot express what the model wrote: {wanted[-80:]!r}")
+    raise EngineError(f"the tokenizer cannot encode the model's text: {wanted[-80:]!r}")
 
 
 def completion(
@@ -74,14 +74,14 @@ def completion(
     cached_tokens: int = 0,
     watched: Sequence[tuple[float, ...]] = (),
 ) -> Completion:
-    """The completion that sampled ids make.
+    """Makes a completion from sampled ids.
 
     Args:
-        tokenizer: what decodes the ids.
+        tokenizer: decodes the ids.
         ids: all sampled ids.
-        stop: the stop strings that were asked for.
-        ended: whether the last id ended the model's turn; then it does not belong to the text.
-        cached_tokens: prompt tokens that did not have to be computed.
+        stop: the requested stop strings.
+        ended: whether the last id ended the model's turn; then it is not part of the text.
+        cached_tokens: prompt tokens from the prefix cache.
         watched: a row for each of `ids`: see `Completion.watched`.
     """
     cut = cut_at_stop(tokenizer, ids[:-1] if ended else ids, stop)
@@ -91,7 +91,7 @@ def completion(
 
 
 def shared_start(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences have in common at their start."""
+    """Length of the common prefix of two id sequences."""
     shared = 0
     for one, other in zip(first, second, strict=False):
         if one != other:
@@ -101,8 +101,8 @@ def shared_start(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def stop_window(stop: Sequence[str]) -> int:
-    """How many of the last tokens must be decoded to see every stop string that the newest token may have completed.
+    """Number of last tokens to decode to see every stop string that the newest token may complete.
 
-    A token stands for at least one byte; four more cover a character that the window's first token cuts.
+    A token has at least one byte; four more cover a character cut by the window's first token.
     """
     return max((len(string.encode()) for string in stop), default=0) + 4

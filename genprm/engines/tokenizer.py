@@ -1,4 +1,4 @@
-"""Text to token ids and back, the same way for every engine."""
+"""Text to token ids and back, the same for every engine."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from genprm.engines.errors import EngineError
 from genprm.engines.hub import check_model
 from genprm.engines.tokenizer_files import TokenizerFiles, end_ids
 
-# What a solution looks like: spaces in a row, newlines, LaTeX, digits, a letter beyond ASCII.
+# A typical solution: repeated spaces, newlines, LaTeX, digits, a non-ASCII letter.
 _PROBE = "Step 1: 3 + 4 = 7,  so\n\n\t$\\boxed{Yes}$ is right (caf\u00e9).\n```python\n    print(7)\n```\n"
 
 # `<|im_start|>`, `<｜User｜>`, `</think>`, `[INST]`: no space inside, brackets around.
 _CONTROL_FORM = re.compile(r"<\S+>|\[\S+\]")
 
-# Private code points that stand around the number of a guarded piece of text while a chat template is rendered.
+# Private code points around the number of a guarded piece of text while a chat template is rendered.
 _OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
 _GUARDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
 class Trusted(str):
-    """Text that may hold control tokens: it is ours, or a chat template's."""
+    """Text that may contain control tokens: our own, or a chat template's."""
 
 
 class Untrusted(str):
-    """Text of problems, steps and models: the text of a control token in it is only the characters it is made of."""
+    """Text of problems, steps and models: a control token's text in it is encoded as plain characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place between two parts of a text."""
+    """A named position between two parts of a text."""
 
     name: str
 
@@ -50,12 +50,12 @@ Part = Trusted | Untrusted | Mark
 
 @dataclass(frozen=True, slots=True)
 class MarkedIds:
-    """Token ids of a text that was put together from parts."""
+    """Token ids of a text built from parts."""
 
     ids: list[int]
     ends: dict[str, list[int]]
-    """By the name of the marks, in order: how many ids reach up to there. The last of them holds the last character
-    before the mark."""
+    """Name of a mark -> number of ids up to each mark of that name, in order. The last of these ids contains the last
+    character before the mark."""
 
 
 class Tokenizer:
@@ -75,11 +75,11 @@ class Tokenizer:
         self.name = name
         self._hf = hf
         state: dict[str, Any] = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-        # Nothing is added to texts anyway, and byte-level post-processors would cut the spaces off what tokens cover.
+        # Nothing is added to texts anyway, and byte-level post-processors would trim spaces from the tokens' offsets.
         self._special = tokenizers.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
         # `encode_special_tokens` of the library splits only tokens flagged special; DeepSeek's <｜User｜> is not. Runs
         # of white space are added tokens in some vocabularies and are ordinary text: they stay.
-        # Phrases that a vocabulary holds whole are ordinary text as well: only what has a control token's form is not.
+        # So are phrases that are single tokens of a vocabulary: only text in the form of a control token is guarded.
         added = state["added_tokens"]
         control = [token["content"] for token in added if token["special"] or _CONTROL_FORM.fullmatch(token["content"])]
         state["added_tokens"] = [token for token in added if token["content"] not in control]
@@ -87,7 +87,7 @@ class Tokenizer:
         longest_first = [*sorted(control, key=len, reverse=True), _OPEN, _CLOSE]
         self._control = re.compile("|".join(re.escape(text) for text in longest_first))
         self.bos_id: int | None = hf.bos_token_id
-        # A class that builds its post-processor itself declares what it adds; another one has it in its files.
+        # A class that builds its own post-processor declares what it adds; for others it is in the files.
         declared: bool | None = getattr(hf, "add_bos_token", None)
         self.adds_bos: bool = bool(declared) or (
             self.bos_id is not None and backend.encode("a", add_special_tokens=True).ids[:1] == [self.bos_id]
@@ -102,7 +102,7 @@ class Tokenizer:
         for special in (False, True):
             if (back := self.decode(self.encode(_PROBE, special=special))) != _PROBE:
                 raise EngineError(
-                    f"the tokenizer of {name!r} does not give text back as it was: {_PROBE!r} became {back!r}. "
+                    f"the tokenizer of {name!r} does not preserve text: {_PROBE!r} became {back!r}. "
                     "Pass a folder or model id with a working tokenizer.json as the tokenizer."
                 )
 
@@ -115,32 +115,32 @@ class Tokenizer:
         """
         if not Path(path_or_id).is_dir():
             check_model(path_or_id, revision)
-        # Read as it is: the class that a model declares may rebuild its tokenizer by its own rules (LlamaTokenizer,
+        # Read directly: the class that a model declares may rebuild its tokenizer by its own rules (LlamaTokenizer,
         # which the R1 distillations declare, then drops spaces).
         hf: Any = TokenizerFiles.load(path_or_id, revision) or _converted(path_or_id, revision)
         return cls(hf, end_ids(path_or_id, revision), name=path_or_id)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Token ids of a text; nothing is put before or after it.
+        """Token ids of a text; nothing is added before or after it.
 
         Args:
             text: any text.
-            special: whether the text may hold control tokens, as a rendered chat template does. By default a literal
-                `<｜User｜>` is encoded as the characters it is made of, whoever wrote it.
+            special: whether the text may contain control tokens, like a rendered chat template. By default a literal
+                `<｜User｜>` is encoded as plain characters, whoever wrote it.
         """
         return (self._special if special else self._plain).encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some token ids: control tokens appear as their text, no space is cleaned up.
+        """The text of token ids: control tokens appear as their text, and spaces are not cleaned up.
 
         Bytes that do not form a complete character become U+FFFD.
         """
         return self._special.decode(list(ids), skip_special_tokens=False)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        """A conversation in the model's chat template, control tokens included: encode it with `special=True`.
+        """Renders a conversation in the model's chat template, with control tokens: encode it with `special=True`.
 
-        Untrusted messages can forge control tokens in this text; `encode_chat` does not let them.
+        Untrusted messages can forge control tokens in this text; use `encode_chat` to prevent that.
 
         Raises:
             EngineError: the tokenizer has no chat template, or the template refuses the messages.
@@ -151,20 +151,20 @@ class Tokenizer:
             return self._hf.apply_chat_template(
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except Exception as error:  # jinja2's errors and what templates raise themselves have no common base
+        except Exception as error:  # errors of jinja2 and of templates have no common base
             raise EngineError(f"the chat template of {self.name!r} refused the messages: {error}") from error
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, suffix: str = ""
     ) -> list[int]:
-        """Token ids of a conversation with untrusted messages: control tokens come from the template only.
+        """Token ids of a conversation with untrusted messages: control tokens come only from the template.
 
         For messages without the text of a control token these are the ids of the rendered chat as one text.
 
         Args:
             messages: dicts with `role` and `content`.
             add_generation_prompt: whether to end with the opening of the assistant's turn.
-            suffix: text that follows the rendered chat and is tokenised together with it, such as a forced opening.
+            suffix: text after the rendered chat, tokenised together with it, such as a forced opening.
         """
         guarded: list[str] = []
         safe = [dict(message) | {"content": self._guard(message["content"], guarded)} for message in messages]
@@ -173,12 +173,12 @@ class Tokenizer:
         )
 
     def encode_parts(self, *parts: Trusted | Untrusted) -> list[int]:
-        """Token ids of text put together from parts, tokenised as one text."""
+        """Token ids of text built from parts, tokenised as one text."""
         guarded: list[str] = []
         return self._encode_guarded("".join(self._part(part, guarded) for part in parts), guarded)
 
     def encode_marked(self, *parts: Part, joined: bool = True) -> MarkedIds:
-        """Token ids of text put together from parts, and where the marks between them stand.
+        """Token ids of text built from parts, and the positions of the marks between them.
 
         Args:
             parts: texts and marks, in order.
@@ -218,14 +218,14 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of vocabulary and rules: equal for tokenizers that give every text the same ids."""
+        """A hash of vocabulary and rules, equal for tokenizers that encode every text alike."""
         return hashlib.blake2b(self._special.to_str().encode(), digest_size=16).hexdigest()
 
     def _part(self, part: Trusted | Untrusted, guarded: list[str]) -> str:
         return part if isinstance(part, Trusted) else self._guard(part, guarded)
 
     def _guard(self, text: str, guarded: list[str]) -> str:
-        """The text with every control token in it moved to `guarded`, and a placeholder in its place."""
+        """Moves every control token of a text to `guarded`, and puts a placeholder in its place."""
 
         def guard(match: re.Match[str]) -> str:
             guarded.append(match.group())
@@ -241,11 +241,11 @@ class Tokenizer:
 
 
 def _converted(path_or_id: str, revision: str | None) -> Any:
-    """A tokenizer without a `tokenizer.json`, where transformers can make one of the files that are there."""
+    """Makes a tokenizer without a `tokenizer.json`, if transformers can convert the existing files."""
     missing = f"there is no tokenizer.json in {path_or_id!r}"
     if importlib.util.find_spec("transformers") is None:
         raise EngineError(
-            f"{missing}, and transformers, which may convert what is there, is not installed: "
+            f"{missing}, and transformers, which may convert other files, is not installed: "
             "pip install 'genprm[torch]', or name the folder of the tokenizer (tokenizer=...)"
         )
     import transformers
@@ -254,7 +254,7 @@ def _converted(path_or_id: str, revision: str | None) -> Any:
     try:
         hf: Any = transformers.AutoTokenizer.from_pretrained(path_or_id, **where)
     except Exception as error:
-        raise EngineError(f"{missing}, and transformers cannot make one of its files: {error}") from error
+        raise EngineError(f"{missing}, and transformers cannot convert its files: {error}") from error
     if not hf.is_fast:
         raise EngineError(f"{missing}, and transformers cannot convert its tokenizer")
     return hf

@@ -1,7 +1,7 @@
-"""A model's tokenizer and chat template, read from its files with `tokenizers` and `jinja2` alone.
+"""A model's tokenizer and chat template, read from its files with only `tokenizers` and `jinja2`.
 
-A client of a server needs neither PyTorch nor transformers. What is read gives the ids and the chats that
-`transformers.PreTrainedTokenizerFast` gives: tests compare the two.
+So a client of a server needs neither PyTorch nor transformers. Ids and chats are the same as with
+`transformers.PreTrainedTokenizerFast`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 class TokenizerFiles:
-    """What `Tokenizer` needs of a tokenizer.
+    """The parts of a tokenizer that `Tokenizer` needs.
 
     Args:
         backend: the tokenizer of `tokenizer.json`.
         special: the text of the named special tokens, such as `bos_token`.
-        chat_template: Jinja source; None where the model has none.
-        add_bos: whether the model's own tokenizer puts its begin-of-sequence token before every text; None where its
+        chat_template: Jinja source; None if the model has none.
+        add_bos: whether the model's own tokenizer puts its begin-of-sequence token before every text; None if its
             configuration does not say.
     """
 
@@ -50,10 +50,10 @@ class TokenizerFiles:
 
     @classmethod
     def load(cls, model: str, revision: str | None = None) -> TokenizerFiles | None:
-        """Reads the files of a folder or of a model of the Hub; None where there is no `tokenizer.json`.
+        """Reads the files of a folder or Hub model; None if there is no `tokenizer.json`.
 
         Raises:
-            EngineError: a file is not what its name says.
+            EngineError: a file has the wrong content.
         """
         found = find_file(model, "tokenizer.json", revision)
         if found is None:
@@ -71,7 +71,7 @@ class TokenizerFiles:
         if source is None:
             source = _read_json(find_file(model, "chat_template.json", revision)).get("chat_template")
         if isinstance(source, list):
-            # Several templates by name; the one for ordinary chats is called so.
+            # Several named templates; `default` is for ordinary chats.
             source = next((one["template"] for one in source if one["name"] == "default"), None)
         return cls(backend, special, source, config.get("add_bos_token"))
 
@@ -98,7 +98,7 @@ class TokenizerFiles:
     def apply_chat_template(
         self, conversation: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, tokenize: bool = False
     ) -> str:
-        """A conversation as the text that the model reads.
+        """Renders a conversation as the model's input text.
 
         Raises:
             TemplateError: the template refuses the messages.
@@ -127,7 +127,7 @@ class TokenizerFiles:
 
 
 def end_ids(model: str, revision: str | None = None) -> list[int]:
-    """The ids that end a turn by a model's `generation_config.json`; none where it has no such file."""
+    """The end-of-turn ids in a model's `generation_config.json`; none without this file."""
     ends = _read_json(find_file(model, "generation_config.json", revision)).get("eos_token_id")
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
@@ -168,12 +168,12 @@ def _read_json(file: Path | None) -> dict[str, Any]:
 
 
 def _text(token: object) -> str:
-    """A token's text, whether a file gives it alone or with its properties."""
+    """A token's text, from a string or an object with properties."""
     return str(token["content"]) if isinstance(token, dict) else str(token)
 
 
 def _add_missing(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, str]) -> None:
-    """Adds the tokens that only `tokenizer_config.json` knows."""
+    """Adds the tokens that are only in `tokenizer_config.json`."""
     fields = ("lstrip", "normalized", "rstrip", "single_word", "special")
     known = backend.get_added_tokens_decoder()
     added = {int(index): token for index, token in (config.get("added_tokens_decoder") or {}).items()}

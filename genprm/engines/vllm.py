@@ -1,4 +1,4 @@
-"""The engine for real work: vLLM in this process, with its prefix cache."""
+"""The production engine: vLLM in this process, with its prefix cache."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from genprm.engines.vllm_worker import EndsWithDriver
 from genprm.engines.weights import check_checkpoint
 
 CPU_BLOCK_SIZE = 32
-"""The smallest that vLLM's CPU attention takes: only whole blocks of a prefix are found again."""
+"""The smallest block of vLLM's CPU attention: only whole blocks of a prefix are cached."""
 
 CPU_CACHE_BYTES = 2 * 1024**3
-"""Keys and values on a CPU, where vLLM would otherwise take most of the memory of the machine."""
+"""Size of the KV cache on a CPU, where vLLM would otherwise take most of the machine's memory."""
 
 
 class VllmEngine:
@@ -30,7 +30,7 @@ class VllmEngine:
     Args:
         llm: a running `vllm.v1.engine.async_llm.AsyncLLM`.
         tokenizer: the model's tokenizer.
-        model_name: what the model is called in results.
+        model_name: name of the model in results.
     """
 
     kind = "vllm"
@@ -68,20 +68,20 @@ class VllmEngine:
 
         Args:
             model: folder or model id.
-            tokenizer: folder or id of the tokenizer, where it is not the model's.
+            tokenizer: folder or id of the tokenizer, if it is not the model's.
             revision: revision of the model on the Hub.
-            dtype: type of the weights, such as `bfloat16`; `auto` is float32 on a CPU, else what the model says.
+            dtype: type of the weights, such as `bfloat16`; `auto` is float32 on a CPU, else the model's own.
             seed: seed of requests without one.
             tensor_parallel_size: GPUs that share the model.
-            gpu_memory_utilization: part of each GPU's memory that vLLM may take.
-            max_model_len: tokens of prompt and completion together; by default what the model was made for.
+            gpu_memory_utilization: share of each GPU's memory for vLLM.
+            max_model_len: tokens of prompt and completion together; by default the model's own limit.
             max_num_seqs: sequences decoded at once; by default vLLM's choice for the device.
             **options: any other field of `vllm.AsyncEngineArgs`.
 
         Raises:
             EngineError: vLLM is not installed or does not start, or the checkpoint lacks some of the model's weights.
         """
-        # vLLM logs pages at every start; its warnings are enough unless somebody asks for more.
+        # vLLM logs pages at every start; show only its warnings by default.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         try:
             from vllm import AsyncEngineArgs
@@ -93,11 +93,11 @@ class VllmEngine:
 
         if current_platform.is_cpu():
             dtype = "float32" if dtype == "auto" else dtype
-            # A prompt that is computed in parts ends the engine there, if its request has a seed: the sample that is
-            # thrown away between parts is taken back by the generator's offset, which those of a CPU do not have.
+            # Without this, a seeded request whose prompt is computed in parts crashes the engine on a CPU: vLLM undoes
+            # the sample between parts by the generator's offset, which CPU generators do not have.
             options = {"block_size": CPU_BLOCK_SIZE, "enforce_eager": True, "enable_chunked_prefill": False} | options
             if tensor_parallel_size == 1:
-                # In the engine's process: beside it, each of the two waits for the other by spinning on a core.
+                # The worker runs in the engine's process: two processes would wait for each other by spinning.
                 options = {"distributed_executor_backend": UniProcExecutor} | options
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES} | options
@@ -113,7 +113,7 @@ class VllmEngine:
             "max_model_len": max_model_len,
             "max_num_seqs": max_num_seqs,
             "enable_prefix_caching": True,
-            # Neither temperature nor top-p/top-k may touch the scores that verdicts are read from.
+            # Temperature and top-p/top-k must not affect the scores of verdicts.
             "logprobs_mode": "raw_logprobs",
             "disable_log_stats": True,
             "enable_log_requests": False,
@@ -122,12 +122,12 @@ class VllmEngine:
         text = await asyncio.to_thread(Tokenizer.from_pretrained, tokenizer or model, None if tokenizer else revision)
         await asyncio.to_thread(check_checkpoint, model, revision)
         try:
-            # AsyncLLM ties itself to the running event loop, so it is made here and not in a thread.
+            # AsyncLLM binds to the running event loop, so it is created here and not in a thread.
             with _cores_left(current_platform.is_cpu()):
                 llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(fields | options)))
             if "worker_extension_cls" not in options:
                 await llm.collective_rpc("end_with", args=(os.getpid(),))
-        except Exception as error:  # pydantic's, torch's, a worker's: whatever ends a start
+        except Exception as error:  # of pydantic, torch, a worker: anything that prevents the start
             raise EngineError(f"vLLM does not start with {model!r}: {error}") from error
         return cls(llm, text, model_name=model)
 
@@ -153,7 +153,7 @@ class VllmEngine:
             self.tokenizer,
             list(written.token_ids),
             sampling.stop,
-            # With a stop string, that is the reason; otherwise a token was.
+            # The reason is a stop string or a token.
             ended=written.finish_reason == "stop" and not isinstance(written.stop_reason, str),
             cached_tokens=output.num_cached_tokens or 0,
             watched=[tuple(float(row[token].logprob) for token in sampling.watch) for row in rows],
@@ -186,7 +186,7 @@ class VllmEngine:
         """
         from vllm import PoolingParams
 
-        # One token more than a prompt that is to be continued.
+        # One token longer than a prompt to be continued.
         check_ids(ids, self._vocab_size, self.max_model_len + 1)
         params = PoolingParams(task="token_classify", use_activation=False, step_tag_id=step_tag)
         output = await self._in_flight.run(self._final(ids, params))
@@ -196,12 +196,12 @@ class VllmEngine:
         """Ends vLLM's processes: see `Engine`."""
         if not self._in_flight.closed:
             await self._in_flight.close()
-            # Or it would report the end of the engine's process as a failure.
+            # Otherwise it would report the end of the engine's process as a failure.
             if (handler := getattr(self.llm, "output_handler", None)) is not None:
                 handler.cancel()
             await asyncio.to_thread(self.llm.shutdown)
             await asyncio.to_thread(_end_messaging, self.llm)
-            # It would do so again when it is freed, and complain if that is when the interpreter ends.
+            # It would shut down again when freed, and complain if the interpreter is exiting.
             self.llm.shutdown = _nothing
             self.llm = None
 
@@ -234,15 +234,15 @@ class VllmEngine:
         except Exception as error:
             raise EngineError(f"vLLM could not answer: {error!r}") from error
         if output is None:
-            raise EngineError("vLLM gave no answer")
+            raise EngineError("vLLM returned no output")
         return output
 
 
 @contextlib.contextmanager
 def _cores_left(on_cpu: bool) -> Generator[None]:
-    """Has an engine that starts meanwhile on a CPU leave one core to this process and the sandbox.
+    """Makes an engine that starts on a CPU in this context leave one core to this process and the sandbox.
 
-    Its threads wait for each other after every operation: one of them beside a snippet on a core slows all of them.
+    Its threads wait for each other after every operation: one that shares its core with a snippet slows down all.
     """
     name = "OMP_NUM_THREADS"
     if not on_cpu or name in os.environ:
@@ -256,16 +256,16 @@ def _cores_left(on_cpu: bool) -> Generator[None]:
 
 
 def _nothing(timeout: float | None = None) -> None:
-    """Instead of a second shutdown."""
+    """Replaces the second shutdown."""
 
 
 def _end_messaging(llm: Any) -> None:
     """Ends the ZeroMQ context whose sockets vLLM has closed.
 
-    vLLM leaves that to the garbage collector, which warns of it in whatever happens to run then.
+    vLLM leaves that to the garbage collector, which warns at an arbitrary later point.
     """
     client: Any = getattr(llm, "engine_core", None)
     context = getattr(getattr(client, "resources", None), "ctx", None)
-    # Ending it waits for open sockets, for ever.
+    # Ending it would wait forever for open sockets.
     if context is not None and all(socket.closed for socket in getattr(client.ctx, "_sockets", ())):
         context.term()

@@ -1,4 +1,4 @@
-"""An extension of vLLM's workers: they end when the process that they work for ends, however it ends."""
+"""An extension of vLLM's workers: they end with the process that started them, however it ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class EndsWithDriver:
-    """Mixed into vLLM's worker class. A killed process cannot end its engine, which would keep the GPU."""
+    """Mixin for vLLM's worker class. A killed process cannot end its engine, which would keep the GPU."""
 
     def end_with(self, driver: int) -> None:
-        """Has this worker, and the engine's process above it, end once the driver has.
+        """Makes this worker, and the engine's process above it, end when the driver ends.
 
         Args:
-            driver: number of the process that loaded the engine. Nothing happens where it is neither parent nor
-                grandparent, as with workers on other nodes.
+            driver: id of the process that loaded the engine. No effect if it is neither parent nor grandparent, as with
+            workers on other nodes.
         """
         parent = os.getppid()
         above = [] if parent == driver else [parent]
@@ -40,5 +40,5 @@ def _end_with(watch: int, above: list[int]) -> None:
 
 def _parent_of(process: int) -> int:
     stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    # State and parent follow the name in parentheses, which may hold anything.
+    # State and parent follow the name in parentheses, which may contain anything.
     return int(stat.rpartition(")")[2].split()[1])

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has all weights of the model that is loaded from it: random numbers must not become scores."""
+"""Checks that a checkpoint has all weights of its model: scores must not come from random weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_report(model: str, architecture: str, report: Mapping[str, Any]) -> None:
-    """Refuses a model that was loaded in part: transformers fills what is missing with random numbers.
+    """Refuses an incompletely loaded model: transformers fills missing weights with random numbers.
 
     Args:
         model: folder or model id.
@@ -20,7 +20,7 @@ def check_report(model: str, architecture: str, report: Mapping[str, Any]) -> No
         report: what `from_pretrained` returns with `output_loading_info=True` and `ignore_mismatched_sizes=True`.
 
     Raises:
-        EngineError: weights are missing or have another shape. Weights that are not used are a warning.
+        EngineError: weights are missing or have another shape. Unused weights are only a warning.
     """
     if missing := sorted(report["missing_keys"]):
         raise EngineError(
@@ -29,17 +29,16 @@ def check_report(model: str, architecture: str, report: Mapping[str, Any]) -> No
         )
     if other := sorted(report["mismatched_keys"]):
         shapes = [f"{name} ({tuple(saved)} where {tuple(wanted)} is needed)" for name, saved, wanted in other]
-        raise EngineError(f"weights of {model!r} do not have the shape that its configuration says: {_listed(shapes)}")
+        raise EngineError(f"weights of {model!r} do not have the shape in its configuration: {_listed(shapes)}")
     if unused := sorted(report["unexpected_keys"]):
         logger.warning("%s does not use %s of %r", architecture, _listed(unused), model)
 
 
 def check_checkpoint(model: str, revision: str | None = None, model_class: Any = None) -> None:
-    """Refuses a checkpoint for an engine that does not say what it lacks, as vLLM does not for linear layers.
+    """Refuses an incomplete checkpoint for engines that do not report missing weights, such as vLLM.
 
-    The model is built without memory and only the names and shapes of its weights are compared: a gigabyte takes
-    0.03 s. What transformers cannot read (another format, quantised weights, an architecture of vLLM's own) is left to
-    the engine.
+    The model is built without memory, and only names and shapes of its weights are compared: 0.03 s per gigabyte. What
+    transformers cannot read (another format, quantised weights, an architecture of vLLM's own) is left to the engine.
 
     Args:
         model: folder or model id.
@@ -67,7 +66,7 @@ def check_checkpoint(model: str, revision: str | None = None, model_class: Any =
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception as error:  # whatever transformers raises: this is a check, not the load
+    except Exception as error:  # any error of transformers: this is only a check
         logger.debug("the weights of %r were not checked: %s", model, error)
         return
     check_report(model, model_class.__name__, report)

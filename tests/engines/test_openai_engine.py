@@ -100,9 +100,7 @@ async def test_patience_comes_to_an_end(tiny_model: Path, caplog: pytest.LogCapt
         assert (len(one.bodies), len(two.bodies)) == (6, 6)
     # It is said once that the server fails, not by every request; one that is busy does not fail.
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == [
-        f"{one.url} failed: Error code: 500 - scripted 500; its requests are sent again for up to 1.5 s"
-    ]
+    assert warnings == [f"{one.url} failed: Error code: 500 - scripted 500; its requests are retried for up to 1.5 s"]
 
 
 async def test_a_refusal_is_final(tiny_model: Path) -> None:

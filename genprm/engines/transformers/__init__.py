@@ -1,1 +1,1 @@
-"""Plain PyTorch: requests that wait are decoded together by the means of transformers."""
+"""The engine on plain PyTorch: waiting requests are decoded together, with transformers' models."""

@@ -1,4 +1,4 @@
-"""Many prompts on one PyTorch model at once: sequences join and leave between two tokens."""
+"""Continuous batching on one PyTorch model: sequences join and leave between two tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Generation:
     future: Future[Completion]
     ids: list[int] = field(default_factory=list[int])
     watched: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
-    """A row for each of `ids`, where the sampling watches tokens."""
+    """One row per id in `ids`, if the sampling watches tokens."""
 
     @property
     def cached(self) -> int:
@@ -56,7 +56,7 @@ class Decoder:
 
     Args:
         model: a causal language model in evaluation mode.
-        tokenizer: what finds stop strings.
+        tokenizer: finds stop strings.
         eos_ids: tokens that end a sequence.
         slots: sequences decoded at once.
     """
@@ -76,7 +76,7 @@ class Decoder:
 
     @property
     def generations(self) -> list[Generation]:
-        """What is being decoded."""
+        """The generations being decoded."""
         return [row for row in self._rows if row is not None]
 
     def clear(self) -> list[Generation]:
@@ -85,7 +85,7 @@ class Decoder:
         return dropped
 
     def admit(self, new: Sequence[Generation]) -> None:
-        """Computes prompts and their first tokens; what is not finished by that is decoded on by `step`."""
+        """Computes prompts and their first tokens; `step` continues the unfinished ones."""
         ids, mask = self._padded([generation.prompt for generation in new])
         prefilled = DynamicCache()
         logits = self._forward(ids, mask, _positions(mask), prefilled, keep=1)

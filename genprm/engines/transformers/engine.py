@@ -210,7 +210,7 @@ class TransformersEngine:
     async def run_model(self, function: Callable[[Any], T]) -> T:
         """Runs a function with the model (a `torch.nn.Module`), in inference mode, while nothing else uses it.
 
-        What the function raises is raised here.
+        Exceptions of the function are raised here.
         """
         job = _Call(function, Future())
         return await self._submit(self._calls, job, job.future)
@@ -225,7 +225,7 @@ class TransformersEngine:
 
     @property
     def pending(self) -> int:
-        """Requests waiting or being worked on."""
+        """Number of waiting and active requests."""
         return len(self._generations) + len(self._scores) + len(self._calls) + len(self._decoder.generations)
 
     async def _submit(self, queue: deque[Any], job: object, future: Future[T]) -> T:
@@ -234,7 +234,7 @@ class TransformersEngine:
                 raise EngineError("the engine is closed")
             queue.append(job)
             self._wake.notify()
-        # Cancelling the caller cancels the future, which is how the thread learns of it.
+        # Cancelling the caller cancels the future, which tells the thread.
         return await asyncio.wrap_future(future)
 
     def _work(self) -> None:
@@ -245,7 +245,7 @@ class TransformersEngine:
                     call = self._calls.popleft()
                     try:
                         deliver(call.future, call.function(self.model))
-                    except Exception as error:  # the caller's own function: the caller gets what it raised
+                    except Exception as error:  # raised by the caller's own function
                         deliver(call.future, error)
                 if scores := _next_batch(self._scores, self._prefill_tokens, lambda job: job.ids):
                     self._attempt(partial(self._score, scores), scores)
@@ -260,14 +260,14 @@ class TransformersEngine:
         del self._decoder
 
     def _wait(self) -> bool:
-        """Waits for something to do; False once the engine is closed."""
+        """Waits for work; returns False once the engine is closed."""
         with self._wake:
             while not (self._closed or self._generations or self._scores or self._calls or self._decoder.generations):
                 self._wake.wait()
             return not self._closed
 
     def _attempt(self, work: Callable[[], None], jobs: Sequence[Generation | _Score]) -> bool:
-        """Does a piece of work; if that fails (no memory left, say), those it was done for are told."""
+        """Does a piece of work; if it fails (out of memory, say), its requests get the error."""
         try:
             work()
         except Exception as error:
@@ -291,7 +291,7 @@ J = TypeVar("J", Generation, _Score)
 
 
 def _next_batch(queue: deque[J], tokens: int, ids: Callable[[J], Sequence[int]], limit: int = 256) -> list[J]:
-    """Takes the oldest requests that are not cancelled: as many as fit into `tokens` with padding, and at least one."""
+    """Takes the oldest uncancelled requests: as many as fit into `tokens` with padding, but at least one."""
     batch: list[J] = []
     width = 0
     while queue and len(batch) < limit:

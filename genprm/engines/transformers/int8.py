@@ -1,8 +1,8 @@
-"""Linear layers with weights and activations of eight bits, for models on a processor.
+"""Linear layers with 8-bit weights and activations, for models on a CPU.
 
-Weights are rounded once, a scale for each output; activations at every call, a scale for each token. Products are exact
-in int32. Embeddings, norms, attention and the output layer stay in float32. On a processor with VNNI a pass takes less
-than half of the time in float32; what it costs in accuracy is measured in `benchmarks/implicit.py`.
+Weights are rounded once, with a scale for each output; activations at every call, with a scale for each token. Products
+are exact in int32. Embeddings, norms, attention and the output layer stay in float32. On a CPU with VNNI a pass takes
+less than half the time of float32; `benchmarks/implicit.py` measures the loss of accuracy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _LARGEST = 127
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in eight bits.
+    """An 8-bit linear layer.
 
     Args:
-        layer: the layer that it stands for, in float32.
+        layer: the float32 layer that it replaces.
     """
 
     weight: Tensor
@@ -46,7 +46,7 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(model: Any) -> None:
-    """Replaces the linear layers of a causal language model, but for its output embeddings, in place."""
+    """Replaces the linear layers of a causal language model in place, except its output embeddings."""
     output = model.get_output_embeddings()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -55,5 +55,5 @@ def to_int8(model: Any) -> None:
 
 
 def _scale(rows: Tensor) -> Tensor:
-    """What one step of eight bits is worth in each row: [rows, 1]."""
+    """The quantisation scale of each row: [rows, 1]."""
     return rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / _LARGEST

@@ -1,8 +1,8 @@
-"""Keys and values of a batch whose rows come and go.
+"""Keys and values of a batch with changing rows.
 
-The library's `DynamicCache` copies every key and value at each token and cannot take a new row in; its `StaticCache`
-attends over its full length. This one keeps room at the end, so that a token is written in place, and lets a new
-sequence take the place of a finished one. All rows end at the same column, as in the library's left-padded `generate`.
+transformers' `DynamicCache` copies every key and value at each token and cannot add a row; its `StaticCache` attends
+over its full length. This cache reserves room at the end, so that a token is written in place, and lets a new sequence
+replace a finished one. All rows end at the same column, as in transformers' left-padded `generate`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 MIN_ROOM = 64
-"""Columns of room, at least; a quarter of the width where that is more, so that growing costs little a token."""
+"""Minimum of reserved columns; a quarter of the width if that is more, so that growing costs little per token."""
 
 
 class SlotLayer(DynamicLayer):
@@ -40,7 +40,7 @@ class SlotLayer(DynamicLayer):
 
 
 class SlotCache:
-    """Keys and values of all layers, with the attention mask and the next position of each row."""
+    """Keys and values of all layers, with attention mask and next position of each row."""
 
     def __init__(self) -> None:
         self.cache = Cache(layers=[])
@@ -83,7 +83,7 @@ class SlotCache:
         Args:
             rows: the rows that stay.
             slots: rows that the new buffer can hold.
-            shift: columns to put on the left (or, negative, to drop there).
+            shift: columns to add on the left (negative: to drop there).
         """
         width = self.width + shift
         columns = width + max(MIN_ROOM, width // 4)
@@ -107,13 +107,13 @@ class SlotCache:
         self.positions, self.rows, self.width = positions, len(rows), width
 
     def place(self, slot: int, prefilled: DynamicCache, row: int, length: int) -> None:
-        """Puts a prefilled sequence into a slot, over what was there.
+        """Writes a prefilled sequence into a slot.
 
         Args:
             slot: at most `rows`: a finished row, or the next one.
-            prefilled: what the library computed for some left-padded prompts.
+            prefilled: transformers' cache for some left-padded prompts.
             row: the sequence's row in `prefilled`.
-            length: its tokens, which must not be more than `width`.
+            length: its number of tokens, at most `width`.
         """
         self.rows = max(self.rows, slot + 1)
         columns = slice(self.width - length, self.width)
@@ -126,7 +126,7 @@ class SlotCache:
         self.positions[slot] = length
 
     def allocate(self, prefilled: DynamicCache, slots: int, width: int) -> None:
-        """Makes an empty cache of `width` columns, with the shapes of what the library computed."""
+        """Makes an empty cache of `width` columns, with the shapes of transformers' cache."""
         columns = width + max(MIN_ROOM, width // 4)
         layers: list[SlotLayer] = []
         for keys, values in _states(prefilled):

@@ -1,4 +1,4 @@
-"""Drawing the next token of many sequences at once, each with its own settings and randomness."""
+"""Samples the next token of many sequences at once, each with its own settings and randomness."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from genprm.engines.base import Sampling
 
 
 def next_tokens(logits: Tensor, samplings: Sequence[Sampling], rngs: Sequence[random.Random]) -> list[int]:
-    """One token a row, the same whatever the other rows are.
+    """Samples one token per row, independent of the other rows.
 
     Args:
         logits: [rows, vocabulary], any float type.
         samplings: settings of each row.
-        rngs: where each row takes its one random number from; greedy rows take none.
+        rngs: source of each row's single random number; greedy rows take none.
     """
     tokens = logits.argmax(-1)
-    # Rows with a cut-off look at their tokens in order of probability, the others in order of id: which of the two a
-    # row gets must not depend on its neighbours, or its seed would not determine its text.
+    # Rows with a cut-off order their tokens by probability, others by id. The order of a row must not depend on its
+    # neighbours, or its seed would not determine its text.
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     for cut_off in (False, True):
         rows = [row for row in drawn if (samplings[row].top_k > 0 or samplings[row].top_p < 1) == cut_off]
