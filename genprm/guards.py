@@ -1,12 +1,12 @@
-r"""What a solution must not look like to be rewarded: the ways in which policies and attackers talk to a judge.
+r"""Format checks before a reward: the ways in which policies and attackers manipulate a judge.
 
     violation = find_violation(problem, steps)
     violation.rule      # Rule.REPEATED
     violation.detail    # 'steps 3, 4 and 5 only repeat what was said'
 
-A guard is a filter on the surface. It catches what is cheap to try (the judge's own tags, special tokens, invisible
-characters, padding) and says what it found; an argument that persuades the judge passes it. That is why rewards are
-gated by the answer (`genprm.rewards`).
+A guard checks only the surface. It catches cheap tricks (the judge's own tags, special tokens, invisible characters,
+padding) and says what it found. It does not catch an argument that persuades the judge, so rewards are also gated by
+the answer (`genprm.rewards`).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from enum import StrEnum
 
 
 class Rule(StrEnum):
-    """What is wrong with the form of a solution."""
+    """Format rules for solutions, named by their violation."""
 
     EMPTY = "empty"
     """There are no steps, or one of them is blank."""
     TOO_MANY_STEPS = "too_many_steps"
     LONG_STEP = "long_step"
-    """One step holds so much that its score says little."""
+    """One step is so long that its score says little."""
     LONG_SOLUTION = "long_solution"
     REPEATED = "repeated"
-    """Too many steps only say what was said before, in the problem or in an earlier step."""
+    """Too many steps only repeat the problem or an earlier step."""
     IMITATION = "imitation"
-    """It writes what only the judge or its chat template writes: tags, special tokens, a verdict."""
+    """It contains what only the judge or its chat template writes: tags, special tokens, a verdict."""
     PLEA = "plea"
     """It tells the judge how to judge. English only."""
     HIDDEN = "hidden"
-    """Characters that are not seen, or words that mix Latin with Cyrillic letters that look alike."""
+    """Invisible characters, or words that mix Latin with look-alike Cyrillic letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule that a solution breaks."""
+    """A rule that a solution violates."""
 
     rule: Rule
     detail: str
@@ -48,13 +48,13 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """The limits. Those of a length suit solutions of school and competition mathematics."""
+    """Limits. The length limits suit solutions of school and competition mathematics."""
 
     max_steps: int = 64
     max_step_chars: int = 4_000
     max_chars: int = 32_000
     max_repeated: float = 0.25
-    """Share of steps, in [0, 1], that may repeat what was said; one may in any case."""
+    """Share of steps, in [0, 1], that may repeat earlier text; one may always."""
     imitation: bool = True
     """Refuse the judge's tags, special tokens, verdicts and pleas."""
     hidden: bool = True
@@ -82,14 +82,14 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LABEL = re.compile(r"^\W*step\s+\d+\W*")
 _SPACE = re.compile(r"\s+")
 _SHORT = 12
-"""Characters from which on a step that stands in the problem only repeats it."""
+"""Minimum length in characters for a step found in the problem to count as repeating it."""
 
 
 def find_violation(problem: str, steps: Sequence[str], guards: Guards = Guards()) -> Violation | None:
-    """The first rule that a solution breaks; None when it breaks none.
+    """The first rule that a solution violates; None if there is none.
 
     Args:
-        problem: the question; what stands in it may be quoted.
+        problem: the question; steps may quote it.
         steps: the solution's steps.
         guards: the limits.
     """
@@ -115,7 +115,7 @@ def find_violation(problem: str, steps: Sequence[str], guards: Guards = Guards()
 
 
 def visible(text: str) -> str:
-    """A text without its invisible characters: format and control characters, tags, variation selectors."""
+    """A text without invisible characters: format and control characters, tags, variation selectors."""
     return "".join(character for character in text if not _invisible(character))
 
 
@@ -123,7 +123,7 @@ def _invisible(character: str) -> bool:
     if character in "\n\t\r":
         return False
     category = unicodedata.category(character)
-    # Braille blank and the Hangul fillers are letters by category, and nothing by sight.
+    # Braille blank and the Hangul fillers are letters by category, but invisible.
     return category in {"Cf", "Cc", "Co", "Cn"} or character in "⠀ㅤﾠᅟᅠ" or 0xFE00 <= ord(character) <= 0xFE0F
 
 
@@ -132,7 +132,7 @@ def _hidden(problem: str, steps: Sequence[str]) -> Violation | None:
     for index, step in enumerate(steps):
         odd = next((c for c in step if c not in allowed and _invisible(c)), None)
         if odd is not None:
-            return Violation(Rule.HIDDEN, f"step {index} holds the invisible character U+{ord(odd):04X}")
+            return Violation(Rule.HIDDEN, f"step {index} has the invisible character U+{ord(odd):04X}")
         for word in _WORD.findall(step):
             scripts = {unicodedata.name(c, "").partition(" ")[0] for c in word} & {"LATIN", "CYRILLIC"}
             if len(scripts) == 2 and word not in problem:
@@ -141,7 +141,7 @@ def _hidden(problem: str, steps: Sequence[str]) -> Violation | None:
 
 
 def _imitation(problem: str, steps: Sequence[str]) -> Violation | None:
-    # Full-width forms and the like are what they look like; a tag may be spread over two steps.
+    # Normalises full-width forms and the like; a tag may span two steps.
     text = unicodedata.normalize("NFKC", visible("\n\n".join(steps)))
     given = unicodedata.normalize("NFKC", visible(problem)).casefold()
     for rule, pattern in ((Rule.IMITATION, _IMITATION), (Rule.PLEA, _PLEA)):
@@ -165,6 +165,6 @@ def _repeated(problem: str, steps: Sequence[str]) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    """A text without case, label and white space, so that only its content counts."""
+    """A text without case, label and white space, for comparison by content."""
     folded = unicodedata.normalize("NFKC", visible(text)).casefold()
     return _SPACE.sub(" ", _LABEL.sub("", folded)).strip(" .!")

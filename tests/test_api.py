@@ -39,7 +39,7 @@ def test_it_works_where_a_loop_runs(judge):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda judge: judge(PROBLEM, GOOD[0]), "steps is a list of texts, not one text: 'She has"),
+        (lambda judge: judge(PROBLEM, GOOD[0]), "steps must be a list of texts, not one text: 'She has"),
         (lambda judge: judge(PROBLEM, []), "there are no steps"),
         (lambda judge: judge(PROBLEM, [1]), "step 0 is not a text: 1"),
         (lambda judge: judge.many([{"problem": PROBLEM}]), "row 0 has no steps, only 'problem'"),

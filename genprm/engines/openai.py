@@ -218,7 +218,7 @@ class OpenAIEngine:
         """Scores next tokens: see `Engine`.
 
         Raises:
-            EngineError: also when the server does not support `logprob_token_ids` and a choice is not among the likeliest
+            EngineError: also when the server does not support `logprob_token_ids` and a choice is not among the top
             tokens.
         """
         check_ids(prompt_ids, self.tokenizer.vocab_size, self.max_model_len)

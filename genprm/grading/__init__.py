@@ -1,1 +1,1 @@
-"""Is this answer the reference answer? Checked in processes that can be killed."""
+"""Grades answers against references, in killable processes."""

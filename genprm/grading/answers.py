@@ -1,11 +1,11 @@
-r"""Is this answer the reference answer? By math-verify, in processes that can be killed.
+r"""Compares answers with reference answers by math-verify, in processes that can be killed.
 
     async with AnswerChecker() as checker:
         await checker.check("\\frac{1}{2}", "0.5")       # Outcome.EQUAL: the gold answer goes first
 
 Comparing a model's answers means running computer algebra on untrusted text: `9^{9^{9^9}}` never finishes, and time
 limits inside the process are unreliable. So each comparison runs in a worker process that is killed when its time is
-up. A time-out or an error is an outcome of its own. It says nothing about the answer; never count it as wrong.
+up. A time-out or an error is a separate outcome. It says nothing about the answer; never count it as wrong.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AnswerChecker:
     """Compares answers in a few worker processes, started on demand and replaced when killed.
 
     Args:
-        workers: number of processes; by default one a core, at most four.
+        workers: number of processes; by default one per core, at most four.
         limit_s: wall time of one comparison, in seconds.
 
     Raises:

@@ -4,7 +4,7 @@ A solution that fails its tests is wrong, whatever the model says. A solution th
 as tests seldom cover everything. So failed tests set the score of the last step with code, and of the whole solution,
 to 0; passed tests change no score. Either way the run is recorded in that step as a chain (`ChainFinish.TESTS`).
 
-Solution and tests share one interpreter in a session of their own, so a malicious solution can make its tests pass.
+Solution and tests share one interpreter in their own session, so a malicious solution can make its tests pass.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def normalised(answer: str) -> Normal:
         entries = [entry.strip() for entry in re.split(r"\\\\(?:\[[^]]*\])?", column[2]) if entry.strip()]
         text = f"({', '.join(entries)})" if len(entries) > 1 else text
     if (interval := _OPEN_INTERVAL.fullmatch(text)) and (interval[1] == "]" or interval[3] == "["):
-        # The notation ]a, b[ for open ends.
+        # The notation ]a, b[ for open intervals.
         text = f"{'(' if interval[1] == ']' else '['}{interval[2]}{')' if interval[3] == '[' else ']'}"
     if thousands := _SPACED_THOUSANDS.fullmatch(text):
         text = f"{thousands[1]}{thousands[2].replace(' ', '')}{thousands[3] or ''}"
@@ -112,7 +112,7 @@ def normalised(answer: str) -> Normal:
 
 
 def decided(gold: Normal, answer: Normal) -> bool | None:
-    """Whether two answers are equal, where the text decides; None where math-verify has to."""
+    """Whether two answers are equal, if the text decides; None if math-verify has to."""
     if gold.text == answer.text:
         return True
     kinds = {gold.kind, answer.kind}
@@ -124,7 +124,7 @@ def decided(gold: Normal, answer: Normal) -> bool | None:
 
 
 def decimals(*texts: str) -> int:
-    """Decimal places to which exact and decimal numbers are compared: six, more for decimals that are small.
+    """Decimal places to which exact and decimal numbers are compared: six, or more for small decimals.
 
     Rounding to six places would make `0.0000001` equal to `0.0000002`, so at least six significant digits count.
     """
@@ -144,7 +144,7 @@ def _mixed(match: re.Match[str]) -> str:
 
 
 def _unwrapped(match: re.Match[str]) -> str:
-    """Text around letters that would be read as a formula stays text."""
+    """Keeps `\text` around letters that would otherwise be read as a formula."""
     inner = match[1].strip()
     return inner if re.fullmatch(r"[-+]?[\d.,]+|[A-Z]+|\(?[A-Z]\)?", inner) else match[0]
 
@@ -178,7 +178,7 @@ def _kind(text: str) -> Kind:
     if 0 in commas:
         return Kind.LIST
     tokens = _tokens(text)
-    # One pair of brackets around all: not (0, 9)\cup(9, 36).
+    # A single pair of brackets around everything: not (0, 9)\cup(9, 36).
     if 1 in commas and 0 not in list(accumulate(map(_step, tokens)))[:-1]:
         return {("(", ")"): Kind.TUPLE, ("\\{", "\\}"): Kind.SET}.get((tokens[0], tokens[-1]), Kind.OTHER)
     return Kind.OTHER
@@ -189,12 +189,12 @@ def _tokens(text: str) -> list[str]:
 
 
 def _step(token: str) -> int:
-    """Change of the depth of brackets."""
+    """The token's change of the bracket depth."""
     return (token in _OPENING) - (token in _CLOSING)
 
 
 def _commas(text: str) -> set[int]:
-    """Depths of brackets at which commas stand."""
+    """Bracket depths at which there are commas."""
     depth, found = 0, set[int]()
     for token in _tokens(text):
         depth += _step(token)
@@ -223,7 +223,7 @@ def _joined(text: str) -> str:
 
 
 def _union(text: str) -> str:
-    """Writes inequalities joined by `or` as a union of intervals, which math-verify reads; other texts as they are."""
+    """Rewrites inequalities joined by `or` as a union of intervals, for math-verify; other texts are unchanged."""
     parts = re.split(r"\s*,?\s*\\text\{\s*or\s*\}\s*|\s*,?\s+or\s+|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])", text)
     intervals = [_interval(part.strip()) for part in parts]
     known = [interval for interval in intervals if interval is not None]

@@ -1,7 +1,7 @@
 r"""Reads the final answers of solutions and groups equal ones.
 
 `docs/answers.md` states which answers are equal. Groups for a vote are found without the reference answer, so that
-nothing of it leaks into votes. Each distinct answer is compared with the reference by itself.
+nothing of it leaks into votes. Each distinct answer is compared with the reference separately.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from genprm.grading.grades import Grade
 from genprm.grading.normal import normalised
 
 _MOST_GROUPS = 32
-"""Maximum number of groups that an answer is compared with; later answers form groups of their own."""
+"""Maximum number of groups that an answer is compared with; later answers form their own groups."""
 
 
 class AnswerGrader:

@@ -1,8 +1,8 @@
-"""AReaL: pass `reward_fn` to an RLVR workflow. Read in areal 1.0.4.
+"""AReaL: pass `reward_fn` to an RLVR workflow. Written for areal 1.0.4.
 
-AReaL runs it in a pool of processes and gives up after 15 s, four times; then the reward is 0 and only a log line says
-so. The client therefore answers within 14 s, with 0 where it could not have a reward. Raise `timeout_seconds` of
-AReaL's `AsyncRewardWrapper`, and `GENPRM_TIMEOUT_S` here, where judging takes longer.
+AReaL runs it in a pool of processes with a time-out of 15 s and four attempts; after that the reward is 0 and only a
+log line says so. The client therefore answers within 14 s, with 0 if there is no reward. If judging takes longer, raise
+`timeout_seconds` of AReaL's `AsyncRewardWrapper`, and `GENPRM_TIMEOUT_S` here.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def reward_fn(prompt: str, completions: str, prompt_ids: list[int], completion_i
     """The gated process reward of one completion.
 
     Args:
-        prompt: as the chat template renders it; the problem is read off it where the row has none.
+        prompt: the rendered chat template; the source of the problem if the row has none.
         completions: the completion.
         prompt_ids: not used.
         completion_ids: not used.
         **row: the other columns: `problem`, `question` or `messages`; `answer`, `ground_truth` or `label`.
 
     Returns:
-        0 where there is no reward; how often is in `client.stats` of the worker's process.
+        0 if there is no reward; `client.stats` of the worker's process counts these.
     """
     del prompt_ids, completion_ids
     solution = solution_of(completions)

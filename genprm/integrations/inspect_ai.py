@@ -1,4 +1,4 @@
-"""Inspect: `Task(scorer=[match(), process()])`. Read in inspect-ai 0.3.285."""
+"""Inspect: `Task(scorer=[match(), process()])`. Written for inspect-ai 0.3.285."""
 # pyright: reportUntypedFunctionDecorator=false, reportUnknownParameterType=false
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def process(url: str | None = None, timeout_s: float = 300.0, gated: bool = Fals
     """Scores a solution by its worst step.
 
     Args:
-        url: of the service; by default that of the environment.
-        timeout_s: for one sample.
-        gated: give 0 to a wrong answer: the training reward rather than the judge's opinion.
+        url: the service; by default from the environment.
+        timeout_s: time limit of one sample.
+        gated: give 0 to a wrong answer, as the training reward does.
 
     Returns:
         A scorer. The value is the lowest step score in [0, 1]; `metadata` has all scores, the first wrong step, and

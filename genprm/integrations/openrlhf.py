@@ -1,6 +1,6 @@
-"""OpenRLHF: `--reward.remote_url PATH_OF_THIS_FILE`. Read in openrlhf 0.11.2.
+"""OpenRLHF: `--reward.remote_url PATH_OF_THIS_FILE`. Written for openrlhf 0.11.2.
 
-The service answers `--reward.remote_url http://HOST:8311/get_reward` by itself; this file retries, and keeps to its
+The service also answers `--reward.remote_url http://HOST:8311/get_reward` directly; this file adds retries and a
 deadline.
 """
 
@@ -24,7 +24,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
     Args:
         queries: prompt and response, with the tokens of the chat template.
-        prompts: the prompts, as the chat template renders them.
+        prompts: the rendered prompts.
         labels: the reference answers.
 
     Returns:

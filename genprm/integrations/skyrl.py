@@ -1,7 +1,7 @@
-"""SkyRL: step rewards at token positions, `rewards: list[list[float]]` of a generator's output. Read in skyrl 0.3.0.
+"""SkyRL 0.3.0: step rewards at token positions, `rewards: list[list[float]]` of a generator's output.
 
-A generator of your own calls `token_rewards` where it builds its output; `ProcessEnv.step` is for the generator that
-comes with SkyRL, which takes one number a turn.
+Your own generator calls `token_rewards` when it builds its output; `ProcessEnv.step` is for SkyRL's generator, which
+takes one number per turn.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ async def token_rewards(
 ) -> list[float]:
     """The reward of a response, spread over its steps, each on the step's last token.
 
-    The sum is the gated reward: what the outcome gives stands on the last token, and what the steps give is divided by
-    PURE's minimum form, so that the worst step decides.
+    The sum is the gated reward: the outcome's part is on the last token, and the steps' part is distributed by PURE's
+    minimum form, so that the worst step decides.
 
     Args:
-        tokenizer: the policy's.
-        problem: the question, or the prompt in its chat template.
-        response_ids: what the policy wrote.
+        tokenizer: the policy's tokenizer.
+        problem: the question, or the rendered prompt.
+        response_ids: the policy's response.
         answer: the reference answer.
-        client: asks the service.
+        client: the service's client.
 
     Returns:
-        One number a token; all 0 where there is no reward.
+        One number per token; all 0 if there is no reward.
     """
-    # Token by token, as ids that were sampled need not be those that the text would be tokenised to.
+    # Decoded token by token: sampled ids may differ from the tokenised text.
     ends = [len(tokenizer.decode(response_ids[: index + 1])) for index in range(len(response_ids))]
     text = tokenizer.decode(response_ids)
     score = await (client or _client()).ascore(problem_of(problem), text, answer=answer) if text.strip() else None
@@ -51,11 +51,11 @@ async def token_rewards(
 
 
 def place(score: Score | None, ends: list[int]) -> list[float]:
-    """The reward of a scored response on its tokens.
+    """Distributes the reward of a scored response over its tokens.
 
     Args:
-        score: of the response as one text.
-        ends: for each token the number of characters up to its end.
+        score: score of the response as one text.
+        ends: number of characters up to the end of each token.
     """
     rewards = [0.0] * len(ends)
     if score is None or not score.reward or not rewards:
@@ -64,7 +64,7 @@ def place(score: Score | None, ends: list[int]) -> list[float]:
     parts = min_form(known) if score.spans is not None and len(known) == len(score.scores) else []
     total = sum(parts)
     if total > 0 and score.spans is not None and score.correct is not None:
-        # The part of the reward that the steps decide: see `genprm.rewards.gated_reward`.
+        # The steps' part of the reward: see `genprm.rewards.gated_reward`.
         process = max(0.0, score.reward - (1 - _weight_of(score, min(known))))
         owners = token_steps([Span(*span) for span in score.spans], list(zip([0, *ends], ends, strict=False)))
         rewards = at_ends([part * process / total for part in parts], owners)
@@ -73,13 +73,13 @@ def place(score: Score | None, ends: list[int]) -> list[float]:
 
 
 def _weight_of(score: Score, lowest: float) -> float:
-    """The service's weight, from reward = 1 - weight + weight * lowest."""
+    """The service's weight, solved from reward = 1 - weight + weight * lowest."""
     assert score.reward is not None
     return 0.0 if lowest >= 1 else (1 - score.reward) / (1 - lowest)
 
 
 class ProcessEnv:
-    """A single-turn environment with the gated process reward, to be registered with `skyrl_gym.register`.
+    """A single-turn environment with the gated process reward, for `skyrl_gym.register`.
 
     Args:
         env_config: not used.
@@ -95,12 +95,12 @@ class ProcessEnv:
         self.turns, self.max_turns = 0, 1
 
     def init(self, prompt: Any) -> tuple[Any, dict[str, Any]]:
-        """The first prompt."""
+        """Returns the first prompt."""
         self.problem = self.problem or prompt
         return prompt, {}
 
     def step(self, action: str) -> dict[str, Any]:
-        """The reward of the policy's answer; `metadata` has the step scores."""
+        """Rewards the policy's answer; `metadata` has the step scores."""
         answer = None if self.answer in (None, "") else str(self.answer)
         score = _client().score(problem_of(self.problem), action, answer=answer) if action.strip() else None
         reward = 0.0 if score is None or score.reward is None else score.reward
@@ -108,8 +108,8 @@ class ProcessEnv:
         return {"observations": [], "reward": reward, "done": True, "metadata": metadata}
 
     def get_metrics(self) -> dict[str, Any]:
-        """None of its own."""
+        """Returns no metrics."""
         return {}
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing."""

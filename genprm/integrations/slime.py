@@ -1,7 +1,7 @@
-"""slime: `--custom-rm-path genprm.integrations.slime.custom_rm`. Read in slime's repository, mid 2026.
+"""slime: `--custom-rm-path genprm.integrations.slime.custom_rm`. Written for slime's repository, mid 2026.
 
-The service answers `--rm-type remote_rm --rm-url http://HOST:8311/rm` by itself; this function retries, and puts the
-step scores into the sample's metadata.
+The service also answers `--rm-type remote_rm --rm-url http://HOST:8311/rm` directly; this function adds retries and
+puts the step scores into the sample's metadata.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> float:
         sample: `prompt` (text or messages), `response`, `label` (the reference answer), `metadata`.
 
     Returns:
-        0 where there is no reward; `metadata["genprm_missing"]` says so then.
+        0 if there is no reward; `metadata["genprm_missing"]` then says so.
     """
     del args
     metadata = sample.metadata if isinstance(sample.metadata, dict) else None

@@ -1,4 +1,4 @@
-"""TRL: `GRPOTrainer(reward_funcs=process_reward(), ...)`. Read in trl 1.16."""
+"""TRL: `GRPOTrainer(reward_funcs=process_reward(), ...)`. Written for trl 1.16."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def process_reward(
     """A reward function for `reward_funcs`: the gated process reward of each completion.
 
     Args:
-        client: asks the service; by default one with default settings.
-        answer: the column with the reference answer. Without such a column the reward is not gated: the lowest step
-            score, which a policy can farm.
-        problem: the column with the problem; by default it is read off the prompt.
+        client: the service's client; by default one with default settings.
+        answer: the column with the reference answer. Without it the reward is not gated: it is the lowest step score,
+                                                    which is open to reward hacking.
+        problem: the column with the problem; by default it is taken from the prompt.
 
     Returns:
-        An async function. A completion whose reward could not be had gets None, which TRL leaves out; how many is
-        logged as `genprm/missing`, and the share that breaks a guard as `genprm/violations`.
+        An async function. A completion without a reward gets None, which TRL ignores; their number is logged as
+        `genprm/missing`, and the share that violates a guard as `genprm/violations`.
     """
     client = client or Client()
 
@@ -32,7 +32,7 @@ def process_reward(
         problems = columns[problem] if problem else [problem_of(prompt) for prompt in prompts]
         answers = columns.get(answer) or [None] * len(prompts)
         solutions = [solution_of(completion) for completion in completions]
-        # An empty completion has nothing to judge, and earns nothing.
+        # An empty completion cannot be judged and earns nothing.
         judged = [index for index, solution in enumerate(solutions) if solution]
         items = [item(problems[index], solutions[index], answer=_text(answers[index])) for index in judged]
         rewards: list[float | None] = [0.0] * len(completions)

@@ -1,6 +1,6 @@
-"""verifiers and prime-rl: a judge plugin. Read in verifiers 0.4.0.
+"""verifiers and prime-rl: a judge plugin. Written for verifiers 0.4.0.
 
-Its ids are names of modules without dots, so a file on `PYTHONPATH` has to name it: `examples/rl/genprm_process.py`,
+Plugin ids are module names without dots, so a file on `PYTHONPATH` has to import it: `examples/rl/genprm_process.py`,
 whose id is `genprm_process`.
 """
 # pyright: reportUntypedBaseClass=false
@@ -23,12 +23,12 @@ class ProcessJudgeConfig(JudgeConfig):
     id: str = "genprm_process"
     name: str = "process"
     url: str | None = None
-    """By default that of the environment."""
+    """By default from the environment."""
     timeout_s: float = 120.0
     question_field: str = ""
     """Task field with the problem; empty for the task's prompt."""
     answer_field: str = "answer"
-    """Task field with the reference answer; empty to judge without, and then the reward is not gated."""
+    """Task field with the reference answer; empty for none: then the reward is not gated."""
 
 
 class ProcessJudge(Judge[float, ProcessJudgeConfig]):

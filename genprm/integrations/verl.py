@@ -1,4 +1,4 @@
-"""verl: `reward.custom_reward_function.path=pkg://genprm.integrations.verl`, read in verl 0.9.1.
+"""verl: `reward.custom_reward_function.path=pkg://genprm.integrations.verl`. Written for verl 0.9.1.
 
 `name=compute_score`; `reward_kwargs` are its keyword arguments. The problem must be in `extra_info` as `problem`,
 `question` or `prompt`.
@@ -36,17 +36,17 @@ async def compute_score(
     Args:
         data_source: not used.
         solution_str: the response.
-        ground_truth: the reference answer; empty for none, and then the reward is not gated.
+        ground_truth: the reference answer; empty for none: then the reward is not gated.
         extra_info: holds the problem.
-        url: of the service; by default that of the environment.
+        url: the service; by default from the environment.
         timeout_s: verl's rate-limited manager waits 300 s.
 
     Returns:
         `score`, and for verl's logs `acc` (the answer), `process` (the lowest step score, -1 without one) and `missing`
-        (1 where there was no reward; the score is 0 then).
+        (1 if there is no reward; then the score is 0).
 
     Raises:
-        ValueError: `extra_info` holds no problem.
+        ValueError: `extra_info` has no problem.
     """
     del data_source
     found = next((extra_info[name] for name in _PROBLEM if extra_info and extra_info.get(name)), None)

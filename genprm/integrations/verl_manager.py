@@ -1,4 +1,4 @@
-"""verl: a reward manager of its own, which takes the problem from the prompt. Read in verl 0.9.1.
+"""verl: a reward manager that takes the problem from the prompt. Written for verl 0.9.1.
 
 reward.reward_manager.source=importlib
 reward.reward_manager.module.path=pkg://genprm.integrations.verl_manager
@@ -19,10 +19,10 @@ from genprm.integrations.verl import compute_score
 
 
 class ProcessRewardManager(RewardManagerBase):
-    """Rewards a response by its steps; the problem is in `extra_info`, or else read off `raw_prompt`."""
+    """Rewards a response by its steps; the problem comes from `extra_info` or `raw_prompt`."""
 
     async def run_single(self, data: Any) -> dict[str, Any]:
-        """The reward of one response, and what verl logs of it."""
+        """Returns the reward of one response, and the values that verl logs."""
         one = data[-1:][0]
         ids = one.batch["responses"]
         length = int(one.batch["attention_mask"][-ids.shape[-1] :].sum())

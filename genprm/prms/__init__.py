@@ -1,4 +1,4 @@
-"""Process reward models: one file a family, one `judge` for all."""
+"""Process reward models: one module or package per family, all with the same `judge`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 __all__ = ["PRM", "PRMError", "load_prm"]
 
 
-# Loading brings pydantic, the engines and the sandbox; the protocol alone needs none of them.
+# `load` imports pydantic, the engines and the sandbox; the protocol needs none of them.
 __getattr__ = names(__name__, {"load_prm": "genprm.prms.load"})

@@ -1,4 +1,4 @@
-"""What every process reward model owes its caller."""
+"""The interface of every process reward model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class PRM(Protocol):
     name: str
     """The model's name or path, for reports."""
     capacity: int
-    """Chains in flight from which on the engine is always full; more only wait."""
+    """Chains in flight that keep the engine full; more only wait."""
 
     @property
     def facts(self) -> dict[str, JsonValue]:
-        """How it talks to its model, for the record of a run.
+        """How it uses its model, for the record of a run.
 
-        `model` and `capacity` always; where there are any, `profile`, `engine`, `sampling`, `family`, `sandbox` and
+        Always `model` and `capacity`; where they apply, `profile`, `engine`, `sampling`, `family`, `sandbox` and
         `sandbox_note`.
         """
         ...
@@ -41,10 +41,10 @@ class PRM(Protocol):
         Args:
             problem: the question, as text.
             steps: the solution's steps in order, at least one, none of them blank.
-            seed: makes sampling repeatable: the same call gives the same judgement wherever the engine repeats itself.
+            seed: makes sampling repeatable: the same call gives the same judgement if the engine is deterministic.
 
         Raises:
-            PRMError: `steps` is empty or holds a blank step.
+            PRMError: `steps` is empty or has a blank step.
             ContextOverflowError: the solution with its judgements does not fit the model's context.
             EngineError: the engine could not answer, after its own retries.
             SandboxError: the sandbox itself broke, after its own retry.
@@ -57,34 +57,34 @@ class PRM(Protocol):
 
 
 class PartialJudgement(Protocol):
-    """The judgement of a solution so far. It never changes, so that several continuations can be judged from it."""
+    """The judgement of a partial solution. Immutable, so that several continuations can be judged from it."""
 
     @property
     def judgement(self) -> Judgement:
-        """What was judged so far."""
+        """The judgement so far."""
         ...
 
     @property
     def length(self) -> int:
-        """Tokens of all its chains together."""
+        """Total tokens of all its chains."""
         ...
 
     async def extended(self, step: str) -> PartialJudgement:
-        """The judgement of this solution with one more step. Raises what `PRM.judge` raises."""
+        """Judges one more step and returns the new judgement. Raises what `PRM.judge` raises."""
         ...
 
 
 @runtime_checkable
 class StepwisePRM(Protocol):
-    """A PRM that judges a further step without judging again those before it, which is what a beam search asks for."""
+    """A PRM that judges a further step without judging earlier steps again, as beam search needs."""
 
     votes: int
-    """Chains that judge a solution side by side."""
+    """Concurrent chains per solution."""
     admission: Admission
-    """Where whoever extends judgements has to get room for them."""
+    """Callers must reserve room here before they extend judgements."""
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialJudgement:
-        """An empty judgement. Extended by all steps it is the judgement of the whole solution."""
+        """An empty judgement. Extended by all steps, it is the judgement of the whole solution."""
         ...
 
 
@@ -92,17 +92,17 @@ class ScoreMap(Protocol):
     """Maps scores to calibrated scores. A higher score never maps to a lower one."""
 
     def apply_to_step(self, step: StepJudgement, threshold: float) -> StepJudgement:
-        """The judgement with its calibrated score, and the verdict by that."""
+        """The judgement with its calibrated score and the resulting verdict."""
         ...
 
     def raw_threshold(self, threshold: float) -> float:
-        """The lowest score whose calibrated score is at least `threshold`; infinite where there is none."""
+        """The lowest score whose calibrated score is at least `threshold`; infinite if there is none."""
         ...
 
 
 @runtime_checkable
 class CalibratedVotes(Protocol):
-    """A PRM that calibrates where it combines a step's votes, so that all it decides by scores is calibrated."""
+    """A PRM that calibrates when it combines a step's votes, so that all its decisions use calibrated scores."""
 
     calibration: ScoreMap | None
 
@@ -113,10 +113,10 @@ OnStep = Callable[[int, StepJudgement], None]
 
 @runtime_checkable
 class WatchablePRM(Protocol):
-    """A PRM that tells of each step as soon as it is judged."""
+    """A PRM that reports each step as soon as it is judged."""
 
     threshold: float
-    """The score from which a step is right."""
+    """The lowest score of a right step."""
 
     async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
         """The same judgement as `PRM.judge`; `on_step` is called for each judged step, in order."""
@@ -124,7 +124,7 @@ class WatchablePRM(Protocol):
 
 
 async def judge_watched(prm: PRM, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
-    """Judges a solution and tells of each step: as soon as it is judged, or at the end by judges that know no sooner.
+    """Judges a solution and reports each step as soon as it is judged, or at the end if the judge cannot do so sooner.
 
     Raises what `PRM.judge` raises.
     """
@@ -141,9 +141,9 @@ def model_facts(prm: PRM, profile: Any, engine: Engine | None, **more: JsonValue
 
     Args:
         prm: the judge.
-        profile: its variant of the protocol, a dataclass.
-        engine: its model; None where that is not open.
-        **more: what else there is to say.
+        profile: its profile, a dataclass.
+        engine: its model's engine; None if not open.
+        **more: further facts.
     """
     return {
         "model": prm.name,

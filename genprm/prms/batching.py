@@ -1,4 +1,4 @@
-"""Answers requests that arrive one at a time in batches of similar length."""
+"""Batches single requests of similar length."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ A = TypeVar("A")
 
 
 class Batcher(Generic[Q, A]):
-    """Collects the requests that arrive while a batch is being worked on into the next batches.
+    """Collects requests that arrive during a batch into the next batches.
 
-    A batch is the oldest request and those nearest to it in length: there is little padding, and no request waits
-    forever.
+    A batch is the oldest request and those closest to it in length: little padding, and no request waits forever.
 
     Args:
-        work: answers a batch, in order. What it raises is raised for every request of the batch.
-        length: tokens of a request.
-        tokens: what a batch may hold, padding included; a longer request goes alone.
+        work: answers a batch, in order. Its exception is raised for every request of the batch.
+        length: returns the tokens of a request.
+        tokens: most tokens of a batch, including padding; a longer request runs alone.
     """
 
     def __init__(self, work: Callable[[list[Q]], Awaitable[list[A]]], length: Callable[[Q], int], tokens: int) -> None:
@@ -38,7 +37,7 @@ class Batcher(Generic[Q, A]):
         return await future
 
     async def _run(self) -> None:
-        # Callers that are started together ask one after the other: let all of them do so first.
+        # Callers started together ask one after another: let all of them ask first.
         await asyncio.sleep(0)
         while batch := self._take():
             try:

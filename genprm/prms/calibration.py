@@ -1,4 +1,4 @@
-"""Calibrated scores: the map that `genprm.calibrate` fits, applied to a judge."""
+"""Applies a calibration fitted by `genprm.calibrate` to a judge's scores."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 Method = Literal["temperature", "isotonic"]
 
 EPSILON = 1e-12
-"""The smallest distance of a score from 0 and 1 that counts: log-odds stay finite."""
+"""Scores are clipped to this distance from 0 and 1, so that log-odds are finite."""
 
 
 class CalibrationError(ValueError):
-    """There is nothing to fit a calibration on, or a file does not hold one."""
+    """There is nothing to fit a calibration on, or a file is not a calibration."""
 
 
 class CalibrationMetrics(BaseModel):
     """How well scores fit the labels."""
 
     ece: float
-    """Expected calibration error: mean distance of score and share of right steps over the bins, by their sizes."""
+    """Expected calibration error: mean distance between score and share of right steps, weighted by bin size."""
     brier: float
     """Mean squared distance of score and label."""
     log_loss: float
@@ -47,19 +47,19 @@ class Calibration(BaseModel):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Divides the log-odds."""
     separable: bool = False
-    """Whether the scores separated right from wrong steps without an error. The temperature is then fitted to softened
-    labels: more labelled solutions, among them some that the judge gets wrong, give a better one."""
+    """Whether the scores separated right from wrong steps perfectly. The temperature is then fitted to softened
+        labels; more labelled solutions, including ones that the judge gets wrong, give a better one."""
     scores: list[float] = []
-    """Isotonic: where the function is known, rising."""
+    """Isotonic: the increasing arguments of the known points."""
     values: list[float] = []
-    """Isotonic: its values there. Straight lines between, constant outside."""
+    """Isotonic: the values at these points; linear between them, constant outside."""
     model: str | None = None
     """The model whose scores it was fitted on."""
     solutions: int = 0
     steps: int = 0
     before: CalibrationMetrics | None = None
     after: CalibrationMetrics | None = None
-    """By cross-validation: no step was judged by a map that had seen its solution."""
+    """By cross-validation: no step was scored by a map fitted on its solution."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -91,7 +91,7 @@ class Calibration(BaseModel):
 
         Args:
             score: in [0, 1].
-            log_odds: of that score, where they are known: finer than the score near 0 and 1.
+            log_odds: its log-odds if known: more precise than the score near 0 and 1.
         """
         return sigmoid(self._log_odds(score, log_odds)) if self.temperature is not None else self._isotonic(score)
 
@@ -123,18 +123,18 @@ class Calibration(BaseModel):
         return self.values[index - 1] + part * (self.values[index] - self.values[index - 1])
 
     def apply_to(self, judgement: Judgement) -> Judgement:
-        """A judgement with calibrated scores, and verdicts by them. Chains keep what they said."""
+        """A judgement with calibrated scores and verdicts. Chains are unchanged."""
         whole, threshold = judgement.solution, judgement.threshold
         solution = None if whole is None else self.apply_to_step(whole, threshold)
         steps = tuple(self.apply_to_step(step, threshold) for step in judgement.steps)
         return replace(judgement, steps=steps, solution=solution)
 
     def apply_to_step(self, step: StepJudgement, threshold: float) -> StepJudgement:
-        """The judgement of one step with its calibrated score, and the verdict by that."""
+        """The judgement of one step with its calibrated score and verdict."""
         if step.score is None:
             return step
         score = self.apply(step.score, step.log_odds)
-        # Log-odds keep the resolution that the score loses near 0 and 1.
+        # Log-odds are more precise than the score near 0 and 1.
         log_odds = logit(score) if self.temperature is None else self._log_odds(step.score, step.log_odds)
         verdict = Verdict.YES if score >= threshold else Verdict.NO
         return replace(step, score=score, log_odds=log_odds, verdict=verdict)
@@ -143,8 +143,8 @@ class Calibration(BaseModel):
 def calibrated(prm: PRM, calibration: Calibration) -> PRM:
     """The judge with calibrated scores.
 
-    A judge that decides by its scores (when to stop voting, where to stop judging) calibrates them itself, so that it
-    decides by what it reports; it stays the same object. Any other is wrapped.
+    A judge whose decisions depend on scores (when to stop voting or judging) calibrates them itself, so that decisions
+    and reported scores agree; the same object is returned. Other judges are wrapped.
     """
     if isinstance(prm, CalibratedVotes):
         prm.calibration = calibration
@@ -153,14 +153,14 @@ def calibrated(prm: PRM, calibration: Calibration) -> PRM:
 
 
 class CalibratedPRM:
-    """A judge whose judgements are calibrated when they are finished. Open it with `calibrated`."""
+    """A judge whose finished judgements are calibrated. Create it with `calibrated`."""
 
     def __init__(self, prm: PRM, calibration: Calibration) -> None:
         self.name = prm.name
         self.capacity = prm.capacity
         self.threshold: float = getattr(prm, "threshold", DEFAULT_THRESHOLD)
         self.prm = prm
-        """The judge behind it."""
+        """The wrapped judge."""
         self._calibration = calibration
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -168,7 +168,7 @@ class CalibratedPRM:
         return self._calibration.apply_to(await self.prm.judge(problem, steps, seed=seed))
 
     async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
-        """Judges a solution, and tells of each calibrated step; see `genprm.prms.base.WatchablePRM`."""
+        """Judges a solution and reports each calibrated step; see `genprm.prms.base.WatchablePRM`."""
 
         def calibrated(index: int, step: StepJudgement) -> None:
             on_step(index, self._calibration.apply_to_step(step, self.threshold))
@@ -178,18 +178,18 @@ class CalibratedPRM:
 
     @property
     def facts(self) -> dict[str, JsonValue]:
-        """Those of the judge behind it."""
+        """The facts of the wrapped judge."""
         return self.prm.facts
 
     async def close(self) -> None:
-        """Closes the judge behind it."""
+        """Closes the wrapped judge."""
         await self.prm.close()
 
 
 def finite_log_odds(score: float, log_odds: float | None = None) -> float:
     """The log-odds of a score, for fitting and for scoring alike.
 
-    A score of exactly 0 or 1, as of unanimous votes, has infinite log-odds: it is taken as `EPSILON` away from there.
+    A score of exactly 0 or 1, as from unanimous votes, has infinite log-odds: it is clipped by `EPSILON`.
     """
     if log_odds is not None and math.isfinite(log_odds):
         return log_odds

@@ -11,7 +11,7 @@ from genprm.prms.base import PRMError
 
 @dataclass(frozen=True, slots=True)
 class ChatFrame:
-    """What a chat template writes around the messages of a conversation of system, user and assistant turns."""
+    """The text of a chat template around the messages of system, user and assistant turns."""
 
     before_system: str
     before_first_user: str
@@ -22,7 +22,7 @@ class ChatFrame:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> ChatFrame:
-        """Reads the pieces off the template by rendering a conversation of marks.
+        """Extracts the pieces from the template by rendering a conversation of marks.
 
         Raises:
             EngineError: there is no chat template, or it refuses the roles.
@@ -32,7 +32,7 @@ class ChatFrame:
 
 
 def chat_pieces(tokenizer: Tokenizer, roles: Sequence[str]) -> list[str]:
-    """What a chat template writes before, between and after the messages of these roles: one piece more than roles.
+    """The text of a chat template before, between and after messages of these roles: one piece more than roles.
 
     Raises:
         EngineError: there is no chat template, or it refuses the roles.
@@ -47,7 +47,7 @@ def chat_pieces(tokenizer: Tokenizer, roles: Sequence[str]) -> list[str]:
         if not found:
             raise PRMError(
                 f"the chat template of {tokenizer.name!r} does not keep messages in order: {mark!r} is missing from "
-                "what it renders"
+                "its output"
             )
         pieces.append(piece)
     return [*pieces, rest]

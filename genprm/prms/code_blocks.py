@@ -1,4 +1,4 @@
-"""Python blocks in what a model wrote, and what it is told about their execution. Pure."""
+"""Finds Python blocks in a model's text, and formats their output for the model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from genprm.sandbox import Result, Status
 
 
 def code_output(result: Result, limit: int) -> str:
-    """What the model is told about a snippet, in the words of the released executor.
+    """The output of a snippet for the model, in the format of the released executor.
 
     Args:
-        result: what the sandbox saw.
-        limit: most characters; what is left out is counted in between.
+        result: the sandbox's result.
+        limit: most characters; the middle is replaced by the number of characters left out.
     """
     match result.status:
         case Status.OK | Status.EXIT:
@@ -37,11 +37,11 @@ class Block:
 
     source: str
     closing: str
-    """What must follow the text so that the block is closed and a line ended."""
+    """What must be appended to the text to close the block and end the line."""
 
 
 def last_block(text: str) -> Block | None:
-    """The last Python block of a text, where there is one. One that is still open reaches to the end of the text."""
+    """The last Python block of a text, if any. An open block reaches to the end of the text."""
     start = text.rfind("```python")
     if start < 0:
         return None

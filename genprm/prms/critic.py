@@ -1,11 +1,11 @@
-r"""The critic: any chat model as step judge, asked for the index of the first wrong paragraph.
+r"""The critic: any chat model as judge, asked for the index of the first wrong paragraph.
 
-The protocol is ProcessBench's for language models as critics (Zheng et al., arXiv 2412.06559): the steps stand in
-numbered tags, the answer is the last `\boxed{...}`, and of several answers the most frequent counts.
+The protocol is ProcessBench's for language models as critics (Zheng et al., arXiv 2412.06559): the steps are in
+numbered tags, the answer is the last `\boxed{...}`, and the most frequent of several answers counts.
 
 `Judgement.first_error_vote` is that answer. A step's score is the share of chains that find no error up to and
-including it, so that scores rank and calibrate; with several chains, the first step below the threshold need not be
-the one that most chains name.
+including it, so that scores can rank and be calibrated. With several chains, the first step below the threshold may
+differ from the one that most chains name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GREEDY = SamplingDefaults(0.0, 1.0, 0)
 VOTING = SamplingDefaults(1.0, 0.9, 0)
-"""Of several chains, as ProcessBench samples its votes. (For Qwen2.5-Math: 0.7, 0.8, 20.)"""
+"""ProcessBench's sampling of several chains. (For Qwen2.5-Math: 0.7, 0.8, 20.)"""
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _INDEX = re.compile(
@@ -41,7 +41,7 @@ _INDEX = re.compile(
 
 
 def critic_sampling(votes: int) -> SamplingDefaults:
-    """The sampling for this number of chains: one is greedy, several are sampled."""
+    """The default sampling: greedy for one chain, `VOTING` for several."""
     return GREEDY if votes == 1 else VOTING
 
 
@@ -50,9 +50,9 @@ class CriticProfile:
     """The variant of the protocol."""
 
     template: str = ""
-    """A Jinja template of the user's turn, with the names `problem` and `steps`. Empty: ProcessBench's."""
+    """A Jinja template of the user turn with the variables `problem` and `steps`. Empty means ProcessBench's."""
     max_tokens: int = 8192
-    """Longest answer (ProcessBench: 8192, and 32768 for reasoning models). Cut to what the context leaves."""
+    """Longest answer (ProcessBench: 8192, and 32768 for reasoning models), limited to the rest of the context."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -76,14 +76,14 @@ class Critic:
 
     Args:
         engine: the model.
-        votes: independent chains a solution.
+        votes: independent chains per solution.
         profile: the variant of the protocol.
         sampling: how chains are sampled. By default greedy for one chain, temperature 1 and top-p 0.9 for several.
-        threshold: the score from which a step is right.
-        owned: what `close` closes: the engine that was opened for this judge.
+        threshold: the lowest score of a right step.
+        owned: closed by `close`: the engine if it was opened for this judge.
 
     Raises:
-        PRMError: the arguments do not fit together.
+        PRMError: the arguments contradict each other.
         EngineError: the model has no chat template.
     """
 
@@ -106,7 +106,7 @@ class Critic:
         self.name = engine.model_name
         self.capacity = engine.capacity
         self.owned = owned
-        self._prompt("", [""])  # refuses a model without a chat template here rather than at every row
+        self._prompt("", [""])  # fails here, not at every row, for a model without a chat template
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges a solution; see `genprm.prms.base.PRM`."""
@@ -123,7 +123,7 @@ class Critic:
             self.threshold,
             sum((chain.tokens for chain, _ in answers), Tokens()),
             solution=combine_chains([chain for chain, _ in answers], self.threshold),
-            # Of answers that are equally frequent the first counts, as in the released evaluation.
+            # Of equally frequent answers the first counts, as in the released evaluation.
             first_error_vote=Counter(named).most_common(1)[0][0] if named else None,
         )
 
@@ -138,7 +138,7 @@ class Critic:
             await self.owned.aclose()
 
     def user_turn(self, problem: str, steps: Sequence[str]) -> str:
-        """What the user's turn says."""
+        """The text of the user turn."""
         if self.profile.template:
             return prompts.render_text(self.profile.template, problem=problem, steps=list(steps))
         return prompts.render("critic/user", problem=problem, steps=list(steps))
@@ -176,7 +176,7 @@ class Critic:
 
 
 def _about(step: int, index: int | None) -> Chain:
-    """What a chain that named `index` says about one step."""
+    """The verdict about one step of a chain that named `index`."""
     if index is None:
         return Chain("", (), None, None, None, ChainFinish.NO_VERDICT)
     right = index == -1 or step < index

@@ -71,7 +71,7 @@ def test_what_loses_text_is_refused(tmp_path: Path) -> None:
     state = json.loads(path.read_text())
     state["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
     path.write_text(json.dumps(state))
-    with pytest.raises(EngineError, match="does not give text back"):
+    with pytest.raises(EngineError, match="does not preserve text"):
         Tokenizer.from_pretrained(str(tmp_path))
 
 
