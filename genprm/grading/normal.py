@@ -144,7 +144,7 @@ def _mixed(match: re.Match[str]) -> str:
 
 
 def _unwrapped(match: re.Match[str]) -> str:
-    """Keeps `\text` around letters that would otherwise be read as a formula."""
+    r"""Keeps `\text` around letters that would otherwise be read as a formula."""
     inner = match[1].strip()
     return inner if re.fullmatch(r"[-+]?[\d.,]+|[A-Z]+|\(?[A-Z]\)?", inner) else match[0]
 

@@ -17,7 +17,7 @@ def process_reward(
     Args:
         client: the service's client; by default one with default settings.
         answer: the column with the reference answer. Without it the reward is not gated: it is the lowest step score,
-                                                    which is open to reward hacking.
+            which is open to reward hacking.
         problem: the column with the problem; by default it is taken from the prompt.
 
     Returns:
