@@ -1,8 +1,8 @@
-"""What PRMs compute on a PyTorch model beyond generating text: one forward pass for a batch of solutions.
+"""Forward passes of PRMs on a PyTorch model, for a batch of solutions.
 
-Sequences are padded on the right and no mask is passed: in a causal model no token sees the padding behind it. Only the
-positions that are asked for go through the head, in float32 whatever the type of the weights. A GPU takes a batch
-whole; a processor takes it in parts whose intermediate results stay in its caches.
+Sequences are padded on the right and no mask is passed: in a causal model no token sees the padding after it. Only the
+requested positions go through the head, in float32 whatever the type of the weights. A GPU computes a batch at once; a
+CPU computes it in parts whose intermediate results fit its caches.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _CPU_TOKENS = 512
-"""Tokens, padding included, in one forward pass on a processor: of more, a layer's results do not fit its caches. A
-pass of 4,096 takes 1.6 times as long a token."""
+"""Tokens, including padding, in one forward pass on a CPU: with more, a layer's results do not fit its caches. A pass
+of 4,096 takes 1.6 times as long per token."""
 _VOCABULARY_BLOCK = 16384
 _TOKEN_BLOCK = 512
-"""Logits are computed for so many tokens and words at a time: 32 MiB, whatever the length and the vocabulary are."""
+"""Logits are computed for blocks of this many tokens and words: 32 MiB, whatever the length and vocabulary."""
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
     """Qwen2 with a classification head of two layers on every token, as Qwen2.5-Math-PRM is stored.
 
-    The code that comes with those models does not run on current transformers releases; their weights load into this.
+    Those models' own code does not run on current transformers releases; their weights load into this class.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"lm_head\."]  # noqa: RUF012 - transformers' name and type
@@ -75,7 +75,7 @@ def token_logprobs(model: Any, rows: Sequence[tuple[Sequence[int], int]]) -> lis
     Args:
         model: a causal language model whose logits are its output embeddings times the last hidden states: see
             `has_plain_head`.
-        rows: for each sequence, its ids and the index of the first token wanted, at least 1.
+        rows: for each sequence, its ids and the index of the first token to score, at least 1.
 
     Returns:
         For each row, log P(ids[j] | ids[:j]) for every j from that index on.
@@ -92,11 +92,11 @@ def token_logprobs(model: Any, rows: Sequence[tuple[Sequence[int], int]]) -> lis
 
 
 def step_log_odds(model: Any, head: Head, choices: tuple[int, int] | None, rows: Sequence[Layout]) -> list[list[float]]:
-    """Log-odds of every step of some solutions, one forward pass for all.
+    """Log-odds of every step of some solutions, in one forward pass.
 
     Args:
-        model: what `head` is the head of.
-        head: where the log-odds are read from.
+        model: the model with this head.
+        head: where the log-odds are read.
         choices: ids of the good and the bad token, with `Head.NEXT_TOKEN`.
         rows: the solutions.
     """
@@ -110,9 +110,9 @@ def step_log_odds(model: Any, head: Head, choices: tuple[int, int] | None, rows:
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether a model's logits are its output embeddings times the last hidden states, and nothing else.
+    """Whether a model's logits are just its output embeddings times the last hidden states.
 
-    Some architectures scale or cap them; those are found by comparing the two on a few tokens.
+    Some architectures scale or cap them, which a comparison on a few tokens detects.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
@@ -127,7 +127,7 @@ def _hidden_states(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]
     """Last hidden states, after the final norm, at some positions of some sequences.
 
     Args:
-        model: whose base model is asked.
+        model: its base model is used.
         rows: for each sequence, its ids and the positions.
 
     Returns:
@@ -151,13 +151,13 @@ def _part_states(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 def _parts(model: Any, lengths: Sequence[int]) -> list[list[int]]:
-    """Which sequences are computed together, as indices; longest first."""
+    """Indices of the sequences to compute together, longest first."""
     if model.device.type != "cpu":
         return [list(range(len(lengths)))]
     parts: list[list[int]] = []
     width = 0
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True):
-        # The first of a part is its longest.
+        # The first sequence of a part is its longest.
         if not parts or width * (len(parts[-1]) + 1) > _CPU_TOKENS:
             parts.append([])
             width = lengths[index]
@@ -166,11 +166,11 @@ def _parts(model: Any, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _side_by_side(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
-    """Applies a function to all parts, on a processor to as many at a time as PyTorch has threads.
+    """Applies a function to all parts; on a CPU, to as many at a time as PyTorch has threads.
 
-    Threads that share an operation wait for each other after each one, which costs most of what they gain where an
-    operation takes a millisecond or something else needs a core. With a part each they do not. A few long parts are
-    better shared.
+    Threads that share an operation wait for each other after it, which costs most of the gain if an operation takes a
+    millisecond or something else needs a core. With one part per thread they do not wait. A few long parts are better
+    shared.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(parts) < 2 * threads:
@@ -185,14 +185,14 @@ def _side_by_side(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(alone, parts))
     finally:
-        # What a thread sets holds for itself and for all that are started later.
+        # A thread's setting applies to itself and to all threads started later.
         torch.set_num_threads(threads)
 
 
 def _logprobs(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of one token at each position.
 
-    Never holds more than a block of logits: the normaliser is accumulated over blocks of the vocabulary.
+    Never stores more than a block of logits: the normaliser is accumulated over blocks of the vocabulary.
 
     Args:
         head: the output embeddings, [vocabulary, hidden].

@@ -1,4 +1,4 @@
-"""Small files that come with a model, from its folder or from the Hub."""
+"""Small files of a model, from its folder or the Hub."""
 
 from __future__ import annotations
 

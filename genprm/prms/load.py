@@ -1,4 +1,4 @@
-"""Opens a judge, whatever family its model is of."""
+"""Opens a judge of any family."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from genprm.sandbox import Sandbox
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a judge is opened with besides its configuration."""
+    """Objects for opening a judge, besides its configuration."""
 
     engine: Engine | None = None
-    """An engine that is open already, with the model in it; it stays open."""
+    """An open engine with the model; it stays open."""
     sandbox: Sandbox | None = None
-    """A sandbox that is open already; it stays open."""
+    """An open sandbox; it stays open."""
     reference: Engine | None = None
-    """An engine that is open already, with an implicit PRM's reference in it."""
+    """An open engine with an implicit PRM's reference; it stays open."""
     profile: AnyProfile | None = None
-    """The variant of the protocol, in place of the model's own."""
+    """The profile, instead of the model's own."""
     seed: int = 0
     """The engine's seed."""
     lazy: bool = False
@@ -55,23 +55,23 @@ class Parts:
 
 
 _OPEN = ("engine", "sandbox", "reference", "profile")
-"""Settings that may be given as an object."""
+"""Settings that may be given as objects."""
 
 
 async def load_prm(model: str | JudgeConfig = BUILT_IN, *, seed: int = 0, lazy: bool = False, **settings: Any) -> PRM:
-    """Loads a judge. The model and the sandbox start side by side; `close` ends both.
+    """Loads a judge. Model and sandbox start concurrently; `close` ends both.
 
     Args:
         model: `nano` (built in), a folder, or a model id such as `GenPRM/GenPRM-7B`; or a whole configuration.
         seed: the engine's seed.
         lazy: open the two models of an implicit PRM when they are first needed: see `ImplicitPRM.prepare`.
         **settings: fields of `genprm.config.JudgeConfig`, such as `votes=8` or `base_url=["http://127.0.0.1:8000/v1"]`.
-            `engine`, `sandbox` and `reference` may also be one that is open already, and stays open; `profile` may also
-            be a profile.
+            `engine`, `sandbox` and `reference` may also be open objects, which stay open; `profile` may also be a
+            profile object.
 
     Raises:
         ConfigError: a setting does not exist, is out of range, or contradicts another.
-        PRMError: the family is not known, or a setting does not fit it.
+        PRMError: the family is unknown, or a setting does not apply to it.
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
         CalibrationError: the calibration cannot be read.
@@ -83,7 +83,7 @@ async def load_prm(model: str | JudgeConfig = BUILT_IN, *, seed: int = 0, lazy: 
 
 
 def resolve(model: str | JudgeConfig | None, settings: Mapping[str, object]) -> JudgeConfig:
-    """The configuration with some settings changed.
+    """Applies settings to a configuration.
 
     Raises:
         ConfigError: a setting does not exist, is out of range, or contradicts another.
@@ -127,7 +127,7 @@ async def _open_uncalibrated(config: JudgeConfig, parts: Parts) -> PRM:
                 stack.push_async_callback(engine.close)
             box = await opening
         except BaseException:
-            # Say at once what went wrong: the sandbox may be building its image.
+            # Report the error at once: the sandbox may be building its image.
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
             raise
@@ -149,18 +149,18 @@ async def _open_uncalibrated(config: JudgeConfig, parts: Parts) -> PRM:
             case CriticProfile():
                 judge = Critic(engine, votes=votes, profile=profile, sampling=sampling, threshold=threshold)
             case _:
-                raise AssertionError(f"a family that samples has no such profile: {profile!r}")
+                raise AssertionError(f"unexpected profile: {profile!r}")
         judge.owned = stack.pop_all()
         return judge
 
 
 def model_path(model: str) -> str:
-    """Where a built-in model lies; any other name is left as it is."""
+    """The folder of a built-in model; other names are returned unchanged."""
     return str(BUILT_IN_PATHS[model]) if model in BUILT_IN_PATHS else model
 
 
 def _check_fits(config: JudgeConfig, known: ModelProfile, path: str, parts: Parts) -> None:
-    """Refuses settings that mean nothing to the family."""
+    """Refuses settings that do not apply to the family."""
     referred = config.reference is not None or config.reference_url or parts.reference is not None
     if referred and not isinstance(known, ImplicitModel):
         raise PRMError(f"a reference is for implicit PRMs: {path!r} is taken as one of the family {known.family!r}")
@@ -172,7 +172,7 @@ def _check_fits(config: JudgeConfig, known: ModelProfile, path: str, parts: Part
     scores = isinstance(known, (ImplicitModel, DiscriminativeModel))
     if scores and (config.most_votes != 1 or config.temperature):
         raise PRMError(
-            f"a PRM of the family {known.family!r} samples nothing: leave out votes ({config.votes!r}) and temperature "
+            f"a PRM of the family {known.family!r} does not sample: leave out votes ({config.votes!r}) and temperature "
             f"({config.temperature!r})"
         )
 
@@ -180,7 +180,7 @@ def _check_fits(config: JudgeConfig, known: ModelProfile, path: str, parts: Part
 async def _open_scorer(
     config: JudgeConfig, known: ImplicitModel | DiscriminativeModel, profile: AnyProfile, path: str, parts: Parts
 ) -> PRM:
-    """Opens a PRM that samples nothing."""
+    """Opens a PRM that does not sample."""
     options: dict[str, Any] = {
         "seed": parts.seed,
         "threshold": config.threshold,

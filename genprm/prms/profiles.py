@@ -1,4 +1,4 @@
-"""Which family a model is of, and how to talk to it: from a file beside its weights, its configuration or its name."""
+"""A model's family and profile: from a file beside its weights, its configuration or its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genprm.prms.implicit.logratio import ImplicitProfile, detect_implicit
 from genprm.prms.thinkprm.judge import ThinkProfile, think_sampling
 
 PROFILE_FILE = "genprm.json"
-"""Beside a model's weights: its family, and what it was trained to expect."""
+"""File beside a model's weights with its family and profile."""
 
 AnyProfile = Profile | ThinkProfile | CriticProfile | ImplicitProfile | DiscriminativeProfile
 
@@ -30,44 +30,44 @@ class _Model(BaseModel):
 
 
 class GenPRMModel(_Model):
-    """How to talk to a model of the GenPRM family."""
+    """Profile of a model of the GenPRM family."""
 
     family: Literal["genprm"] = "genprm"
     profile: Profile = Profile()
     sampling: SamplingDefaults = SamplingDefaults()
 
     def sampled(self, votes: int) -> SamplingDefaults:
-        """How so many chains are sampled."""
+        """Sampling settings for this number of chains."""
         return self.sampling
 
 
 class ThinkPRMModel(_Model):
-    """How to talk to a model of the ThinkPRM family."""
+    """Profile of a model of the ThinkPRM family."""
 
     family: Literal["thinkprm"] = "thinkprm"
     profile: ThinkProfile = ThinkProfile()
     sampling: SamplingDefaults | None = None
-    """None: one chain is greedy, several are sampled."""
+    """None means greedy for one chain, sampling for several."""
 
     def sampled(self, votes: int) -> SamplingDefaults:
-        """How so many chains are sampled."""
+        """Sampling settings for this number of chains."""
         return self.sampling or think_sampling(votes)
 
 
 class CriticModel(_Model):
-    """How to talk to a chat model that is asked for the first wrong step."""
+    """Profile of a chat model that is asked for the first wrong step."""
 
     family: Literal["critic"] = "critic"
     profile: CriticProfile = CriticProfile()
     sampling: SamplingDefaults | None = None
 
     def sampled(self, votes: int) -> SamplingDefaults:
-        """How so many chains are sampled."""
+        """Sampling settings for this number of chains."""
         return self.sampling or critic_sampling(votes)
 
 
 class ImplicitModel(_Model):
-    """How the rewards of an implicit PRM are read. Nothing is sampled."""
+    """Profile of an implicit PRM, which does not sample."""
 
     family: Literal["implicit"] = "implicit"
     profile: ImplicitProfile = ImplicitProfile()
@@ -80,14 +80,14 @@ def _discriminative(family: str) -> str:
 
 
 class DiscriminativeModel(_Model):
-    """How a discriminative PRM wants a solution written. Nothing is sampled."""
+    """Profile of a discriminative PRM, which does not sample."""
 
     family: Annotated[str, AfterValidator(_discriminative)]
     profile: DiscriminativeProfile = DiscriminativeProfile()
 
 
 ModelProfile = GenPRMModel | ThinkPRMModel | CriticModel | ImplicitModel | DiscriminativeModel
-"""`genprm.json`. Released models have none: the defaults of their family apply."""
+"""Content of `genprm.json`. Released models have none and use the defaults of their family."""
 _MODELS: dict[str, type[ModelProfile]] = {
     "genprm": GenPRMModel,
     "thinkprm": ThinkPRMModel,
@@ -98,15 +98,15 @@ FAMILIES: tuple[str, ...] = (*_MODELS, *FORMATS)
 
 
 def read_profile(path: str, revision: str | None = None, family: str | None = None) -> ModelProfile:
-    """What is known about a model: its `genprm.json`, else what its configuration and its name say.
+    """Reads a model's profile: its `genprm.json`, else from its configuration and name.
 
     Args:
         path: a folder, or a model id.
         revision: the model's revision on the Hub.
-        family: the family to take it as. A file that names another family is ignored.
+        family: its family. A file with another family is ignored.
 
     Raises:
-        PRMError: the file is malformed, or nothing names the family.
+        PRMError: the file is malformed, or the family cannot be determined.
     """
     if family is not None and family not in FAMILIES:
         raise PRMError(f"the family must be one of {', '.join(FAMILIES)}, not {family!r}")
@@ -122,7 +122,7 @@ def read_profile(path: str, revision: str | None = None, family: str | None = No
     if family is not None:
         named = _by_name(path)
         return named if named is not None and named.family == family else _profile({"family": family})
-    # A folder's own name decides before the names of the folders above it, and so does its architecture.
+    # A folder's own name and its architecture take precedence over the names of the folders above it.
     if (named := _by_name(Path(path).name)) is not None:
         return named
     config = read_config(path, revision)
@@ -138,10 +138,10 @@ def read_profile(path: str, revision: str | None = None, family: str | None = No
 
 
 def change_profile(known: ModelProfile, fields: Mapping[str, object]) -> AnyProfile:
-    """A model's profile with some of its fields changed.
+    """Changes fields of a model's profile.
 
     Raises:
-        PRMError: the profile has no such field, or it cannot have that value.
+        PRMError: the profile has no such field, or the value is invalid.
     """
     own = asdict(known.profile)
     for name in fields:
@@ -156,13 +156,13 @@ def change_profile(known: ModelProfile, fields: Mapping[str, object]) -> AnyProf
 
 
 def _profile(value: object) -> ModelProfile:
-    """A profile from parsed JSON. Raises ValueError, which pydantic's ValidationError is one of."""
+    """A profile from parsed JSON. Raises ValueError (also as pydantic's ValidationError)."""
     family = cast("dict[str, object]", value).get("family") if isinstance(value, dict) else None
     return _MODELS.get(str(family), DiscriminativeModel).model_validate(value)
 
 
 def _by_name(name: str) -> ModelProfile | None:
-    """What a name says about a model whose configuration is that of any causal language model."""
+    """The profile by a model's name, for models with an ordinary causal language model's configuration."""
     if "thinkprm" in name.lower():
         return ThinkPRMModel()
     if "genprm" in name.lower():

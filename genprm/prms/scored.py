@@ -1,4 +1,4 @@
-"""The judgement of a step that a model scores directly, without a chain."""
+"""Judgements of steps that a model scores directly, without a chain."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from genprm.types import StepJudgement, Verdict, sigmoid
 
 
 def scored_step(log_odds: float, threshold: float) -> StepJudgement:
-    """The judgement of a step whose log-odds of being right are known.
+    """The judgement of a step from the log-odds that it is right.
 
     Args:
         log_odds: any number; the score is its sigmoid.
-        threshold: the score from which the step is right.
+        threshold: the lowest score of a right step.
 
     Raises:
-        PRMError: they are NaN.
+        PRMError: the log-odds are NaN.
     """
     if math.isnan(log_odds):
         raise PRMError("the model gave no number (NaN): its weights or its precision are broken")

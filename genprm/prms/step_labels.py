@@ -1,9 +1,9 @@
-r"""Step labels that a verification chain writes in its prose, bound to the steps they are about.
+r"""Parses the step labels in a verification chain's prose, and assigns them to steps.
 
 A chain goes through the steps, `Step 1: ... The step is \boxed{correct}`, and may stop at the first wrong one. Models
-also wrap the word (`\boxed{\text{correct}}`), judge inline and then repeat the whole list, come back to a step, give a
-label to the solution as a whole, or give none at all. A label therefore belongs to the step whose heading precedes it,
-and the last label of a step counts.
+also wrap the word (`\boxed{\text{correct}}`), judge inline and then repeat the whole list, return to a step, label the
+solution as a whole, or label nothing. A label therefore belongs to the step whose heading precedes it, and the last
+label of a step counts.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from enum import StrEnum
 _BOX = re.compile(
     r"\\boxed\s*\{\s*(?:\\(?:text|textbf|textit|mathrm|mathbf|mathit)\s*\{\s*)?(correct|incorrect)\s*\}", re.IGNORECASE
 )
-# A heading begins a line, or follows the end of a sentence or a label; "as step 2 shows" does neither.
+# A heading is at the start of a line, or after a sentence or label; "as step 2 shows" is not a heading.
 _HEADING = re.compile(
     r"(?:^[ \t>*#_\-\d.)(]*|(?<=[.!?:}\])] )|(?<=[}$][,;] ))(?:\*\*|__)?step[ \t]+(\d{1,4})(?:\*\*|__)?[ \t]*"
     r"(?:[:.)—–-]|\*\*|$|(?=\([^()\n]*\)[ \t]*:)|(?=(?:is|was)[ \t]+\S{0,3}\\boxed))",
     re.IGNORECASE | re.MULTILINE,
 )
-# "step 1 is \\boxed{correct} and step 2 is ...": the label itself follows, so that a clause may begin anywhere.
+# "step 1 is \\boxed{correct} and step 2 is ...": the label follows directly, so a clause may start anywhere.
 _CLAUSE = re.compile(
     r"(?:^|(?<=[.!?:}\])$,;])|[ \t](?:and|but|while|whereas))[ \t]+(?P<step>step[ \t]+(\d{1,4})[ \t]+(?:is|was)[ \t]+"
     r"\S{0,3}\\boxed)",
@@ -41,14 +41,14 @@ _ENUMERATOR = re.compile(r"\s*(?:\(?(\d{1,4})[.)]|\[(\d{1,4})\])\s+")
 
 
 class LabelKind(StrEnum):
-    """What a chain says about a step."""
+    """A chain's label of a step."""
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
     IMPLIED = "implied"
-    """No label, and an earlier step is labelled incorrect: the chain stopped there, as it may."""
+    """No label, after an earlier step labelled incorrect, where a chain may stop."""
     MISSING = "missing"
-    """No label, and no reason for that."""
+    """No label, without an earlier incorrect step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,13 @@ class WrittenLabel:
 
     kind: LabelKind
     at: int | None = None
-    """Where the word begins in the chain's text; None without a label."""
+    """Position of the word in the chain's text; None without a label."""
     text: str = ""
-    """What the chain writes about this step, up to the label."""
+    """The chain's text about this step, up to the label."""
 
     @property
     def value(self) -> int | None:
-        """1 for correct; 0 for incorrect and what follows from it; None without a label."""
+        """1 for correct; 0 for incorrect and implied; None without a label."""
         return {LabelKind.CORRECT: 1, LabelKind.MISSING: None}.get(self.kind, 0)
 
 
@@ -74,20 +74,21 @@ class _Box:
     correct: bool
     at: int
     start: int
-    """Where the text about it begins."""
+    """Start of the text about it."""
     end: int
 
 
 def align_labels(text: str, steps: int) -> list[WrittenLabel]:
-    """Binds the labels in a chain to the steps of the solution.
+    """Assigns the labels in a chain to the steps of the solution.
 
     Args:
-        text: what the chain wrote.
-        steps: how many steps the solution has.
+        text: the chain's text.
+        steps: number of steps of the solution.
 
     Returns:
-        One label a step. Labels of steps beyond these are dropped. Where the chain has no headings at all, its labels
-        count in order.
+        One label per step. Labels of further steps are dropped. If the chain has no headings at all, its labels count
+        in
+                    order.
     """
     boxes = _boxes(text)
     if all(box.step is None for box in boxes):
@@ -127,16 +128,16 @@ def _boxes(text: str) -> list[_Box]:
 
 
 def _about_whole(lead: str) -> bool:
-    """Whether the sentence that a label ends is about the solution rather than about a step."""
+    """Whether the sentence before a label is about the solution rather than a step."""
     sentence = _SENTENCE_END.split(lead)[-1]
     return _WHOLE.search(sentence) is not None and _STEP.search(sentence) is None
 
 
 def unlabelled(steps: Sequence[str]) -> list[str]:
-    """The steps in one form, whatever layout they came in.
+    """Removes labels and normalises the layout of steps.
 
-    `Step k:` in any dress (`**Step 1.**`, `## Step 1`) goes; so do enumerators such as `1.` or `(1)` where every step
-    has the one that is its number. Line ends become newlines, and white space around lines' ends goes.
+    Removes `Step k:` in any form (`**Step 1.**`, `## Step 1`), and enumerators such as `1.` or `(1)` if every step has
+        the one with its number. Line ends become newlines, and white space at line ends is removed.
     """
     plain = [_tidy(step) for step in steps]
     plain = [_without_label(step) or step for step in plain]
@@ -158,7 +159,7 @@ def _without_label(step: str) -> str:
     if match is None:
         return step
     rest = step[match.end() :].lstrip()
-    # `**Step 1: Title**`: the bold that the label opened is still open.
+    # `**Step 1: Title**`: the bold opened by the label is still open.
     if match["open"] and not match["shut"] and not match["late"]:
         rest = match["open"] + rest
     return rest

@@ -150,8 +150,8 @@ def test_the_built_in_model_in_the_formats_of_other_families(family, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prm", "implicit"), "trained against? Pass it as the reference; 'none' scores without one"),
-        (("--prm", "implicit", "--votes", "8"), "samples nothing: leave out votes (8)"),
+        (("--prm", "implicit"), "trained with? Pass it as the reference; 'none' means none"),
+        (("--prm", "implicit", "--votes", "8"), "does not sample: leave out votes (8)"),
         (("--reference", "none"), "a reference is for implicit PRMs"),
         (("--prm", "implicit", "--reference", "./nowhere"), "./nowhere"),
         (("--prm", "judge"), "the family must be one of genprm, thinkprm"),

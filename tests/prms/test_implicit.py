@@ -301,7 +301,7 @@ async def test_what_cannot_be_judged_is_refused(both: Open) -> None:
         both.prm(beta=0)
     with pytest.raises(PRMError, match=r"'exact'.*clean, upstream"):
         both.prm(mode="exact")
-    with pytest.raises(PRMError, match="trained against"):
+    with pytest.raises(PRMError, match="trained with"):
         await load_implicit(Source(str(both.folders.prm)))
 
 

@@ -1,11 +1,11 @@
-r"""How each discriminative PRM wants a solution written, and where in it the scores of the steps stand.
+r"""The input format of each discriminative PRM, and the positions of the step scores in it.
 
-A `Format` is all that the rest of the code knows about a family; a new family is one more entry of `FORMATS`. What is
-read at a position (`Head`) is one number in every family, the log-odds of the step being right.
+A `Format` is all that the rest of the code needs to know about a family; a new family is one more entry of `FORMATS`.
+In every family, one number is read at each position (`Head`): the log-odds that the step is right.
 
-Untrusted text cannot forge a separator: control tokens in a problem or step are encoded as the characters they are made
-of, and a separator that is ordinary text (Math-Shepherd's `ки`) is spelled out where it is part of a step. Positions
-come from where a step was put, never from searching for a token.
+Untrusted text cannot forge a separator: control tokens in a problem or step are encoded as plain characters, and a
+separator that is ordinary text (Math-Shepherd's `ки`) is spelled out if it is part of a step. Positions follow from
+where a step was put, never from searching for a token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from genprm.prms.step_labels import unlabelled
 QWEN_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 """The system message that Qwen2.5-Math-PRM was trained with."""
 SCORED = Mark("scored")
-"""Stands after a step's last part: the score of the step is read at the last token before it."""
+"""The mark after a step's last part: the step's score is read at the last token before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class DiscriminativeProfile:
     """The variant of a format."""
 
     separator: str = "\n"
-    """What is written after each step for a token-classification PRM: `step_separator` of TRL. The other families have
-    separators of their own."""
+    """The text after each step for a token-classification PRM: `step_separator` in TRL. The other families have fixed
+    separators."""
 
     def __post_init__(self) -> None:
         if not self.separator:
@@ -41,19 +41,19 @@ class DiscriminativeProfile:
 
 
 class Head(StrEnum):
-    """What the log-odds of a step are read from."""
+    """Where the log-odds of a step are read."""
 
     NEXT_TOKEN = "next-token"
     """Two tokens' logits of a causal language model: good minus bad."""
     TWO_CLASSES = "two-classes"
     """Two logits of a classification head: class 1 minus class 0."""
     VALUE = "value"
-    """The one number of a value head, whose sigmoid is the score."""
+    """The output of a value head, whose sigmoid is the score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A solution as a model wants to read it."""
+    """A solution in a model's input format."""
 
     ids: list[int]
     positions: list[int]
@@ -61,8 +61,8 @@ class Layout:
 
 
 Write = Callable[[Sequence[str], DiscriminativeProfile, str, Sequence[str]], Iterator[Part]]
-"""Writes a solution down: from the pieces of the chat template (see `chat_pieces`), the profile, the problem and the
-steps, of which none is blank, to parts with `SCORED` after each step."""
+"""Formats a solution: from the pieces of the chat template (see `chat_pieces`), the profile, the problem and the
+non-blank steps to parts with `SCORED` after each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +70,24 @@ class Format:
     """One family of discriminative PRMs."""
 
     family: str
-    """Its name, as `--prm` takes it."""
+    """Its name for `--prm`."""
     models: str
     """A regular expression found in the lower-case names of its released models."""
     head: Head
     write: Write
     architecture: str | None = None
-    """A regular expression for the class that `config.json` names, where the family has one of its own."""
+    """A regular expression for the class in `config.json`, if the family has its own."""
     model_class: str = "AutoModelForCausalLM"
     """What loads it with transformers: a class of `genprm.prms.forward`, or of transformers."""
     roles: tuple[str, ...] = ()
-    """The messages whose chat template pieces `write` gets."""
+    """The roles whose chat template pieces `write` gets."""
     bos: bool = True
-    """Whether a begin-of-sequence token goes first, where the tokenizer has one. A chat template writes its own."""
+    """Whether to start with a begin-of-sequence token, if the tokenizer has one. A chat template writes its own."""
     joined: bool = True
-    """Whether the parts are tokenised as one text; else each by itself."""
+    """Whether the parts are tokenised as one text; otherwise separately."""
     tag: Trusted | Untrusted | None = None
-    """The text whose last token stands at every position and nowhere else, in families that have one. Trusted ones are
-    control tokens."""
+    """The text whose last token is at every position and nowhere else, in families that have one. `Trusted` means a
+    control token."""
     answers: tuple[str, str] | None = None
     """The good and the bad next token, with `Head.NEXT_TOKEN`."""
     answered: bool = False
@@ -95,10 +95,10 @@ class Format:
 
 
 def detect_format(config: Mapping[str, object], name: str) -> Format | None:
-    """The format of a model, from its `config.json` and its name; None when it is of no family here.
+    """The format of a model, from its `config.json` and name; None if it belongs to none of these families.
 
     Args:
-        config: the parsed `config.json`; may be empty, where there is only a name.
+        config: the parsed `config.json`; empty if there is only a name.
         name: the model's id or path.
     """
     for format in FORMATS.values():
@@ -120,8 +120,8 @@ class SolutionWriter:
     """A format, bound to a tokenizer.
 
     Args:
-        format: the family's.
-        tokenizer: the model's.
+        format: the family's format.
+        tokenizer: the model's tokenizer.
         profile: the variant of the format.
 
     Raises:
@@ -137,17 +137,17 @@ class SolutionWriter:
         self._profile = profile
         self._chat = chat_pieces(tokenizer, format.roles) if format.roles else []
         self.tag = None if format.tag is None else _tag(tokenizer, format.tag)
-        """The token that stands at every position and nowhere else, in families that have one."""
+        """The token at every position and nowhere else, in families that have one."""
         self.choices = None if format.answers is None else _choices(tokenizer, format.answers)
         """Ids of the good and the bad token, with `Head.NEXT_TOKEN`."""
         self._bos = [tokenizer.bos_id] if format.bos and tokenizer.bos_id is not None else []
 
     def layout(self, problem: str, steps: Sequence[str]) -> Layout:
-        """Writes a solution down.
+        """Formats a solution.
 
         Args:
             problem: the question.
-            steps: the steps, none of them blank. White space around them does not count.
+            steps: the steps, none of them blank. Surrounding white space is ignored.
 
         Raises:
             PRMError: the tokenizer does not keep the positions apart.
@@ -168,7 +168,7 @@ class SolutionWriter:
         return Layout(self._bos + built.ids, [position + len(self._bos) for position in built.positions])
 
     def _tagged(self, ids: Sequence[int], positions: Sequence[int], tag: int) -> Layout:
-        """A layout in which the tag stands at the positions and nowhere else."""
+        """A layout in which the tag is at the positions and nowhere else."""
         for step, position in enumerate(positions):
             if ids[position] != tag:
                 raise PRMError(
@@ -223,9 +223,9 @@ def _rlhflow(chat: Sequence[str], profile: DiscriminativeProfile, problem: str, 
 
 
 def _skywork(chat: Sequence[str], profile: DiscriminativeProfile, problem: str, steps: Sequence[str]) -> Iterator[Part]:
-    r"""`{problem}\n{step}\n{step}\n`, every line tokenised by itself.
+    r"""`{problem}\n{step}\n{step}\n`, every line tokenised separately.
 
-    To the model each line is a step. A step of several lines is read at its last.
+    To the model, each line is a step. The score of a step with several lines is read at the last one.
     """
     yield Untrusted(f"{problem.strip()}\n")
     for step in steps:
@@ -246,9 +246,9 @@ def _versaprm(
 def _token_classification(
     chat: Sequence[str], profile: DiscriminativeProfile, problem: str, steps: Sequence[str]
 ) -> Iterator[Part]:
-    """`{problem}{step}{separator}{step}{separator}`, each piece tokenised by itself.
+    """`{problem}{step}{separator}{step}{separator}`, each piece tokenised separately.
 
-    The ids of the pieces are put together, as in training: a separator never merges with the text before it.
+    The pieces' ids are concatenated, as in training: a separator never merges with the text before it.
     """
     yield Untrusted(problem.strip())
     for step in steps:
@@ -258,7 +258,7 @@ def _token_classification(
 FORMATS: dict[str, Format] = {
     format.family: format
     for format in (
-        # Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K, and what was trained with the same code.
+        # Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K, and other models trained with the same code.
         Format(
             "qwen-prm",
             r"qwen2\.5-math-(prm|7b-prm800k)",
@@ -314,13 +314,13 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
-"""Every family by its name."""
+"""The formats by family name."""
 
 
 def _tag(tokenizer: Tokenizer, text: Trusted | Untrusted) -> int:
     ids = tokenizer.encode(text, special=isinstance(text, Trusted))
     if isinstance(text, Trusted) and len(ids) != 1:
-        raise PRMError(f"the tokenizer {tokenizer.name!r} has no token {str(text)!r}, which the format is read at")
+        raise PRMError(f"the tokenizer {tokenizer.name!r} has no token {str(text)!r}, at which the format reads scores")
     return ids[-1]
 
 
@@ -333,11 +333,11 @@ def _choices(tokenizer: Tokenizer, answers: tuple[str, str]) -> tuple[int, int]:
 
 
 def _spelled(tokenizer: Tokenizer, tag: int) -> list[int]:
-    """The text of a token as the ids of its characters."""
+    """A token's text as ids of its characters."""
     ids = [token for character in tokenizer.decode([tag]) for token in tokenizer.encode(character)]
     if tag in ids:
         raise PRMError(
-            f"a step holds the separator {tokenizer.decode([tag])!r}, and the tokenizer {tokenizer.name!r} has no "
-            "other way to write it: take it out of the step"
+            f"a step contains the separator {tokenizer.decode([tag])!r}, and the tokenizer {tokenizer.name!r} has no "
+            "other encoding for it: remove it from the step"
         )
     return ids

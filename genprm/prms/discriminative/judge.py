@@ -1,6 +1,6 @@
 """Discriminative PRMs: one forward pass over a solution gives a score for every step.
 
-`formats` has the format of each family; this module has the ways to run them, and `load_discriminative`.
+`formats` has the format of each family; this module runs them, and has `load_discriminative`.
 
 * transformers: every family, many solutions in one pass.
 * vLLM in process: token pooling for the heads that vLLM serves (Qwen2.5-Math-PRM, token classification), and
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 CAPACITY = 64
-"""Solutions in flight from which on batches are full."""
+"""Solutions in flight that fill the batches."""
 
 Scorer = Callable[[Layout], Awaitable[list[float]]]
-"""Gives the log-odds of every step of a solution."""
+"""Computes the log-odds of every step of a solution."""
 
 
 class DiscriminativePRM:
-    """Judges steps with a model that scores them outright. No text is written, so there are no chains.
+    """Judges steps with a model that scores them directly. It writes no text, so there are no chains.
 
     Args:
         engine: the model, loaded as its family needs: see `load_discriminative`.
-        format: the one it was trained with.
+        format: the format it was trained with.
         profile: the variant of the format.
-        threshold: the score from which a step is right.
-        name: for reports; by default the engine's model name.
+        threshold: the lowest score of a right step.
+        name: name in reports; by default the engine's model name.
         owned: whether `close` closes the engine.
 
     Raises:
@@ -128,20 +128,20 @@ async def load_discriminative(
 
     Args:
         name_or_path: a folder, or a model id such as `Qwen/Qwen2.5-Math-PRM-7B`.
-        family: its format; by default what its configuration and its name say.
-        engine: an engine's name, or an engine that is open already with the model in it (and stays open). `auto` takes
+        family: its format; by default from its configuration and name.
+        engine: an engine's name, or an open engine with the model (which stays open). `auto` takes
             vLLM only for what vLLM serves.
         base_urls: servers with the model.
         profile: the variant of the format.
-        threshold: the score from which a step is right.
+        threshold: the lowest score of a right step.
         revision: revision of the model on the Hub.
-        tokenizer: folder or id of the tokenizer, where it is not the model's.
+        tokenizer: folder or id of the tokenizer, if it is not the model's.
         seed: the engine's seed.
         dtype: type of the weights.
         **engine_options: passed to the engine.
 
     Raises:
-        PRMError: the family is not known, or the engine cannot run it.
+        PRMError: the family is unknown, or the engine cannot run it.
         EngineError: the engine or the model does not load.
     """
     if family is not None and family not in FORMATS:
@@ -159,7 +159,7 @@ async def load_discriminative(
         if engine == "auto" and kind == "vllm" and format.head is Head.VALUE:
             kind = "transformers"
         if kind == "vllm" and format.head is Head.TWO_CLASSES and not names_format(config, format):
-            # vLLM takes the class from the configuration, and pools hidden states where that one has no head.
+            # vLLM takes the class from the configuration, and pools hidden states if it has no head.
             raise PRMError(
                 f"the configuration of {name_or_path!r} names {config.get('architectures')!r}, which has no "
                 f"{format.head} head: a model of the family {format.family!r} cannot be served from it"
@@ -192,20 +192,20 @@ def _engine_options(kind: EngineKind, format: Format) -> dict[str, Any]:
         if format.head is Head.VALUE:
             raise PRMError(f"vLLM does not serve the value head of {format.family!r}: use the transformers engine")
         if format.head is Head.TWO_CLASSES:
-            # Pooling gives nothing for the positions that a prefix cache holds.
+            # Pooling returns nothing for positions in the prefix cache.
             return {"runner": "pooling", "enable_prefix_caching": False}
     return {}
 
 
 def _class(format: Format) -> Any:
-    """The class of the family's models, where it is one of ours."""
+    """The class of the family's models, if it is one of ours."""
     from genprm.prms import forward
 
     return getattr(forward, format.model_class, None)
 
 
 def _scorer(engine: Engine, writer: SolutionWriter) -> Scorer:
-    """The best way to get scores out of an engine."""
+    """The best scorer for an engine."""
     head = writer.format.head
     if isinstance(engine, RunsModel):
         from genprm.prms.forward import step_log_odds
@@ -222,9 +222,9 @@ def _scorer(engine: Engine, writer: SolutionWriter) -> Scorer:
 
 
 async def _next_token_scores(engine: Engine, choices: tuple[int, int], layout: Layout) -> list[float]:
-    """Asks for two next tokens at every position."""
+    """Scores two next tokens at every position."""
     chain = chain_name("score", *layout.ids)
-    # The first request puts the whole solution into the engine's cache; the others find their prefix there.
+    # The first request fills the engine's cache with the whole solution; the others find their prefix there.
     pairs = [await engine.choice_logprobs(layout.ids[: layout.positions[-1] + 1], choices, chain=chain)]
     rest = (engine.choice_logprobs(layout.ids[: p + 1], choices, chain=chain) for p in layout.positions[:-1])
     pairs = [*await asyncio.gather(*rest), *pairs]

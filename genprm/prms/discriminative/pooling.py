@@ -1,4 +1,4 @@
-"""Scores of steps from vLLM's token pooling, in process or from a server."""
+"""Step scores from vLLM's token pooling, in process or from a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pooling_scorer(engine: Engine, writer: SolutionWriter) -> Callable[[Layout],
     """Reads a two-class head through an engine that pools.
 
     Raises:
-        PRMError: the engine does not.
+        PRMError: the engine does not pool.
     """
     if not isinstance(engine, PoolingEngine):
         raise PRMError(f"the {engine.kind} engine does not serve a classification head: use transformers or vllm")
@@ -26,15 +26,15 @@ def pooling_scorer(engine: Engine, writer: SolutionWriter) -> Callable[[Layout],
 
 
 def two_class_log_odds(rows: Sequence[Sequence[float]], layout: Layout) -> list[float]:
-    """Log-odds of the steps from what was pooled.
+    """Log-odds of the steps from pooled outputs.
 
     Args:
-        rows: for every token, or for every step only, the two classes' logits, or their probabilities from a server
-            that does not leave its softmax out.
+        rows: for every token, or only every step: the two classes' logits, or their probabilities from a server with
+            a softmax.
         layout: where the steps are.
 
     Raises:
-        PRMError: these are neither as many rows as tokens nor as steps, or not two classes.
+        PRMError: the number of rows is neither that of tokens nor of steps, or there are not two classes.
     """
     if len(rows) == len(layout.ids):
         rows = [rows[position] for position in layout.positions]

@@ -1,4 +1,4 @@
-"""What to spend tokens on: when a verdict is settled, and which steps deserve code. Pure functions."""
+"""Adaptive computation: when a verdict is settled, and which steps need code. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from genprm.prms.base import PRMError
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """How far a judge goes before it stops."""
+    """When a judge stops."""
 
     until: Until = Until.END
-    """How far a solution is judged. Steps after the first wrong one have no score then, and say so."""
+    """How far a solution is judged. With `FIRST_ERROR`, later steps have no score, with the reason."""
     confidence: float | None = None
     """None takes every vote on every step. A number in (0, 1] stops voting on a step once its verdict is settled with
-    that confidence (1: once the missing votes cannot flip it)."""
+    that confidence (1: once the remaining votes cannot flip it)."""
     certainty: float = CERTAINTY
     """For `Mode.AUTO`: see `needs_code`."""
 
@@ -31,7 +31,7 @@ class Spending:
 
 
 WAVE = 2
-"""Votes asked for at once while it is open whether more are needed."""
+"""Votes taken at once while more may be needed."""
 
 _COMPUTES = re.compile(
     r"\d\s*(?:[-+*/^×÷·%=<>]|\\(?:times|div|cdot|frac|sqrt|pm|equiv|approx|le|ge)\b|\bx\b)|[=^]\s*[-$\d\\(]"
@@ -44,34 +44,34 @@ def computes(step: str) -> bool:
 
 
 def needs_code(step: str, score: float, certainty: float = CERTAINTY) -> bool:
-    """Whether to go on to code after the analysis.
+    """Whether to write code after the analysis.
 
-    GenPRM's ablation (arXiv 2504.00891, table 5) finds that execution adds little on most steps, and much where there
-    is something to calculate.
+    GenPRM's ablation (arXiv 2504.00891, table 5) finds that execution adds little on most steps, and much on steps with
+    calculations.
 
     Args:
         step: the step's text.
-        score: P(Yes) that the model would give after the analysis alone, in [0, 1].
-        certainty: how far from undecided that must be: `max(score, 1 - score)`, in [0.5, 1].
+        score: P(Yes) after the analysis alone, in [0, 1].
+        certainty: the minimum of `max(score, 1 - score)` to skip code, in [0.5, 1].
 
     Returns:
-        True where the step computes something or the analysis leaves the verdict open.
+        True if the step computes something or the analysis leaves the verdict open.
     """
     return computes(step) or max(score, 1.0 - score) < certainty
 
 
 def settled(scores: Sequence[float], votes: int, threshold: float, confidence: float) -> bool:
-    """Whether the verdict on a step stands although votes are missing.
+    """Whether the verdict on a step is settled before all votes are taken.
 
-    It stands for certain when no scores of the missing votes could carry the mean over the threshold. Short of that,
-    the scores so far count as that many right and wrong answers, and the missing votes are drawn from the
-    Beta-binomial distribution that follows from a uniform prior.
+    It is certain when no scores of the remaining votes could move the mean across the threshold. Otherwise, the scores
+    so far count as fractional right and wrong votes, and the remaining votes follow the Beta-binomial distribution
+    under a uniform prior.
 
     Args:
         scores: the votes so far, each in [0, 1].
-        votes: how many there would be in all.
-        threshold: the mean from which the step is right.
-        confidence: how sure to be, in (0, 1]; 1 stops only where the missing votes cannot matter.
+        votes: total number of votes.
+        threshold: the lowest mean of a right step.
+        confidence: in (0, 1]; 1 means that the remaining votes cannot matter.
 
     Raises:
         ValueError: there are more scores than votes, or the confidence is out of range.
@@ -82,7 +82,7 @@ def settled(scores: Sequence[float], votes: int, threshold: float, confidence: f
         raise ValueError(f"confidence must be above 0 and at most 1, not {confidence!r}")
     left = votes - len(scores)
     total = math.fsum(scores)
-    # What the missing votes must add up to for the step to be right.
+    # The sum of the remaining votes that makes the step right.
     needed = threshold * votes - total
     if left == 0 or needed <= 0 or needed > left:
         return True

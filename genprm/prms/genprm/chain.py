@@ -1,4 +1,4 @@
-"""One chain of GenPRM: a conversation over the steps of a solution, with a Python session of its own."""
+"""One chain of GenPRM: a conversation over the steps of a solution, with its own Python session."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
 @dataclass(frozen=True, slots=True)
 class ChainSetup:
-    """What all chains of a judge share; its fields are arguments of `genprm.prms.genprm.judge.GenPRM`."""
+    """Shared by all chains of a judge; the fields are arguments of `genprm.prms.genprm.judge.GenPRM`."""
 
     engine: Engine
     sandbox: Sandbox | None
@@ -51,14 +51,14 @@ class ChainSetup:
         return [Trusted(self.frame.before_system + system + self.frame.before_first_user), Untrusted(first)]
 
     def opening(self, index: int) -> str:
-        """How the assistant's turn on a step begins: the part of its text that is forced."""
+        """The forced beginning of the assistant turn on a step."""
         if self.mode is Mode.DIRECT:
             return prompts.render("genprm/output")
         opening = prompts.render("genprm/analyze", paragraph=index + 1)
         return opening.rstrip(" ") if self.profile.seam == "open" else opening
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """A conversation's ids with as many begin-of-sequence tokens in front as the profile says."""
+        """A conversation's ids, preceded by the profile's number of begin-of-sequence tokens."""
         tokenizer, count = self.engine.tokenizer, self.profile.bos
         bos = tokenizer.bos_id
         if bos is None:
@@ -71,24 +71,24 @@ class ChainSetup:
 
 @dataclass(slots=True)
 class _Turn:
-    """One assistant turn as it grows."""
+    """One growing assistant turn."""
 
     before: list[int]
-    """The conversation up to this turn, the assistant marker included."""
+    """The conversation up to this turn, including the assistant marker."""
     prompt: list[int]
-    """What the engine gets in front of `ids`."""
+    """The engine's prompt before `ids`."""
     lead: str = ""
     """The part of the text that is in `prompt`."""
     text: str = ""
-    """All of the turn, `lead` included."""
+    """The whole turn, including `lead`."""
     ids: list[int] = field(default_factory=list[int])
     rows: list[tuple[float, ...] | None] = field(default_factory=list[tuple[float, ...] | None])
-    """For each of `ids`, the log-probabilities of the watched tokens in its place, where the engine gave them."""
+    """For each of `ids`, the log-probabilities of the watched tokens at its position, if the engine returned them."""
     code: list[CodeRun] = field(default_factory=list[CodeRun])
     analysed: int = 0
-    """Length of the text up to the end of the analysis: a verdict before that does not count."""
+    """Length of the text up to the end of the analysis; a verdict before that is ignored."""
     executed: int = 0
-    """Length of the text up to which its code was run: the text before it was partly printed by snippets."""
+    """Length of the text whose code has run; it contains executed output."""
 
     @property
     def verdict(self) -> tuple[Verdict, int] | None:
@@ -100,7 +100,7 @@ class _Turn:
         self.rows += [*rows, *[None] * (len(ids) - len(rows))]
 
     def drop(self, text: str, done: Completion, tokenizer: Tokenizer) -> None:
-        """Takes `text` off the end of the turn, which the generation `done` wrote last."""
+        """Removes `text` from the end of the turn, which the last generation `done` wrote."""
         kept = done.text[: len(done.text) - len(text)]
         ids = cut_at_stop(tokenizer, done.token_ids, (kept,)).token_ids if kept else ()
         start = len(self.ids) - len(done.token_ids)
@@ -115,7 +115,7 @@ class ChainRun:
 
     def __init__(self, setup: ChainSetup, problem: str, seed: int, vote: int, stack: AsyncExitStack) -> None:
         self.setup = setup
-        """How the next step is judged; its `mode` may change between steps."""
+        """Settings for the next step; `mode` may change between steps."""
         self._problem = problem
         self._seed = seed
         self._vote = vote
@@ -125,14 +125,14 @@ class ChainRun:
         self._stack = stack
         self._tokens = Tokens()
         self._ran: list[str] = []
-        """Snippets whose effects the conversation relies on."""
+        """Snippets that ran in this conversation."""
         self._session: Session | None = None
         self._closing = AsyncExitStack()
         """Closes the session."""
         self._held: list[str] = []
-        """Snippets whose effects the session holds."""
+        """Snippets that ran in the current session."""
         self.copied = False
-        """Whether the conversation was taken over from another chain, so that its votes are not independent."""
+        """Whether the conversation was copied from another chain, so that its votes are not independent."""
 
     @property
     def length(self) -> int:
@@ -140,11 +140,11 @@ class ChainRun:
         return len(self._history)
 
     def adopt(self, other: ChainRun) -> None:
-        """Goes on from the other chain's conversation and session, after a step that this chain was not asked about."""
+        """Continues from the other chain's conversation and snippets, after a step that this chain skipped."""
         self._history, self._ran, self.copied = list(other._history), list(other._ran), True
 
     def fork(self, stack: AsyncExitStack) -> ChainRun:
-        """An independent chain that continues from here. Its session, if it needs one, repeats what ran so far."""
+        """An independent chain that continues from here. Its session, if needed, runs all earlier snippets again."""
         forked = ChainRun(self.setup, self._problem, self._seed, self._vote, stack)
         forked._history, forked._ran, forked.copied = list(self._history), list(self._ran), self.copied
         return forked
@@ -163,7 +163,7 @@ class ChainRun:
         if setup.profile.assistant_marker:
             turn.append(opening, encode(opening))
         else:
-            # The opening follows the user's text with nothing between: the two are tokenised as one text.
+            # Nothing separates the opening from the user's text, so the two are tokenised as one text.
             turn.lead = turn.text = opening
             turn.prompt = self._history + self._encode(index, [*user, Trusted(opening)])
         if setup.mode is not Mode.DIRECT:
@@ -178,11 +178,11 @@ class ChainRun:
         return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens, copied=self.copied)
 
     def _join(self, index: int, user: Sequence[Trusted | Untrusted], opening: str, turn: _Turn) -> None:
-        """Tokenises the opening and the analysis as one text, as released code does from its second stage on."""
+        """Tokenises the opening and the analysis as one text, as the released code does from its second stage on."""
         tokenizer, analysis = self.setup.engine.tokenizer, turn.text[len(opening) :]
         ids = tokenizer.encode(turn.text)
         if tokenizer.decode(ids) != turn.text:
-            return  # ids that stand for another text than the model wrote would be worse than a seam
+            return  # ids that decode to a different text would be worse than a seam
         if turn.lead:
             turn.prompt = self._history + self._encode(index, [*user, Trusted(opening), Untrusted(analysis)])
             turn.lead, ids = turn.text, []
@@ -206,7 +206,7 @@ class ChainRun:
         elif setup.mode is not Mode.DIRECT:
             lead = prompts.render("genprm/verify")
             turn.append(lead, encode(lead))
-        # Text that stands in the prompt counts towards the turn's budget all the same, as in the released code.
+        # Text in the prompt also counts towards the turn's budget, as in the released code.
         budget = profile.step_tokens - len(encode(turn.lead))
         stop = (FENCE_END, OUTPUT_END, FAKE_OUTPUT) if executes else (OUTPUT_END,)
         for number in range(1, profile.rounds + 1):
@@ -224,7 +224,7 @@ class ChainRun:
                 break
             if not await self._run_code(turn, done) and done.finish is Finish.EOS:
                 break
-        # The rounds or the budget ran out, or the turn ended without a judgement: ask for one after the analysis alone.
+        # Rounds or budget are used up, or the turn ended without a verdict: ask for one after the analysis alone.
         turn.text, turn.ids, turn.executed = analysis, analysis_ids, 0
         turn.rows = [None] * len(analysis_ids)
         if setup.mode is not Mode.DIRECT:
@@ -255,10 +255,10 @@ class ChainRun:
         return done
 
     async def _run_code(self, turn: _Turn, done: Completion) -> bool:
-        """Runs the block that was written since the last run and appends its real output; False when there is none."""
+        """Runs the block written since the last run and appends its real output; returns False if there is none."""
         encode = self.setup.engine.tokenizer.encode
         if done.stop == FAKE_OUTPUT:
-            # The model began to make up an output. It gets the real one, or none.
+            # The model started to invent an output: replace it by the real one, or none.
             turn.drop(FAKE_OUTPUT, done, self.setup.engine.tokenizer)
         block = last_block(turn.text[turn.executed :])
         if block is None or not block.source:
@@ -275,7 +275,7 @@ class ChainRun:
         return True
 
     async def _ready(self) -> Session:
-        """A session that holds the effects of all that ran in this conversation, and of nothing else."""
+        """A session with the effects of exactly the snippets of this conversation."""
         assert self.setup.sandbox is not None
         if self._session is None or self._ran[: len(self._held)] != self._held:
             await self._closing.aclose()
@@ -288,7 +288,7 @@ class ChainRun:
         return self._session
 
     async def _score(self, turn: _Turn) -> tuple[float | None, float | None, Verdict | None]:
-        """Reads P(Yes) against P(No) exactly where the verdict's word stands."""
+        """Reads P(Yes) against P(No) exactly at the verdict's word."""
         found = turn.verdict
         if found is None:
             return None, None, None

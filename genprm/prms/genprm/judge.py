@@ -1,14 +1,14 @@
-"""GenPRM: a generative PRM that writes an analysis and Python for every step, reads what the code printed, and decides.
+"""GenPRM: a generative PRM that writes an analysis and Python for every step, reads the output, and decides.
 
 The protocol is that of the paper (Zhao et al., arXiv 2504.00891) and its released code: three stages of forced decoding
-a step, `<analyze>`, `<verify>` with executed code, `<output>` with the judgement. Where this differs on purpose:
+per step, `<analyze>`, `<verify>` with executed code, `<output>` with the verdict. Deliberate differences:
 
 * The score is read at the verdict from raw log-probabilities, not from the sampled top 20 after temperature and top-p.
-* Every chain has a Python session of its own; none sees another's names.
-* A block is executed once. Text that only looks like executed output is cut off where it starts.
-* The forced question at the end is asked once. No verdict then means no score, rather than 0.5.
-* In `code` mode, a turn that ends without a verdict gets this question at once. Released code generates again, up to
-  three times, from a text that the model had ended.
+* Every chain has its own Python session.
+* A block is executed once. Invented output is cut off at its start.
+* The forced question at the end is asked once. Without a verdict there is no score, rather than 0.5.
+* In `code` mode, a turn that ends without a verdict gets this question at once. The released code generates again, up
+to three times, after the end of the turn.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class GenPRM:
 
     Args:
         engine: the model.
-        sandbox: where code runs; needed for `Mode.EXECUTE` only.
-        mode: how much of the protocol to go through.
-        votes: chains a solution, each with its own history and session; their scores are averaged.
+        sandbox: where code runs; needed only if the mode executes code.
+        mode: how much of the protocol to use.
+        votes: chains per solution, each with its own history and session; their scores are averaged.
         profile: the variant of the protocol.
         sampling: how chains are sampled.
         threshold: the score from which a step is right.
-        spending: how far it goes before it stops. Where voting on a step stops early, a chain that was not asked about
-            the step goes on from the first chain's conversation and runs its snippets: from then on it is a copy of
-            that chain, its votes are not independent, and `Chain.copied` says so.
-        calibration: maps the mean of a step's votes to the score that counts: for the verdict, for `until` and for
-            `confidence`. Chains keep the scores they gave.
+        spending: when it stops. If voting on a step stops early, a chain that skipped the step continues from the first
+            chain's conversation and runs its snippets. From then on it is a copy of that chain: its votes are not
+            independent, which `Chain.copied` records.
+        calibration: maps the mean of a step's votes to the score that is used for the verdict, for `until` and for
+            `confidence`. Chains keep their raw scores.
 
     Raises:
-        PRMError: the tokenizer or the arguments do not fit the protocol.
+        PRMError: the tokenizer or an argument does not suit the protocol.
     """
 
     def __init__(
@@ -86,18 +86,18 @@ class GenPRM:
         self.until, self.confidence = spending.until, spending.confidence
         self.calibration = calibration
         self.owned: AsyncExitStack | None = None
-        """What `close` closes: the engine and sandbox that were opened for this judge."""
+        """Closed by `close`: the engine and sandbox opened for this judge."""
         self.admission = Admission(engine.cache_tokens, engine.max_model_len)
         frame, answers = ChatFrame.of(engine.tokenizer), Answers.of(engine.tokenizer)
         self.setup = ChainSetup(engine, sandbox, mode, profile, sampling, spending.certainty, frame, answers)
-        """What its chains are built from."""
+        """Settings shared by its chains."""
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
         """Judges every step of a solution; see `genprm.prms.base.PRM`."""
         return await self.judge_watched(problem, steps, lambda _index, _step: None, seed=seed)
 
     async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
-        """Judges every step, and tells of each; see `genprm.prms.base.WatchablePRM`."""
+        """Judges every step and reports each; see `genprm.prms.base.WatchablePRM`."""
         check_steps(steps)
         async with self.admission.place(characters_of(problem, steps), self.votes) as place:
             async with AsyncExitStack() as stack:
@@ -107,9 +107,9 @@ class GenPRM:
             return self.judgement_of(by_step, len(steps))
 
     async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str], on_step: OnStep) -> list[list[Chain]]:
-        """The chains on each step, as far as the solution is judged."""
+        """The chains on each judged step."""
         if self.until is Until.END and self.confidence is None:
-            # Chains do not wait for each other: a step is judged when the slowest has judged it.
+            # Chains do not wait for each other: a step is finished when the slowest chain has judged it.
             paths: list[list[Chain]] = [[] for _ in runs]
 
             async def follow(run: ChainRun, path: list[Chain]) -> None:
@@ -130,14 +130,14 @@ class GenPRM:
         return by_step
 
     def begin(self, problem: str, *, seed: int = 0) -> PartialGenPRMJudgement:
-        """An empty judgement, to be extended a step at a time; see `genprm.prms.base.StepwisePRM`."""
+        """An empty judgement, to be extended step by step; see `genprm.prms.base.StepwisePRM`."""
         runs = [ChainRun(self.setup, problem, seed, vote, AsyncExitStack()) for vote in range(self.votes)]
         return PartialGenPRMJudgement(self, runs, [])
 
     async def _vote(self, runs: Sequence[ChainRun], index: int, step: str) -> list[Chain]:
-        """Chains on one step: all of them, or as many as it takes to settle the verdict."""
+        """Chains on one step: all of them, or enough to settle the verdict."""
         wave = len(runs) if self.confidence is None else WAVE
-        # Votes are averaged before they are calibrated.
+        # Averaged before calibration.
         calibration, threshold = self.calibration, self.threshold
         mean_needed = threshold if calibration is None else calibration.raw_threshold(threshold)
         chains: list[Chain] = []
@@ -152,17 +152,17 @@ class GenPRM:
         return chains
 
     def combine(self, chains: Sequence[Chain]) -> StepJudgement:
-        """The judgement of a step by its chains: their mean, calibrated where the judge is."""
+        """The judgement of a step from its chains: their mean, calibrated if the judge is."""
         judged = combine_chains(chains, self.threshold)
         return judged if self.calibration is None else self.calibration.apply_to_step(judged, self.threshold)
 
     def judgement_of(self, by_step: Sequence[Sequence[Chain]], steps: int) -> Judgement:
-        """The judgement of a solution of `steps` steps by its chains, [step][vote], for the steps that were judged."""
+        """The judgement of a solution with `steps` steps from its chains, [step][vote] for the judged steps."""
         judged = [self.combine(chains) for chains in by_step]
         left = StepJudgement(None, None, None, (), reason="not judged: it comes after the first wrong step")
         spent = sum((chain.tokens for chains in by_step for chain in chains), Tokens())
         asked = sum(len(chains) for chains in by_step)
-        # What a critique of this solution cost on average stands for those that were not written.
+        # Estimates each skipped rationale by the mean cost of this solution's rationales.
         saved = round(spent.generated / asked * (steps * self.votes - asked)) if asked else 0
         return Judgement((*judged, *[left] * (steps - len(judged))), self.threshold, spent, saved)
 
@@ -181,7 +181,7 @@ class GenPRM:
 
 
 class PartialGenPRMJudgement:
-    """The judgement of a solution so far, from which several continuations can be judged."""
+    """The judgement of a partial solution, from which several continuations can be judged."""
 
     def __init__(self, prm: GenPRM, runs: Sequence[ChainRun], by_step: Sequence[Sequence[Chain]]) -> None:
         self._prm = prm
@@ -190,16 +190,16 @@ class PartialGenPRMJudgement:
 
     @property
     def judgement(self) -> Judgement:
-        """What was judged so far."""
+        """The judgement so far."""
         return self._prm.judgement_of(self._by_step, len(self._by_step))
 
     @property
     def length(self) -> int:
-        """Tokens of all its chains together."""
+        """Total tokens of all its chains."""
         return sum(run.length for run in self._runs)
 
     async def extended(self, step: str) -> PartialGenPRMJudgement:
-        """The judgement of this solution with one more step; this one stays as it is."""
+        """Judges one more step and returns the new judgement; this one is unchanged."""
         check_steps([step])
         async with AsyncExitStack() as stack:
             runs = [run.fork(stack) for run in self._runs]

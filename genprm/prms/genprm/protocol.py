@@ -1,4 +1,4 @@
-"""The text of the GenPRM protocol: its variants, what marks its parts, and how a turn is read. Pure."""
+"""The text of the GenPRM protocol: its variants, its markers, and parsing of turns. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FENCE_END = "\n```\n"
 OUTPUT_END = "</output>\n"
 FAKE_OUTPUT = "[Code Output]"
 FORCED_TOKENS = 20
-"""What the forced question may generate."""
+"""Most tokens generated after the forced question."""
 
 _VERDICT = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?(Yes|No)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where released code, model card and trained models differ.
+    """Variants of the protocol, in which released code, model card and trained models differ.
 
     The defaults suit any model with a chat template; `RELEASED` is the released inference code's variant.
     """
@@ -30,22 +30,21 @@ class Profile:
     r"""First user turn: `{problem}\n{step}` as the ProcessBench driver sends it, or `Question: {problem}\n\n{step}` as
     the model card and the demo do."""
     assistant_marker: bool = True
-    """Whether the current turn opens with the template's assistant marker, as a chat template means it. The released
-    code leaves it out, as it renders the prompt up to the user's turn only; earlier turns have it either way. With it,
-    a turn's ids are the same when it is written and when it is history, so that the prefix cache holds all of it."""
+    """Whether the current turn starts with the template's assistant marker, as intended by chat templates. The released
+    code omits it, because it renders the prompt only up to the user turn; earlier turns always have it. With it, a
+    turn has the same ids when it is written and when it is history, so the prefix cache holds all of it."""
     bos: int | None = None
-    """Begin-of-sequence tokens at the start. None: those of the chat template, and one more where the tokenizer adds
-    one by itself (`add_bos_token`), as when the released code passes rendered text to vLLM: two for the released
-    models."""
+    """Begin-of-sequence tokens at the start. None means those of the chat template, and one more if the tokenizer adds
+    one (`add_bos_token`), as when the released code passes rendered text to vLLM: two for the released models."""
     seam: Literal["open", "joined", "split"] = "open"
     """How the opening and the analysis after it are tokenised. `open`: the opening's last space is left to the model,
     which writes it with its first word, as in any text. `joined`: as one text once the analysis is written, as in the
-    released code from its second stage on; a prefix cache then holds nothing of the analysis. `split`: each by itself,
-    so that the first word has no space of its own."""
+    released code from its second stage on; a prefix cache then holds nothing of the analysis. `split`: separately, so
+    that the first word has no leading space."""
     analysis_tokens: int = 2048
     """Longest analysis."""
     step_tokens: int = 2048
-    """Longest assistant turn, executed output included, from which on the forced question is asked."""
+    """Longest assistant turn, including executed output, before the forced question is asked."""
     rounds: int = 3
     """Generations after the analysis. (The released code calls this its time limit.)"""
     output_chars: int = 2000
@@ -64,12 +63,12 @@ class Profile:
 
 
 RELEASED = Profile(assistant_marker=False, seam="joined")
-"""How the released inference code talks to the released models."""
+"""The protocol variant of the released inference code."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """How chains are sampled. Defaults: the released inference code."""
+    """Sampling settings of chains; the defaults are the released inference code's."""
 
     temperature: float = 0.6
     top_p: float = 0.95
@@ -77,11 +76,11 @@ class SamplingDefaults:
 
 
 def find_verdict(text: str, start: int = 0) -> tuple[Verdict, int] | None:
-    r"""The verdict of an assistant turn, and where its word begins.
+    r"""The verdict of an assistant turn, and the position of its word.
 
     Args:
         text: the assistant's turn.
-        start: where to begin. Only what follows the last `<output>` from there on counts, so that neither a
+        start: where to begin. Only text after the last `<output>` from there on counts, so that neither a
             `\boxed{No}` in the analysis nor one that a snippet printed is a verdict.
     """
     opened = text.rfind("<output>", start)

@@ -1,4 +1,4 @@
-"""Where in a turn a verdict's score is read: which tokens stand before the verdict, and which two are compared."""
+"""Where a verdict's score is read in a turn: the tokens before the verdict, and the two that are compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The tokens that verdicts begin with."""
+    """The first tokens of verdicts."""
 
     plain: Pair
     spaced: Pair | None
-    """With a space in front; None where the tokenizer has no such tokens."""
+    """With a leading space; None if the tokenizer has no such tokens."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Answers:
@@ -44,20 +44,20 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask for a verdict's score: the probabilities of two tokens after some ids."""
+    """The query for a verdict's score: the probabilities of two tokens after some ids."""
 
     ids: tuple[int, ...]
-    """Of the turn, from its first generated or forced token up to the verdict."""
+    """Ids of the turn, from its first generated or forced token up to the verdict."""
     pair: Pair
     written: bool
-    """Whether the turn's own ids begin with `ids`, so that an engine that watched the pair knows the answer."""
+    """Whether the turn's own ids start with `ids`, so that an engine that watched the pair has the answer."""
 
 
 def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], before: str) -> Question:
-    r"""The question that a verdict answers.
+    r"""The query for the score of a verdict.
 
-    The model may have written the word with the blanks before it as one token (`\boxed{ Yes}`). Then the question is
-    asked before the blanks, about the words with those blanks: a lone blank is not what the model wrote.
+    The model may have written the word and the spaces before it as one token (`\boxed{ Yes}`). Then the query is at the
+    position before the spaces, about the words with their spaces: the model did not write the spaces separately.
 
     Args:
         tokenizer: decodes the ids.
@@ -66,7 +66,7 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
         before: the text of these ids up to the verdict's word.
 
     Raises:
-        EngineError: the tokenizer cannot express the text.
+        EngineError: the tokenizer cannot encode the text.
     """
     kept = _tokens_within(tokenizer, ids, len(before))
     head = tokenizer.decode(ids[:kept])
@@ -78,12 +78,12 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
             return Question(tuple(ids[:kept]), answers.spaced, written=True)
         lead, (yes, no) = where_they_part(*(tokenizer.encode(blanks + word) for word in Verdict))
         return Question((*ids[:kept], *lead), (yes, no), written=not lead)
-    # The word begins inside a token: the text before it is tokenised anew.
+    # The word starts inside a token: tokenise the text before it again.
     return Question(cut_at_stop(tokenizer, ids, (before,)).token_ids, answers.plain, written=False)
 
 
 def _tokens_within(tokenizer: Tokenizer, ids: Sequence[int], length: int) -> int:
-    """How many of the first ids decode to at most `length` characters."""
+    """Number of first ids that decode to at most `length` characters."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,8 +1,8 @@
-"""Implicit PRMs such as EurusPRM: a step's reward is how much likelier the PRM finds it than its reference model does.
+"""Implicit PRMs such as EurusPRM: a step's reward is the log-ratio of its likelihoods under PRM and reference model.
 
-`logratio` has the arithmetic, `logprobs` the models, `load` opens both.
-The two models see the same tokens once each, and need never be in memory together: `ImplicitPRM.judge_rows` takes one
-after the other, and after `ImplicitPRM.prepare` the reference's part is on disk.
+`logratio` has the arithmetic, `logprobs` the models, `load` opens both. The two models see the same tokens once each,
+and need not be in memory together: `ImplicitPRM.judge_rows` runs one after the other, and `ImplicitPRM.prepare` stores
+the reference's results on disk.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 CAPACITY = 64
-"""Solutions in flight from which on batches are full."""
+"""Solutions in flight that fill the batches."""
 _IN_FLIGHT = 4 * CAPACITY
 _PREPARED = 4096
-"""Solutions that `ImplicitPRM.prepare` holds at once."""
+"""Solutions that `ImplicitPRM.prepare` keeps in memory at once."""
 
 
 class ImplicitPRM:
@@ -63,17 +63,17 @@ class ImplicitPRM:
 
     Args:
         model: the PRM.
-        reference: the model it was trained against. Without one, rewards are plain log-probabilities times beta, so
-            that every score is below 0.5.
-        tokenizer: the PRM's.
+        reference: its reference model. Without one, rewards are log-probabilities times beta, so that every score is
+            below 0.5.
+        tokenizer: the PRM's tokenizer.
         beta: the scale of rewards.
         mode: where steps end.
         reward: which reward is the score.
-        threshold: the score from which a step is right.
-        name: for reports; by default the model's.
+        threshold: the lowest score of a right step.
+        name: name in reports; by default the model's.
 
     Raises:
-        PRMError: the tokenizer or the arguments do not fit.
+        PRMError: the tokenizer or an argument is not suitable.
         EngineError: the tokenizer has no chat template.
     """
 
@@ -120,13 +120,13 @@ class ImplicitPRM:
     async def judge_rows(self, rows: Sequence[tuple[str, Sequence[str]]]) -> list[Judgement | Exception]:
         """Judges many solutions with one model in memory at a time.
 
-        The reference scores all of them and is closed, then the PRM does. A model that was open before stays open.
+        The reference scores all of them and is closed, then the PRM. A model that was already open stays open.
 
         Args:
             rows: problem and steps of each solution.
 
         Returns:
-            For each row its judgement, or what went wrong with it: one bad row does not stop the others.
+            For each row its judgement or its exception: one bad row does not stop the others.
         """
         written: list[Spans | Exception] = []
         for problem, steps in rows:
@@ -135,7 +135,7 @@ class ImplicitPRM:
             except PRMError as error:
                 written.append(error)
         bases = await self._in_turn(self.reference, written)
-        # What the reference failed at, the PRM is not asked about.
+        # Rows that failed with the reference are skipped.
         left = [base if isinstance(base, Exception) else spans for spans, base in zip(written, bases, strict=True)]
         owns = await self._in_turn(self.model, left)
         judged: list[Judgement | Exception] = []
@@ -148,10 +148,10 @@ class ImplicitPRM:
         return judged
 
     async def prepare(self, rows: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """Asks the reference about these solutions beforehand, and closes it.
+        """Scores these solutions with the reference in advance, and closes it.
 
-        Its answers are in the cache when they are judged, so that the two models are never in memory together. Without
-        a cache this does nothing. What fails here fails again, with its reason, when it is judged.
+        The results are in the cache when the solutions are judged, so that the two models are never in memory together.
+        Without a cache this does nothing. A row that fails here fails again, with its reason, when it is judged.
 
         Args:
             rows: problem and steps of each solution.
@@ -175,7 +175,7 @@ class ImplicitPRM:
             await self.reference.close()
 
     async def open(self) -> None:
-        """Opens both models now rather than with the first solution.
+        """Opens both models now instead of with the first solution.
 
         Raises:
             EngineError: one of them does not open.
@@ -186,7 +186,7 @@ class ImplicitPRM:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine with the PRM in it, while it is open."""
+        """The PRM's engine, while it is open."""
         return self.model.engine
 
     @property
@@ -212,7 +212,7 @@ class ImplicitPRM:
     async def _in_turn(
         self, model: LogprobModel | None, rows: Sequence[Spans | Exception]
     ) -> list[list[float] | Exception]:
-        """Log-probabilities of all rows by one model, which is closed afterwards; errors go through as they are."""
+        """Log-probabilities of all rows by one model, which is then closed; exceptions are passed through."""
         if model is None:
             return [row if isinstance(row, Exception) else [0.0] * (len(row.ids) - row.start) for row in rows]
         try:
@@ -222,7 +222,7 @@ class ImplicitPRM:
 
     async def _answers(self, model: LogprobModel, rows: Sequence[Spans | Exception]) -> list[list[float] | Exception]:
         answers: dict[int, list[float] | Exception] = {}
-        # Longest first: neighbours in the queue are of one length, and what needs most memory fails first.
+        # Longest first: neighbours in the queue have similar lengths, and out-of-memory errors come first.
         waiting = iter(sorted(range(len(rows)), key=lambda i: _length(rows[i]), reverse=True))
 
         async def work() -> None:

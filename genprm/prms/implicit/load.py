@@ -24,15 +24,15 @@ class Source:
     """One of the two models, and where it runs."""
 
     model: str | Engine
-    """A folder, a model id, or an engine that is open already with the model in it."""
+    """A folder, a model id, or an open engine with the model."""
     base_urls: Sequence[str] = ()
     """Servers with the model."""
     revision: str | None = None
     """Its revision on the Hub."""
     tokenizer: str | None = None
-    """Folder or id of its tokenizer, where it is not the model's."""
+    """Folder or id of its tokenizer, if it is not the model's."""
     dtype: str = "auto"
-    """Type of its weights: see `benchmarks/README.md` for what bfloat16 and int8 save and cost on a CPU."""
+    """Type of its weights; `benchmarks/README.md` has speed and accuracy of bfloat16 and int8 on a CPU."""
 
     @property
     def name(self) -> str:
@@ -57,20 +57,19 @@ async def load_implicit(
 
     Args:
         prm: the PRM, such as `PRIME-RL/EurusPRM-Stage2`.
-        reference: the reference, where it is not the profile's; the model `none` uses log-probabilities without one.
-        name: what the PRM is called, where it is not its model's name.
-        profile: what it was trained against and how its rewards are read; known for the released models.
-        engine: used for the models that are not open already.
+        reference: the reference, if it is not the profile's; the model `none` means no reference.
+        name: the PRM's name, if it is not its model's.
+        profile: its reference and how its rewards are read; known for the released models.
+        engine: for models that are not open yet.
         threshold: the score from which a step is right.
-        cache: folder in which the reference's log-probabilities are kept; `auto` is the user's cache folder, None
-            keeps none.
+        cache: folder for the reference's log-probabilities; `auto` is the user's cache folder, None means no cache.
         seed: the engines' seed.
-        lazy: open the models with the first solution that needs them, as `ImplicitPRM.judge_rows` and
-            `ImplicitPRM.prepare` do in turn.
+        lazy: open each model with the first solution that needs it, as `ImplicitPRM.judge_rows` and
+            `ImplicitPRM.prepare` do.
         **engine_options: passed to both engines.
 
     Raises:
-        PRMError: the reference is not known, or an argument does not fit.
+        PRMError: the reference is unknown, or an argument is not suitable.
         EngineError: an engine or a model does not load.
     """
     name = name or prm.name
@@ -79,7 +78,7 @@ async def load_implicit(
         reference = Source(profile.reference, dtype=prm.dtype)
     if reference is None:
         raise PRMError(
-            f"which model was {name!r} trained against? Pass it as the reference; {NO_REFERENCE!r} scores without one"
+            f"which reference model was {name!r} trained with? Pass it as the reference; {NO_REFERENCE!r} means none"
         )
     if reference.base_urls and reference.model == NO_REFERENCE:
         raise PRMError(f"the servers {list(reference.base_urls)!r} are for a reference, and the reference is 'none'")
@@ -87,16 +86,17 @@ async def load_implicit(
         text = await asyncio.to_thread(Tokenizer.from_pretrained, prm.tokenizer or prm.model, prm.revision)
     else:
         text = prm.model.tokenizer
-    # Two models share a GPU, unless they take turns.
+    # The two models share a GPU, unless they take turns.
     here = [one for one in (prm, reference) if isinstance(one.model, str) and not one.base_urls]
     vllm_options = {
         "gpu_memory_utilization": 0.9 if lazy or len(here) < 2 else 0.45,
-        # vLLM holds the logits of all prompt tokens of a step at once, uncounted when it plans its memory.
+        # vLLM keeps the logits of all prompt tokens of an engine step at once, and does not count them in its memory
+        # plan.
         "max_num_batched_tokens": 2048,
     }
 
     def kind_of(source: Source) -> EngineKind:
-        # A server holds one model: what has no server of its own is loaded into this process.
+        # A server has one model: the other one is loaded into this process if it has no server.
         return choose_engine(engine if engine != "openai" and not source.base_urls else "auto", source.base_urls)
 
     def opening(source: Source) -> Engine | Callable[[], Awaitable[Engine]]:
@@ -121,7 +121,7 @@ async def load_implicit(
         kind = kind_of(reference) if isinstance(reference.model, str) else "open"
         base = LogprobModel(
             opening(reference),
-            # The same weights in another engine or precision differ by as much as the models that are compared may.
+            # The same weights in another engine or precision may differ by as much as the two models do.
             name=f"{weights_name(reference.name, reference.revision)} {kind} {reference.dtype}",
             tokenizer=text,
             cache=LogprobCache(default_cache() if cache == "auto" else cache) if cache is not None else None,

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, from any engine, kept on disk where they are asked for again and again."""
+"""Log-probabilities of given tokens from any engine, with a cache on disk."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from genprm.prms.batching import Batcher
 _MAGIC = b"genprm-logprobs-1\n"
 _DIGEST_BYTES = 16
 BATCH_TOKENS = 8192
-"""Tokens handed to a model at a time, padding included: one forward pass on a GPU."""
+"""Tokens per batch, including padding: one forward pass on a GPU."""
 
 
 class LogprobCache:
-    """A folder of log-probabilities, one small file an answer.
+    """A folder of log-probabilities, one small file per entry.
 
-    Any number of processes may use it at once: a file appears whole or not at all, and one that is damaged all the same
-    counts as absent and is written anew. Values are kept in float32, which is what models compute them in.
+    Any number of processes may use it at once: a file is written atomically, and a damaged one is ignored and written
+    again. Values are stored in float32, the precision in which models compute them.
 
     Args:
-        folder: made when the first answer is kept.
+        folder: created with the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,19 +40,19 @@ class LogprobCache:
 
     @staticmethod
     def key(model: str, tokenizer: str, ids: Sequence[int], start: int) -> str:
-        """Names an answer.
+        """The key of an entry.
 
         Args:
-            model: what identifies the weights and the precision they are computed in.
-            tokenizer: its fingerprint.
+            model: identifies the weights and their precision.
+            tokenizer: the tokenizer's fingerprint.
             ids: the tokens.
-            start: index of the first that is wanted.
+            start: index of the first token to score.
         """
         what = f"{model}\n{tokenizer}\n{start}\n".encode()
         return hashlib.blake2b(what + array("q", ids).tobytes(), digest_size=20).hexdigest()
 
     def get(self, key: str, count: int) -> list[float] | None:
-        """So many values, or None where there are none (or not those)."""
+        """The entry's values; None if it does not exist or does not have `count` values."""
         try:
             data = self._path(key).read_bytes()
         except OSError:
@@ -63,7 +63,7 @@ class LogprobCache:
         return list(struct.unpack(f"<{count}f", payload))
 
     def put(self, key: str, values: Sequence[float]) -> None:
-        """Keeps an answer.
+        """Stores an entry.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -86,16 +86,16 @@ class LogprobCache:
 
 
 class LogprobModel:
-    """A causal language model that is asked for nothing but log-probabilities.
+    """A causal language model, used only for log-probabilities.
 
-    It is opened when it is first needed, and after `close` it opens again when it is needed again: two models can take
-    turns on a device that holds only one.
+    It opens on first use, and again on first use after `close`, so two models can take turns on a device with room for
+    one.
 
     Args:
-        engine: an engine that is open (and stays open), or how to open one.
-        name: what identifies the weights, for the cache; with an open engine by default its model's name.
-        tokenizer: whose ids it will be asked about; by default the engine's own.
-        cache: where answers are kept.
+        engine: an open engine (which stays open), or a function that opens one.
+        name: identifies the weights in the cache; with an open engine, by default its model's name.
+        tokenizer: the tokenizer of the ids; by default the engine's own.
+        cache: stores results.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LogprobModel:
         self._ask: Callable[[Sequence[int], int], Awaitable[list[float]]] | None = None
         self._lock = asyncio.Lock()
         self.hits = 0
-        """Answers that came from the cache."""
+        """Number of results from the cache."""
 
     @property
     def engine(self) -> Engine | None:
@@ -126,14 +126,14 @@ class LogprobModel:
         return self._engine
 
     def knows(self, ids: Sequence[int], start: int) -> bool:
-        """Whether the cache has the answer about these tokens: see `logprobs`."""
+        """Whether the cache has these tokens: see `logprobs`."""
         if self.cache is None or self._tokenizer is None:
             return False
         key = self.cache.key(self.name, self._tokenizer.fingerprint, ids, start)
         return self.cache.get(key, len(ids) - start) is not None
 
     async def open(self) -> Engine:
-        """Opens the engine, where it is not open.
+        """Opens the engine if it is not open.
 
         Raises:
             EngineError: it does not open.
@@ -147,11 +147,11 @@ class LogprobModel:
             return self._engine
 
     async def logprobs(self, ids: Sequence[int], start: int) -> list[float]:
-        """Natural log-probabilities of the tokens from `start` (at least 1) on, each given those before it.
+        """Natural log-probabilities of the tokens from `start` (at least 1) on, each given the tokens before it.
 
         Raises:
             ContextOverflowError: the tokens do not fit the model's context.
-            PRMError: the model's tokenizer reads the ids as another text than the one they were made from.
+            PRMError: the model's tokenizer decodes the ids to a different text.
             EngineError: the engine does not open or cannot answer.
         """
         key = ""
@@ -173,7 +173,7 @@ class LogprobModel:
         return values
 
     async def close(self) -> None:
-        """Frees the model, unless it was open before. Idempotent."""
+        """Frees the model if this object opened it. Idempotent."""
         async with self._lock:
             if self._opening is not None and self._engine is not None:
                 engine, self._engine, self._ask = self._engine, None, None
@@ -201,9 +201,9 @@ def default_cache() -> Path:
 
 
 def weights_name(model: str, revision: str | None = None) -> str:
-    """What identifies a model's weights: its id and revision, or its folder and the state of the files in it.
+    """Identifies a model's weights: its id and revision, or its folder and the state of its files.
 
-    A folder that is trained into again has another name afterwards.
+    Training into the same folder again changes the name.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -214,7 +214,7 @@ def weights_name(model: str, revision: str | None = None) -> str:
 
 
 async def _asker(engine: Engine) -> Callable[[Sequence[int], int], Awaitable[list[float]]]:
-    """How to ask an engine for log-probabilities."""
+    """Returns a function that gets log-probabilities from an engine."""
     if isinstance(engine, RunsModel):
         from genprm.prms.forward import has_plain_head, token_logprobs
 

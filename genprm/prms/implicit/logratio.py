@@ -1,8 +1,8 @@
-r"""The arithmetic of implicit PRMs: which tokens belong to which step, and rewards out of log-ratios.
+r"""The arithmetic of implicit PRMs: the tokens of each step, and rewards from log-ratios.
 
 A model trained with r(y) = beta * log(pi(y) / pi_ref(y)) as its outcome reward is a process reward model for free (Yuan
-et al., arXiv 2412.01981): q_t, the sum of beta times the log-ratios up to token t, is the expected reward of what was
-written so far, and a step's own reward is the difference between q at its two ends.
+et al., arXiv 2412.01981): q_t, the sum of beta times the log-ratios up to token t, is the expected reward of the text
+so far, and a step's own reward is the difference between q at its end and at its start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _START, _STEP_END = Mark("start"), Mark("step end")
 NO_REFERENCE = "none"
 """Reference name meaning no reference model."""
 DEFAULT_BETA = 0.001
-"""The scale with which the released models are used. Rankings do not depend on it; thresholds other than 0.5 do."""
+"""The scale used with the released models. Rankings do not depend on it; thresholds other than 0.5 do."""
 
 
 class ImplicitMode(StrEnum):
@@ -31,17 +31,17 @@ class ImplicitMode(StrEnum):
     CLEAN = "clean"
     """At the blank line after it; the end of the turn belongs to the last step."""
     UPSTREAM = "upstream"
-    """Where the released ProcessBench script ends it: at as many tokens as the chat up to that step has when it is
-    rendered by itself with its closing, which reaches one or two tokens into the next step."""
+    """As in the released ProcessBench script: after as many tokens as the chat up to that step has when rendered with
+        its closing, which reaches one or two tokens into the next step."""
 
 
 class Reward(StrEnum):
     """Which of the two rewards is the score of a step."""
 
     CUMULATIVE = "cumulative"
-    """q at the end of the step: how the whole prefix is doing. What the ProcessBench script thresholds."""
+    """q at the end of the step, the reward of the whole prefix. The ProcessBench script thresholds this."""
     SINGLE = "single"
-    """The step's own part of q."""
+    """The step's own contribution to q."""
 
 
 class Reduce(StrEnum):
@@ -54,11 +54,10 @@ class Reduce(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImplicitProfile:
-    """What an implicit PRM was trained against, and how its rewards are read."""
+    """The reference of an implicit PRM, and how its rewards are read."""
 
     reference: str | None = None
-    """The model it was trained against: a folder or a model id; `none` for log-probabilities without a reference. None
-    when unknown."""
+    """The reference model: a folder or a model id; `none` means no reference model. None when unknown."""
     beta: float = DEFAULT_BETA
     """The scale of rewards, above 0."""
     mode: ImplicitMode = ImplicitMode.CLEAN
@@ -78,12 +77,12 @@ class Spans:
     start: int
     """Index of the first token that counts."""
     ends: list[int]
-    """For each step, the index after the last token that counts for it and those before it."""
+    """For each step, the index after its last token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImplicitRewards:
-    """What an implicit PRM says about a solution, in units of beta times nats."""
+    """An implicit PRM's rewards for a solution, in units of beta times nats."""
 
     single: tuple[float, ...]
     """Each step's own reward."""
@@ -103,7 +102,7 @@ class ImplicitRewards:
 
 
 def detect_implicit(name: str) -> ImplicitProfile | None:
-    """What is known about an implicit PRM by its name; None when it is not a released one.
+    """The profile of a released implicit PRM, by its name; None for other models.
 
     Args:
         name: the model's id or path. Its `config.json` is that of any causal language model.
@@ -117,7 +116,7 @@ def detect_implicit(name: str) -> ImplicitProfile | None:
 
 
 class ChatSpans:
-    """Writes solutions as chats, with one rendering of the template for all of them.
+    """Formats solutions as chats; the template is rendered only once.
 
     Args:
         tokenizer: the PRM's.
@@ -132,16 +131,16 @@ class ChatSpans:
         self._tokenizer = tokenizer
         self._mode = mode
         self._before_user, self._before_assistant, closing = chat_pieces(tokenizer, ("user", "assistant"))
-        # What follows the end of the turn is never scored.
+        # Text after the end of the turn is never scored.
         self._closing = closing.rstrip()
 
     def __call__(self, problem: str, steps: Sequence[str]) -> Spans:
-        """Writes a solution down, each step labelled `Step 1: ` and so on.
+        """Formats a solution, each step labelled `Step 1: ` and so on.
 
         Args:
             problem: the question.
-            steps: the steps; a label that they bring is replaced in `CLEAN` mode and doubled in `UPSTREAM` mode, as in
-                the released script.
+            steps: the steps; an existing label is replaced in `CLEAN` mode and doubled in `UPSTREAM` mode, as in the
+                released script.
         """
         clean = self._mode is ImplicitMode.CLEAN
         problem = problem.strip() if clean else problem
@@ -149,7 +148,7 @@ class ChatSpans:
         texts = [f"Step {number}: {step}" for number, step in enumerate(plain, start=1)]
         head = [Trusted(self._before_user), Untrusted(problem), Trusted(self._before_assistant)]
         body = [part for text in texts for part in (Trusted("\n\n"), _STEP_END, Untrusted(text))]
-        # A step ends behind the blank line after it, the last one behind the end of the turn.
+        # A step ends after the following blank line, the last one after the end of the turn.
         marked = self._tokenizer.encode_marked(*head, _START, *body[2:], Trusted(self._closing), _STEP_END)
         if clean:
             return Spans(marked.ids, marked.ends[_START.name][0], marked.ends[_STEP_END.name])
@@ -157,10 +156,10 @@ class ChatSpans:
         return Spans(marked.ids, max(1, lengths[0] - 1), [min(length, len(marked.ids)) for length in lengths[1:]])
 
     def _prefix_length(self, head: Sequence[Trusted | Untrusted], texts: Sequence[str], count: int) -> int:
-        """Tokens of the chat with the first steps only, closed and stripped, a blank line after it between steps."""
+        """Tokens of the chat with only the first steps, closed and stripped, plus a blank line between steps."""
         closing = self._closing
         if closing == "<|eot_id|>" and count < len(texts):
-            # Taken off for Llama 3, whose steps therefore end where they should.
+            # Removed for Llama 3, whose steps therefore end correctly.
             closing = ""
         text, between = "\n\n".join(texts[:count]), "\n\n" if 0 < count < len(texts) else ""
         parts = [*head, Untrusted(text), Trusted(closing)]
@@ -171,7 +170,7 @@ class ChatSpans:
 
 
 def rewards(spans: Spans, logratios: Sequence[float], beta: float) -> ImplicitRewards:
-    """Sums log-ratios up, step by step.
+    """Sums log-ratios by step.
 
     Args:
         spans: where steps end.

@@ -9,9 +9,9 @@ How that becomes a judgement:
 * `Judgement.solution` is the answer to the question: its score, its log-odds, and the chains with all their text.
 * A step's score is the share of chains that label it correct. A step after the first one that a chain calls incorrect
   counts as wrong in that chain (`ChainFinish.IMPLIED`), as the model is trained to stop there. A step that a chain
-  skips otherwise has no verdict in that chain, and is left out of the mean.
-* With `per_step` every prefix of the solution is judged by a chain of its own, and a step's score is the answer about
-  the prefix that ends with it. This takes as many times longer as there are steps, and gives every step its own score.
+  otherwise skips has no verdict in that chain, and is left out of the mean.
+* With `per_step`, a separate chain judges every prefix of the solution, and a step's score is the answer about the
+prefix that ends with it. The cost is multiplied by the number of steps, and every step gets its own score.
 
 Deliberate differences from the released class: the question is asked of every chain, and its answer is read exactly
 from two log-probabilities; a chain without a decision has no score rather than -1; each of several chains goes through
@@ -54,50 +54,52 @@ if TYPE_CHECKING:
 QUESTION = "Is the solution correct?"
 THINK_END = "</think>"
 TRIGGERS = ("Let me double check", "Let's verify again", "Did I miss something?")
-"""What begins the second, third and fourth round. One phrase repeated makes the model repeat itself."""
+"""Openings of the second, third and fourth round. Repeating one phrase would make the model repeat itself."""
 MAX_ROUNDS = len(TRIGGERS) + 1
 INSTRUCTION = prompts.render("thinkprm/instruction")
 SUFFIX = "\nLet's verify step by step:"
-"""Follows the chat template in the code released first and on the model cards."""
+"""Text after the chat template in the first released code and on the model cards."""
 
 GREEDY = SamplingDefaults(0.0, 1.0, 0)
 PARALLEL = SamplingDefaults(0.6, 1.0, 0)
-"""Of several chains (arXiv 2504.16828, section 4)."""
+"""Sampling of several chains (arXiv 2504.16828, section 4)."""
 
 
 def think_sampling(votes: int) -> SamplingDefaults:
-    """The sampling for this number of chains: one is greedy, several are sampled."""
+    """The default sampling: greedy for one chain, `PARALLEL` for several."""
     return GREEDY if votes == 1 else PARALLEL
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkProfile:
-    """The variant of the protocol. The defaults are the current released class's, but for `decision`."""
+    """The variant of the protocol. The defaults are the current released class's, except `decision`."""
 
     instruction: str = INSTRUCTION
-    """What the user's turn ends with. The model cards leave out the full stop at its end."""
+    """The end of the user turn. The model cards omit its full stop."""
     template: str = ""
-    """A Jinja template of the user's turn, for other domains than mathematics, with the names `problem`, `solution`
-    (the labelled steps) and `instruction`. Empty: the official one."""
+    """A Jinja template of the user turn, for domains other than mathematics, with the variables `problem`, `solution`
+        (the labelled steps) and `instruction`. Empty means the official one."""
     suffix: str = ""
-    """Text after the chat template. None in the current class; `SUFFIX` in the older code and on the model cards, which
-    makes small models give empty chains."""
+    """Text after the chat template. Empty in the current class; `SUFFIX` in the older code and on the model cards,
+    where
+        small models then write empty chains."""
     bos: int = 1
-    """Begin-of-sequence tokens at the start. The released class sends two with its main call, one with the question."""
+    """Begin-of-sequence tokens at the start. The released class sends two in its main call and one with the
+    question."""
     max_tokens: int = 8192
-    """Longest thinking a round. Cut to what the context leaves."""
+    """Longest thinking per round, limited to the rest of the context."""
     decision: Literal["forced", "official"] = "forced"
-    """`forced` asks the question after every chain. `official` takes the last position whose most likely token is one
-    of the two answers, anywhere in the chain, and gives no score without such a position."""
+    """`forced` asks the question after every chain. `official` uses the last position whose most likely token is one of
+        the two answers, anywhere in the chain; without such a position there is no score."""
     decision_temperature: float = 1.0
     """Divides the log-odds of the answer."""
     rounds: int = 1
-    """Rounds of thinking, 1 to 4 (sequential scaling): after each but the last the chain is told to look again."""
+    """Rounds of thinking, 1 to 4 (sequential scaling): after each except the last, the chain is told to check again."""
     per_step: bool = False
-    """Judge every prefix with chains of its own, rather than the solution once."""
+    """Judge every prefix with separate chains, rather than the solution once."""
     step_scores: Literal["labels", "odds"] = "labels"
     """The score of a step in a chain: its label as 1 or 0, or P(correct) against P(incorrect) at the label's position,
-    which costs one call a step."""
+    which costs one call per step."""
 
     def __post_init__(self) -> None:
         if self.decision not in ("forced", "official"):
@@ -118,7 +120,7 @@ class ThinkProfile:
 
 @dataclass(slots=True)
 class _Thought:
-    """What a chain has written so far."""
+    """A chain's text so far."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list[int])
@@ -139,15 +141,15 @@ class ThinkPRMJudge:
 
     Args:
         engine: the model.
-        votes: independent chains a solution (parallel scaling); their scores are averaged. Each goes through all
+        votes: independent chains per solution (parallel scaling); their scores are averaged. Each goes through all
             `profile.rounds` (sequential scaling).
         profile: the variant of the protocol.
         sampling: how chains are sampled. By default greedy for one chain, temperature 0.6 for several.
-        threshold: the score from which a step is right.
-        owned: what `close` closes: the engine that was opened for this judge.
+        threshold: the lowest score of a right step.
+        owned: closed by `close`: the engine if it was opened for this judge.
 
     Raises:
-        PRMError: the tokenizer or the arguments do not fit the protocol.
+        PRMError: the tokenizer or an argument does not suit the protocol.
         EngineError: the model has no chat template.
     """
 
@@ -175,7 +177,7 @@ class ThinkPRMJudge:
         mark = "user-7f3a"
         rendered = tokenizer.render_chat([{"role": "user", "content": mark}], add_generation_prompt=True)
         self.opening = rendered.partition(mark)[2] + profile.suffix
-        """The text between the user's turn and the model's."""
+        """The text between the user turn and the model's."""
         answers = [tokenizer.encode(f" {word}") for word in (Verdict.YES, Verdict.NO)]
         if profile.decision == "official":
             self._answer_lead: list[int] = []
@@ -184,7 +186,7 @@ class ThinkPRMJudge:
             self._answer_lead, self._answers = where_they_part(*answers)
         self._labels = where_they_part(tokenizer.encode("correct"), tokenizer.encode("incorrect"))
         if len({*self._answers}) < 2:
-            raise PRMError(f"the tokenizer of {self.name!r} does not tell ' Yes' from ' No' by their last token")
+            raise PRMError(f"the tokenizer of {self.name!r} does not tell ' Yes' and ' No' apart by their last token")
         self._reserve = len(tokenizer.encode(f"\n{THINK_END}\n{QUESTION}", special=True)) + len(self._answer_lead) + 1
 
     async def judge(self, problem: str, steps: Sequence[str], *, seed: int = 0) -> Judgement:
@@ -218,7 +220,7 @@ class ThinkPRMJudge:
             await self.owned.aclose()
 
     def user_turn(self, problem: str, steps: Sequence[str]) -> str:
-        """What the user's turn says: nothing in a problem or a step is ever taken for a part of the template."""
+        """The text of the user turn. Problem and steps are never interpreted as parts of the template."""
         solution = "\n".join(f"Step {number}: {step}" for number, step in enumerate(unlabelled(steps), start=1)).strip()
         values = {"problem": problem, "solution": solution, "instruction": self.profile.instruction}
         if self.profile.template:
@@ -226,7 +228,7 @@ class ThinkPRMJudge:
         return prompts.render("thinkprm/user", **values)
 
     def prompt_ids(self, problem: str, steps: Sequence[str]) -> list[int]:
-        """Token ids of everything before what the model writes."""
+        """Token ids of the prompt."""
         tokenizer = self.engine.tokenizer
         message = {"role": "user", "content": self.user_turn(problem, steps)}
         ids = tokenizer.encode_chat([message], add_generation_prompt=True, suffix=self.profile.suffix)
@@ -241,7 +243,7 @@ class ThinkPRMJudge:
         if step.score is None:
             return replace(step, reason="no chain labels this step")
         if all(chain.finish is ChainFinish.IMPLIED for chain in chains):
-            return replace(step, reason="implied by an earlier wrong step: no chain went on to this one")
+            return replace(step, reason="implied by an earlier wrong step: no chain reached this one")
         return step
 
     async def _chain(self, problem: str, steps: Sequence[str], seed: tuple[int, int], place: Place) -> _Judged:
@@ -297,8 +299,8 @@ class ThinkPRMJudge:
         thought.finish = ChainFinish.DEGRADED if done.finish is Finish.LENGTH else ChainFinish.VERDICT
 
     def _look_again(self, prompt: list[int], thought: _Thought, phrase: str) -> bool:
-        """Opens the thinking again with a phrase; False when the context has no room for another round."""
-        # In this order, as the released class does it: a newline before the removed word stays.
+        """Reopens the thinking with a phrase; returns False if the context has no room for another round."""
+        # In this order, as in the released class: a newline before the removed word stays.
         text = (thought.text.removesuffix(QUESTION).rstrip() + "\n\n" + phrase).replace(THINK_END, "")
         ids = self._ids_of(text, thought.ids)
         if len(prompt) + len(ids) + self._reserve >= self.engine.max_model_len:
@@ -327,7 +329,7 @@ class ThinkPRMJudge:
         greedy = self.sampling.temperature == 0
         likely = [] if greedy else (await self.engine.prompt_logprobs([*prompt, *ids]))[len(prompt) - 1 :]
         for index in range(len(ids) - 1, -1, -1):
-            # More likely than not means most likely; only elsewhere the model has to be asked what it is.
+            # Above 1/2 means most likely; otherwise ask the model for its most likely token.
             top = ids[index]
             if not greedy and likely[index] <= math.log(0.5):
                 top = await self._top_token([*prompt, *ids[:index]], name)
@@ -340,7 +342,7 @@ class ThinkPRMJudge:
         return done.token_ids[0] if done.token_ids else None
 
     async def _labelled(self, prompt: list[int], thought: _Thought, label: WrittenLabel, name: str) -> Chain:
-        """What a chain says about one step, as a chain of its own: its tokens are counted with the whole one."""
+        """A chain's label of one step, as a separate `Chain`; its tokens are counted in the whole chain."""
         if label.kind is LabelKind.MISSING:
             return Chain("", (), None, None, None, ChainFinish.NO_VERDICT)
         finish = ChainFinish.IMPLIED if label.kind is LabelKind.IMPLIED else ChainFinish.VERDICT
@@ -357,7 +359,7 @@ class ThinkPRMJudge:
         return first - second
 
     def _ids_of(self, text: str, ids: Sequence[int]) -> list[int]:
-        """Token ids of a text that begins like what `ids` stand for: those ids as far as they go, then new ones."""
+        """Token ids of a text: `ids` as far as they match its beginning, then new ones."""
         tokenizer = self.engine.tokenizer
         written = tokenizer.decode(ids)
         shared = next((index for index, (a, b) in enumerate(zip(written, text, strict=False)) if a != b), None)

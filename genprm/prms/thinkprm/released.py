@@ -1,4 +1,4 @@
-"""ThinkPRM under the names of its released class, so that scripts written for that run with one import changed.
+"""ThinkPRM with the interface of its released class: scripts written for that need only another import.
 
     from genprm.prms.thinkprm.released import ThinkPRM
 
@@ -6,12 +6,12 @@
     results = prm.predict_correctness_batch(questions, prefix_steps)
     results[0]["prefix_score"], results[0]["step_labels"]
 
-What is different in what comes out: `prefix_score` is None, never -1, when no chain decided, and chains without a
-decision are not averaged in; `step_labels` has one entry a step (1, 0, or None where the chain labels the step neither
-itself nor by stopping before it); the question "Is the solution correct?" is asked of every chain unless
-`decision="official"`. `log_odds`, `n_valid`, `finish` and `raw_labels` are additional keys.
+Results differ: `prefix_score` is None, never -1, if no chain decided, and chains without a decision are excluded from
+the mean; `step_labels` has one entry per step (1, 0, or None if the chain labels the step neither explicitly nor by
+stopping before it); every chain is asked "Is the solution correct?" unless `decision="official"`. `log_odds`,
+`n_valid`, `finish` and `raw_labels` are additional keys.
 
-The judge behind it, `ThinkPRMJudge`, is what `load_prm` gives and what the commands use.
+It wraps `ThinkPRMJudge`, which `load_prm` returns and the commands use.
 """
 
 from __future__ import annotations
@@ -36,49 +36,49 @@ T = TypeVar("T")
 
 
 class ThinkResult(TypedDict):
-    """What is known about one prefix. The first four keys are those of the released class."""
+    """The result for one prefix. The first four keys are those of the released class."""
 
     step_labels: list[list[int | None]]
     """[chain][step]. After sequential scaling [chain][0], the answer about the whole, as in the released class."""
     inputs: str
     """The prompt, with its chat template."""
     outputs: list[str]
-    """What each chain wrote, its decision included; after sequential scaling from `<think>` on."""
+    """Text of each chain, including its decision; after sequential scaling from `<think>` on."""
     prefix_score: float | None
     """Mean of the chains' P(Yes) / (P(Yes) + P(No)) in [0, 1]; None when no chain decided."""
     log_odds: list[float | None]
-    """log P(Yes) - log P(No), one a chain: distinguishes scores that both round to 1.0."""
+    """log P(Yes) - log P(No), one per chain: distinguishes scores that both round to 1.0."""
     n_valid: int
     """Chains that decided."""
     finish: list[str]
-    """How each chain ended: `verdict`, `degraded` (it met its token limit), `no_verdict`."""
+    """How each chain ended: `verdict`, `degraded` (it reached its token limit), `no_verdict`."""
     raw_labels: list[list[int | None]]
     """[chain][step], also after sequential scaling."""
 
 
 class ThinkPRM:
-    """A ThinkPRM that answers in batches. Blocking calls: an event loop of its own runs in a thread.
+    """A ThinkPRM that judges batches. Calls block; an event loop runs in a thread.
 
     Args:
         model_name_or_path: a model id such as `launch/ThinkPRM-1.5B`, or a folder.
         max_length: most tokens of prompt and chain together.
         seed: makes sampling repeatable.
-        n: chains a prefix.
-        temperature: of the chains; 0 is greedy.
+        n: chains per prefix.
+        temperature: temperature of the chains; 0 is greedy.
         decision_temperature: divides the log-odds of the decision.
-        enable_prefix_caching: whether prompts that begin alike share work, where the engine lets one choose.
-        max_gen_tokens: longest thinking a round; `max_length` by default. The prompt's tokens are taken into account.
+        enable_prefix_caching: whether prompts with a common prefix share work, if the engine supports the setting.
+        max_gen_tokens: longest thinking per round; `max_length` by default, minus the prompt.
         n_thinking_rounds: rounds of thinking of sequential scaling, 1 to 4.
         multiround_verifier: let `predict_correctness_batch` think in several rounds too.
         tensor_parallel_size: GPUs that share the model; None takes all. More than one needs vLLM.
         decision: `forced` or `official`; see `ThinkProfile`.
-        profile: the variant of the protocol, for what has no argument of its own here.
-        engine: an engine's name, or one that is open already (and stays open).
+        profile: the profile, for settings without an argument here.
+        engine: an engine's name, or an open engine (which stays open).
         base_urls: servers with the OpenAI completions API that serve the model.
         **engine_options: passed to the engine, such as `gpu_memory_utilization` for vLLM.
 
     Raises:
-        PRMError: arguments that do not fit together.
+        PRMError: arguments that contradict each other.
         EngineError: the model does not load.
     """
 
@@ -145,7 +145,7 @@ class ThinkPRM:
             prefix_steps_batch: the steps of each.
 
         Returns:
-            One result a question, in order. Equal questions get chains of their own.
+            One result per question, in order. Equal questions get separate chains.
 
         Raises:
             PRMError: lengths that differ, or nothing to judge.
@@ -157,7 +157,7 @@ class ThinkPRM:
     def predict_correctness_batch_sequential_scaling(
         self, questions: Sequence[str], prefix_steps_batch: Sequence[Sequence[str]]
     ) -> list[ThinkResult]:
-        """The same with `n_thinking_rounds` rounds of thinking in every chain; see `predict_correctness_batch`."""
+        """`predict_correctness_batch` with `n_thinking_rounds` rounds of thinking in every chain."""
         return self._predict(self._again, questions, prefix_steps_batch, whole=True)
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class ThinkPRM:
 
         async def all_of_them() -> list[Judgement]:
             rows = enumerate(zip(questions, prefix_steps_batch, strict=True))
-            # The place in the batch is part of the seed: equal rows are samples of their own.
+            # The position in the batch is part of the seed: equal rows are independent samples.
             return await gather(
                 judge.judge(question, steps, seed=self.seed + (index << 32)) for index, (question, steps) in rows
             )
@@ -223,7 +223,7 @@ def _result(
 
 
 class _Limited:
-    """An engine with less context than it has."""
+    """An engine with a limited context."""
 
     def __init__(self, engine: Engine, max_length: int) -> None:
         self.kind = engine.kind
@@ -239,7 +239,7 @@ class _Limited:
 
 
 class _LoopThread:
-    """An event loop in a thread, where an engine can live as long as it likes."""
+    """An event loop in a thread, which keeps an engine alive."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
