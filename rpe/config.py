@@ -92,6 +92,13 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default="question",
         description="First user turn: with `Question: ` as in the released data, or bare as `nano` has it.",
     )
+    format: Annotated[Literal["messages", "ids"], Option(free=True)] = Field(
+        default="messages",
+        description="`ids` also writes `input_ids` and `labels`, masked as training wants them, for any trainer.",
+    )
+    student: Annotated[str | None, Option(shown="none", free=True)] = Field(
+        default=None, description="Model that is to be trained, whose ids they are; format ids."
+    )
 
     @property
     def teaching(self) -> tuple[float, int]:
@@ -101,6 +108,14 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
             temperature if self.temperature is None else self.temperature,
             max_tokens if self.max_tokens is None else self.max_tokens,
         )
+
+    @model_validator(mode="after")
+    def _ids_are_of_a_model(self) -> TeacherConfig:
+        if self.format == "ids" and self.student is None:
+            raise ValueError("--format ids needs --student MODEL: the model that is to be trained, whose ids they are")
+        if self.format == "messages" and self.student is not None:
+            raise ValueError(f"--student {self.student!r} is for --format ids: messages fit every model")
+        return self
 
     @model_validator(mode="after")
     def _chains_differ(self) -> TeacherConfig:

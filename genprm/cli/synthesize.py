@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from genprm.rpe.rows import SynthesisRow
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
+    from genprm.train.synthesized import Student
 
 FREE = ("labels", *free_fields(TeacherConfig), *free_fields(RunConfig))
 """Settings that do not change results: they may differ when a run is resumed."""
@@ -35,7 +37,8 @@ CONCURRENCY = 16
 EPILOG = """Examples:\n
   genprm synthesize runs/labels --out runs/train\n
   genprm synthesize runs/labels --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1\n
-  genprm synthesize runs/labels --style thinkprm --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1"""
+  genprm synthesize runs/labels --style thinkprm --teacher Qwen/QwQ-32B --base-url http://127.0.0.1:8000/v1\n
+  genprm synthesize runs/labels --out runs/train --format ids --student Qwen/Qwen2.5-7B-Instruct"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,15 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
     rows = list(islice(_solutions(labels, chains), how.limit))
     out = how.out or Path("runs") / f"synthesize-{digest('synthesize', stored, FREE)[:8]}"
     check_installed()
+    student = None
+    if config.student is not None:
+        from genprm.train.synthesized import open_student
+
+        # What does not load is reported before hours of work.
+        student = await asyncio.to_thread(open_student, config.student, config.style, config.question)
     with open_run(out, command="synthesize", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, config, hub)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, config, hub, student)) as session:
             async with AsyncExitStack() as stack:
                 name, workers, review = await _reviewer(config, how.seed, stack)
                 run.note({"teacher": name, "labels": {"facts": info.facts, "config": info.config}})
@@ -217,6 +226,7 @@ def _finish(
     progress: Progress,
     config: TeacherConfig,
     hub: str | None,
+    student: Student | None,
     session: SessionMetrics,
     interrupted: bool,
 ) -> None:
@@ -224,6 +234,7 @@ def _finish(
     from genprm.cli.session import finish_run
     from genprm.rpe.dataset import balanced, distinct, filter_metrics, synthesis_metrics, write_training
     from genprm.rpe.rows import SynthesisRow
+    from genprm.runs.folder import ROWS
 
     made = sorted(
         (row for row in run.rows(SynthesisRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key]
@@ -234,9 +245,14 @@ def _finish(
         made = distinct(made)
         made = balanced(made) if config.balance else made
     counts = {**synthesis_metrics(made), **found}
+    folder = write_training(run.path / "dataset", made, run.info, counts)
+    if student is not None and any(row.kept for row in made):
+        from genprm.train.synthesized import write_ids
+
+        folder = run.path / "dataset-ids"
+        counts |= write_ids(folder, made, student, run.path / ROWS)
 
     def table() -> None:
-        folder = write_training(run.path / "dataset", made, run.info, counts)
         print_counts(counts, folder)
         push(folder, hub)
 
