@@ -1,14 +1,14 @@
-"""Rewards from step scores that a policy cannot farm. Pure functions; only the standard library is needed.
+"""Rewards from step scores that resist reward hacking. Pure functions that need only the standard library.
 
-A policy that is trained on a judge's scores alone learns to please the judge: its reward rises while its accuracy falls
-(arXiv 2603.06621), and a sum or a mean of step scores is raised by adding easy steps (PURE, arXiv 2504.15275). So:
+A policy trained only on a judge's scores learns to please the judge: its reward rises while its accuracy falls
+(arXiv 2603.06621), and easy extra steps raise a sum or mean of step scores (PURE, arXiv 2504.15275). So:
 
-* The answer comes first. Step scores count among right answers only, and are normalised among those alone (PAPO,
-  arXiv 2603.26535). They never lift a wrong answer above a right one.
-* A solution is as good as its worst step (PURE). A step that is added can lower the score; it cannot raise it.
-* A solution that is no honest text for the judge (its tags, hidden characters, repeated steps) earns nothing.
+* The answer comes first. Step scores count only among right answers, and are normalised only among them (PAPO,
+arXiv 2603.26535). They never lift a wrong answer above a right one.
+* A solution is as good as its worst step (PURE). An added step can lower the score, but not raise it.
+* A solution that manipulates the judge (its tags, hidden characters, repeated steps) earns nothing.
 
-`gated_reward` gives one number a solution, for trainers that normalise by themselves. `gated_advantages` and
+`gated_reward` gives one number per solution, for trainers with their own normalisation. `gated_advantages` and
 `step_credit` work on the group of solutions of one problem. `genprm.step_text` places step values on tokens.
 """
 
@@ -23,34 +23,34 @@ from genprm.search.voting import Aggregate
 WEIGHT = 0.5
 """How much of a right answer's reward depends on its steps."""
 CLIP = 2.0
-"""Most standard deviations that the process part of an advantage counts. With a weight below 1, a right answer stays
-above every wrong one: under GRPO's normalisation the two are at least 2 apart."""
+"""The process part of an advantage is clipped at this many standard deviations. With a weight below 1, a right answer
+stays above every wrong one: under GRPO's normalisation they are at least 2 apart."""
 SMALLEST_SPREAD = 0.05
-"""Step scores closer than this are not told apart: dividing by their spread would make reward of a judge's noise."""
+"""Lower bound of the spread of step scores: dividing by less would turn the judge's noise into reward."""
 
 
 class Norm(StrEnum):
     """How the rewards of a group become advantages."""
 
     GRPO = "grpo"
-    """Less the group's mean, over its standard deviation (DeepSeekMath, arXiv 2402.03300, eq. 3)."""
+    """Minus the group's mean, divided by its standard deviation (DeepSeekMath, arXiv 2402.03300, eq. 3)."""
     RLOO = "rloo"
-    """Less the mean of the others, undivided (arXiv 2402.14740)."""
+    """Minus the mean of the others (arXiv 2402.14740)."""
 
 
 def process_score(scores: Sequence[float | None], how: Aggregate = Aggregate.MIN) -> float | None:
     """One score in [0, 1] for the steps of a solution.
 
     Args:
-        scores: one a step, in [0, 1].
-        how: the lowest by default. The mean rises when easy steps are added, and the last step says nothing of the
-            others: take those for comparisons, not for training.
+        scores: one per step, in [0, 1].
+        how: the lowest by default. The mean rises when easy steps are added, and the last step says nothing about the
+            others: use these only for comparisons, not for training.
 
     Returns:
-        None where a step has no score, or there is no step.
+        None if a step has no score, or there are no steps.
 
     Raises:
-        ValueError: a score lies outside [0, 1], or `how` needs more than steps.
+        ValueError: a score is outside [0, 1], or `how` is not an aggregate of steps.
     """
     known = [score for score in scores if score is not None]
     if any(not 0 <= score <= 1 for score in known):
@@ -67,7 +67,7 @@ def process_score(scores: Sequence[float | None], how: Aggregate = Aggregate.MIN
         case Aggregate.LAST:
             return known[-1]
         case Aggregate.SOLUTION:
-            raise ValueError("the score of a whole solution is not made of its steps: pass it as a single step")
+            raise ValueError("the score of a whole solution is not an aggregate of its steps: pass it as a single step")
 
 
 def gated_reward(
@@ -81,14 +81,14 @@ def gated_reward(
     """The reward of one solution, in [0, 1]: 0 for a wrong answer, `1 - weight` to 1 for a right one.
 
     Args:
-        scores: of the steps. Not looked at when the answer is wrong: such a solution need not be judged.
-        correct: whether the answer is right; None where nobody knows.
+        scores: of the steps; ignored when the answer is wrong, so such a solution need not be judged.
+        correct: whether the answer is right; None if unknown.
         weight: share of the reward that depends on the steps, in [0, 1).
         how: see `process_score`.
-        violation: what `genprm.guards.find_violation` found. Anything but None earns as little as a wrong answer.
+        violation: the result of `genprm.guards.find_violation`. Anything but None counts as a wrong answer.
 
     Returns:
-        None where the answer's correctness or a step's score is missing: the trainer should leave the solution out.
+        None if the answer's correctness or a step's score is missing: the trainer should ignore the solution.
 
     Raises:
         ValueError: the weight or a score is out of range.
@@ -109,17 +109,18 @@ def gated_advantages(
     weight: float = WEIGHT,
     norm: Norm = Norm.GRPO,
 ) -> list[float]:
-    """Advantages of the solutions of one problem: the outcome over all, the process among right answers alone.
+    """Advantages of the solutions of one problem: outcome over all, process only among right answers.
 
     Args:
-        correct: whether each answer is right. None leaves a solution out: its advantage is 0, and it is in no mean.
-        process: the process score of each, in [0, 1]; of wrong answers it is not looked at. None counts as average.
-        weight: of the process part, in [0, 1).
+        correct: whether each answer is right. None excludes a solution: its advantage is 0, and it is in no mean.
+        process: the process score of each, in [0, 1]; ignored for wrong answers. None counts as average.
+        weight: weight of the process part, in [0, 1).
         norm: how both parts are normalised.
 
     Returns:
-        One number a solution. Every right answer is above every wrong one. In a group whose answers are all right, or
-        all wrong, the outcome part is 0.
+        One number per solution. Every right answer is above every wrong one. If all answers of a group are right, or
+        all
+            wrong, the outcome part is 0.
 
     Raises:
         ValueError: the lists differ in length, or a number is out of range.
@@ -129,7 +130,7 @@ def gated_advantages(
 
 
 def outcome_advantages(correct: Sequence[bool | None], norm: Norm = Norm.GRPO) -> list[float]:
-    """Advantages by the answers alone; 0 for a solution of which nobody knows."""
+    """Advantages from the answers alone; 0 if correctness is unknown."""
     known = [float(one) for one in correct if one is not None]
     count = len(known)
     if count < 2:
@@ -149,21 +150,21 @@ def step_credit(
     weight: float = WEIGHT,
     norm: Norm = Norm.GRPO,
 ) -> list[list[float]]:
-    """What the steps of each solution of one problem get on top of the solution's outcome advantage.
+    """Advantages of the steps of each solution of one problem, on top of the outcome advantage.
 
-    A solution's process advantage is its lowest step score less the mean of the lowest scores of the other right
-    answers. Praise is shared: above that mean, every step gets the same. Blame is placed: below it, the steps up to the
-    worst one get it, and later ones get what the minimum of those that still follow leaves of it (the return of PURE's
-    minimum form, arXiv 2504.15275), which is never more than nothing. So a step that is added earns nothing by itself.
+    A solution's process advantage is its lowest step score minus the mean of the lowest scores of the other right
+        answers. Praise is shared: a positive advantage goes to every step. Blame is placed: a negative one goes to the
+        steps up to the worst one, and later steps get the part given by the minimum of the remaining steps (the return
+        of PURE's minimum form, arXiv 2504.15275), which is never positive. So adding a step earns nothing.
 
     Args:
-        scores: [solution][step], in [0, 1]. A solution in which a step has no score gets nothing, and is in no mean.
-        correct: whether each answer is right; steps of the others get nothing.
+        scores: [solution][step], in [0, 1]. A solution with a missing score gets nothing, and is in no mean.
+        correct: whether each answer is right; steps of other solutions get nothing.
         weight: in [0, 1).
-        norm: `GRPO` divides by the spread of the lowest scores and clips; `RLOO` takes them as they are.
+        norm: `GRPO` divides by the spread of the lowest scores and clips; `RLOO` does neither.
 
     Returns:
-        [solution][step]; all 0 where all right answers score alike, or there is only one.
+        [solution][step]; all 0 if all right answers score alike, or there is only one.
 
     Raises:
         ValueError: the lists differ in length, or a number is out of range.
@@ -187,7 +188,7 @@ def step_credit(
             continue
         others = (mean * len(known) - low) / (len(known) - 1)
         top = max(low - others, 0.0)
-        # Rounding must not make a difference of equal scores.
+        # Rounding must not create a difference between equal scores.
         parts = [min(follow - others, top) / scale for follow in _lowest_from_here([s for s in steps if s is not None])]
         parts = [0.0 if abs(part) < 1e-9 else part for part in parts]
         if norm is Norm.GRPO:
@@ -203,9 +204,9 @@ def step_advantages(
     weight: float = WEIGHT,
     norm: Norm = Norm.GRPO,
 ) -> list[list[float]]:
-    """The advantage of every step of the solutions of one problem: of its outcome, and `step_credit`.
+    """The advantage of every step of the solutions of one problem: the outcome's plus `step_credit`.
 
-    When all steps score alike, they are the advantages of GRPO (or RLOO) on the answers alone.
+    When all steps score alike, these are the advantages of GRPO (or RLOO) on the answers alone.
     """
     outcome = outcome_advantages(correct, norm)
     credit = step_credit(scores, correct, weight=weight, norm=norm)
@@ -213,13 +214,13 @@ def step_advantages(
 
 
 def min_form(scores: Sequence[float], temperature: float = 0.1) -> list[float]:
-    """Step rewards whose sum is about the lowest score, for trainers that add up the rewards of tokens.
+    """Step rewards whose sum approximates the lowest score, for trainers that sum the rewards of tokens.
 
-    Each score is weighed by a softmax over the negative scores (PURE, arXiv 2504.15275, section 4).
+    Each score is weighted by a softmax over the negative scores (PURE, arXiv 2504.15275, section 4).
 
     Args:
-        scores: one a step, in [0, 1].
-        temperature: above 0. The smaller, the closer the sum is to the minimum; it never exceeds the mean.
+        scores: one per step, in [0, 1].
+        temperature: above 0. The smaller it is, the closer the sum is to the minimum; the sum never exceeds the mean.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature!r}")
@@ -232,24 +233,24 @@ def min_form(scores: Sequence[float], temperature: float = 0.1) -> list[float]:
 
 
 def overlong_penalty(length: int, limit: int, margin: int) -> float:
-    """What is taken off the reward of a long answer: 0 up to `limit - margin`, then falling to -1 at `limit`.
+    """Penalty of a long answer: 0 up to `limit - margin`, then falling to -1 at `limit`.
 
     The soft overlong punishment of DAPO (arXiv 2503.14476, eq. 13).
 
     Args:
         length: tokens of the answer.
         limit: longest answer.
-        margin: tokens before the limit from which on it counts; 0 for a hard limit.
+        margin: tokens before the limit at which the penalty starts; 0 for a hard limit.
     """
     if not 0 <= margin <= limit:
-        raise ValueError(f"margin must lie between 0 and the limit {limit!r}, not {margin!r}")
+        raise ValueError(f"margin must be between 0 and the limit {limit!r}, not {margin!r}")
     if length <= limit - margin:
         return 0.0
     return -1.0 if length >= limit else -(length - (limit - margin)) / margin
 
 
 def _lowest_from_here(scores: Sequence[float]) -> list[float]:
-    """For every step the lowest score of it and of those that follow."""
+    """For every step, the lowest score of it and the following steps."""
     lowest: list[float] = []
     for score in reversed(scores):
         lowest.append(min(score, lowest[-1]) if lowest else score)

@@ -1,4 +1,4 @@
-"""The page of a run."""
+"""The HTML page of a run."""
 
 from genprm.report.page import write_page
 

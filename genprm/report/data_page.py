@@ -1,4 +1,4 @@
-"""The pages of `genprm label` (rollouts and the values along the steps) and `genprm synthesize` (critiques)."""
+"""The pages of `genprm label` (rollouts and values of steps) and `genprm synthesize` (rationales)."""
 
 from __future__ import annotations
 

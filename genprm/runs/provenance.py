@@ -1,4 +1,4 @@
-"""Which weights and which versions were used: what makes a run comparable to another."""
+"""Identifies the weights and versions of a run, so that runs can be compared."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib import metadata
 from pathlib import Path
 
 _WHOLE = 1 << 30
-"""Bytes of a file up to which all of it is hashed; of a larger one, only its name, size and time."""
+"""Files up to this many bytes are hashed completely; larger ones by name, size and time."""
 _KINDS = {".json", ".safetensors", ".bin", ".model", ".jinja"}
 
 
 def package_version(*names: str) -> str | None:
-    """The version of the first of these distributions that is installed."""
+    """The version of the first installed distribution of these."""
     for name in names:
         try:
             return metadata.version(name)
@@ -22,15 +22,16 @@ def package_version(*names: str) -> str | None:
 
 
 def weights_of(model: str | Path, revision: str | None = None) -> str | None:
-    """Names the weights of a model that has been loaded from a folder or from Hugging Face.
+    """Identifies the weights of a model loaded from a folder or from Hugging Face.
 
     Args:
         model: a folder, or the name of a repository on Hugging Face.
         revision: branch, tag or commit of the repository.
 
     Returns:
-        `sha256:...` over the files of a folder, `commit:...` of a repository in the local cache, or None when it is
-        neither, as for a model that a server has loaded.
+        `sha256:...` over the files of a folder, `commit:...` of a repository in the local cache, or None for anything
+        else,
+            such as a model on a server.
     """
     folder = Path(model)
     if folder.is_dir():

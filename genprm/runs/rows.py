@@ -1,4 +1,4 @@
-"""What a run writes, one JSON object a line: the judgement of a solution, or why there is none."""
+"""Output rows, one JSON object per line: the judgement of a solution, or why there is none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Verdict
 
 
 class _Model(BaseModel):
-    # Rows are read by newer and by older versions: a field that is not known is left alone.
+    # Rows may be read by other versions: unknown fields are ignored.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class CodeRow(_Model):
-    """One snippet and what it did."""
+    """One snippet and its result."""
 
     source: str
     status: str
@@ -39,7 +39,7 @@ class ChainRow(_Model):
     generated: int = 0
     """Tokens generated."""
     copied: bool = False
-    """It went on from another chain's conversation, so that it is not an independent vote."""
+    """It continues another chain's conversation, so it is not an independent vote."""
 
 
 class StepRow(_Model):
@@ -49,15 +49,15 @@ class StepRow(_Model):
     """The step itself; None when only scores are kept."""
     score: float | None
     log_odds: float | None
-    """log P(Yes) - log P(No); None where the score is exactly 0 or 1, as JSON has no infinity."""
+    """log P(Yes) - log P(No); None if the score is exactly 0 or 1, because JSON has no infinity."""
     reason: str | None = None
     """Why there is no score."""
     code: dict[str, int] = Field(default_factory=dict[str, int])
-    """How many snippets ended with which status, over all chains."""
+    """Status -> number of snippets, over all chains."""
     votes: int = 0
     """Chains that judged the step."""
     copied: int = 0
-    """How many of them went on from another chain's conversation, so that they are not independent votes."""
+    """How many of them continue another chain's conversation, so that they are not independent votes."""
     chains: list[ChainRow] = Field(default_factory=list[ChainRow])
     """Empty when only scores are kept."""
 
@@ -68,11 +68,11 @@ class TokensRow(_Model):
     prompt: int = 0
     generated: int = 0
     cached: int = 0
-    """Of `prompt`, those that came from a prefix cache."""
+    """Part of `prompt` that came from a prefix cache."""
     requests: int = 0
     """Requests to the engine."""
     saved: int = 0
-    """Estimate of the generated tokens that stopping early did not spend."""
+    """Estimate of the generated tokens saved by stopping early."""
 
 
 class VerifyRow(_Model):
@@ -81,7 +81,7 @@ class VerifyRow(_Model):
     key: str
     id: str | None = None
     first_error: int | None
-    """0-based, -1 for none, None when it is undecided: see `reason`."""
+    """0-based, -1 for none, None when undecided: see `reason`."""
     reason: str | None = None
     """Why the first error is undecided."""
     label: int | None = None
@@ -93,21 +93,21 @@ class VerifyRow(_Model):
     """None when only scores are kept."""
     steps: list[StepRow]
     thoughts: str | None = None
-    """What a reasoning model thought before the solution: not judged."""
+    """A reasoning model's thoughts before the solution; not judged."""
     solution: StepRow | None = None
-    """The judgement of the solution as a whole, from judges that give one."""
+    """The judgement of the whole solution, from judges that give one."""
     first_error_vote: int | None = None
-    """The first wrong step that most chains name, from judges that name it outright."""
+    """The first wrong step that most chains name, from judges that name it directly."""
     tokens: TokensRow
     seconds: float
-    """From the start of the row to its last verdict, waiting for its turn included."""
+    """From the start of the row to its last verdict, including waiting."""
 
 
 class FailureRow(_Model):
     """An input that was not judged."""
 
     key: str | None
-    """None when the input is no row."""
+    """None if the input is not a valid row."""
     id: str | None = None
     file: str
     line: int
@@ -119,7 +119,7 @@ class FailureRow(_Model):
 
 
 def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL) -> VerifyRow:
-    """Puts a judgement into the form that is stored and served."""
+    """Converts a judgement to its stored and served form."""
     full = keep is Keep.FULL
     steps: Sequence[str | None] = row.steps if full else [None] * len(row.steps)
     tokens = judgement.tokens
@@ -150,7 +150,7 @@ def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Kee
 
 
 class Located(Protocol):
-    """An item of an input: what it is called, and where it stands."""
+    """An input item with its name and position."""
 
     @property
     def key(self) -> str:
@@ -159,7 +159,7 @@ class Located(Protocol):
 
     @property
     def file(self) -> str:
-        """The file that it stands in."""
+        """Its file."""
         ...
 
     @property
@@ -169,12 +169,12 @@ class Located(Protocol):
 
     @property
     def id(self) -> str | None:
-        """What its file calls it."""
+        """Its id in the file."""
         ...
 
 
 def failure_row(row: Located | BadRow, error: Exception | None = None) -> FailureRow:
-    """Says why an input was not judged."""
+    """Makes the row of an input that was not judged."""
     if isinstance(row, BadRow):
         return FailureRow(key=None, file=row.file, line=row.line, kind="input", reason=row.reason)
     kind = type(error).__name__
@@ -184,7 +184,7 @@ def failure_row(row: Located | BadRow, error: Exception | None = None) -> Failur
 
 
 def step_row(text: str | None, step: StepJudgement, keep: Keep) -> StepRow:
-    """The judgement of one step, as it is stored."""
+    """Converts the judgement of one step to its stored form."""
     statuses = [run.status for chain in step.chains for run in chain.code]
     return StepRow(
         step=text,

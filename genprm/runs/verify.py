@@ -17,15 +17,15 @@ from genprm.runs.folder import RunFolder, open_run
 from genprm.runs.rows import VerifyRow, verify_row
 
 OVERSUBSCRIPTION = 2
-"""Chains in flight for each one that the engine decodes at once: while some wait for the sandbox, others decode."""
+"""Chains in flight per sequence that the engine decodes at once: some wait for the sandbox while others decode."""
 
 
 def default_concurrency(capacity: int, votes: int) -> int:
-    """Rows to keep in flight so that the engine is always full.
+    """Number of rows in flight that keeps the engine full.
 
     Args:
-        capacity: chains from which on the engine is full.
-        votes: chains a row.
+        capacity: chains that fill the engine.
+        votes: chains per row.
     """
     return max(1, -(-OVERSUBSCRIPTION * capacity // votes))
 
@@ -47,18 +47,18 @@ async def verify(
     Cancelling it keeps what is finished.
 
     Args:
-        rows: read in a thread of its own, no further ahead than needed.
-        prm: judges them.
-        run: where they are written to: an open folder of a run, or a path, where a run is opened or goes on.
-        concurrency: rows in flight at once; by default so many that the engine is always full.
-        seed: given to the PRM for every row, so that a row does not depend on its place.
-        keep: how much of a judgement is kept.
+        rows: read in a separate thread, no further ahead than needed.
+        prm: the judge.
+        run: the output: an open run folder, or a path at which a run is started or resumed.
+        concurrency: rows in flight; by default enough to keep the engine full.
+        seed: passed to the PRM for every row, so that a row does not depend on its position.
+        keep: how much of a judgement is stored.
         code_tests: runs the tests of rows that have them; without it they are not run.
-        progress: counted up; a new one by default.
+        progress: the counters to update; new ones by default.
         on_progress: called after every row.
 
     Raises:
-        BatchError: too many rows failed one after the other.
+        BatchError: too many consecutive rows failed.
         RunError: a row cannot be written.
         InputError: a file cannot be read.
     """
@@ -83,5 +83,5 @@ async def verify(
 
 
 def finished_rows(run: RunFolder, progress: Progress) -> Iterator[VerifyRow]:
-    """The rows of the folder that belong to the input just read."""
+    """The folder's rows for the input just read."""
     return (row for row in run.rows(VerifyRow) if row.key in progress.keys)

@@ -3,7 +3,7 @@
 The released code leaves four points open. Here
 
 * a finished solution becomes a candidate and leaves the beam, so its share is not sampled again;
-* equal continuations are judged and continued once, and a candidate says how many samples it stands for;
+* equal continuations are judged and continued once, and a candidate records how many samples it represents;
 * steps written by lookahead are scored; without lookahead none are written;
 * a solution that never ends cannot be the answer.
 """
@@ -135,7 +135,7 @@ async def beam_search(
         problem: the question.
         policy: writes the steps.
         scorer: scores prefixes.
-        n: continuations a round, and the maximum number of candidates.
+        n: continuations per round, and the maximum number of candidates.
         width: continuations of each kept prefix, at most n.
         iterations: maximum number of rounds.
         seed: the same seed gives the same search.

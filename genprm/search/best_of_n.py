@@ -24,7 +24,7 @@ async def best_of_n(
     """
 
     async def one(number: int) -> Candidate:
-        # A chain name each, so that they are spread over several servers.
+        # Separate chain names, so that solutions are spread over several servers.
         chain = chain_name("policy", seed, problem, number)
         solution = await policy.finish(policy.begin(problem), call_seed(seed, number), chain=chain)
         spent.policy += solution.spent

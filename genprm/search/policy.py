@@ -54,7 +54,7 @@ class PartialSolution:
     between: str = ""
     """Separator before the next step when steps have an opening: both are tokenised together, as in training."""
     thoughts: str | None = None
-    """What a reasoning model thought before it wrote the solution: never judged, graded or sent back."""
+    """A reasoning model's thoughts before the solution: never judged, graded or sent back."""
     thinking: bool = False
     """Whether the latest token is part of a thought."""
 
@@ -82,7 +82,7 @@ class Policy:
                 raise EngineError(f"{error}: use another policy, or `chat: false` to continue plain text") from None
 
     def user(self, problem: str) -> str:
-        """The user's first turn."""
+        """The first user turn."""
         return prompts.render_text(self.settings.prompt, problem=problem)
 
     def begin(self, problem: str, then: Sequence[Mapping[str, str]] = ()) -> PartialSolution:
@@ -119,7 +119,7 @@ class Policy:
 
         Args:
             solution: an open solution.
-            seed: of this step.
+            seed: seed of this step.
             greedy: sample at temperature 0, as lookahead does.
             chain: see `Engine.generate`.
         """
@@ -130,7 +130,7 @@ class Policy:
             spent += solution.spent
             if solution.state is not SolutionState.OPEN or len(solution.steps) > count:
                 return replace(solution, spent=spent)
-            # A thought belongs to the step behind it.
+            # A thought belongs to the step after it.
             blank += not (thought or solution.thinking)
         return replace(_cut(solution, f"the policy wrote {_BLANK_STEPS} blank steps in a row"), spent=spent)
 

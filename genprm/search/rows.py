@@ -1,4 +1,4 @@
-"""Output rows of `genprm search` and `genprm refine`: one JSON object a problem."""
+"""Output rows of `genprm search` and `genprm refine`: one JSON object per problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CandidateRow(_Model):
     finished: bool
     """False when tokens or steps ran out; then it has no answer, whatever the text says."""
     thoughts: str | None = None
-    """What a reasoning model thought before: neither judged nor graded nor sent back."""
+    """A reasoning model's thoughts before the solution: not judged, graded or sent back."""
     answer: str | None
     """Final answer; equal answers have the same text. None without one."""
     correct: bool | None
@@ -29,7 +29,7 @@ class CandidateRow(_Model):
     score: float | None
     """The reward as a probability."""
     scores: list[float | None] = []
-    """One a step."""
+    """One per step."""
     reason: str | None = None
     """Why there is no reward; None when there is one."""
     copies: int = 1
@@ -101,7 +101,7 @@ class TurnRow(_Model):
 
     steps: list[str]
     thoughts: str | None = None
-    """What a reasoning model thought before: neither judged nor graded nor sent back."""
+    """A reasoning model's thoughts before the solution: not judged, graded or sent back."""
     finished: bool
     answer: str | None
     correct: bool | None

@@ -195,7 +195,7 @@ def _candidate_row(candidate: Candidate, grade: Grade, keep: Keep) -> CandidateR
     chains = max((len(step.chains) for step in steps), default=0)
     full = all(len(step.chains) == chains for step in steps)
     whole = () if judgement is None or judgement.solution is None else judgement.solution.chains
-    # A judge that gives every prefix a chain of its own has counted the last one with the last step.
+    # A judge with a separate chain per prefix has counted the last chain with the last step.
     counted = any(chain.tokens.generated for step in steps for chain in step.chains)
     return CandidateRow(
         steps=list(solution.steps),

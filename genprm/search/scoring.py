@@ -46,7 +46,7 @@ def reward_of(judgement: Judgement, how: Aggregate | None) -> float | None:
     """The reward of a judged solution.
 
     Args:
-        judgement: of a solution.
+        judgement: the judgement of a solution.
         how: None takes the score of the whole solution from judges that give one, else the minimum over the steps.
 
     Raises:
@@ -86,7 +86,7 @@ class Scorer:
         problem: the question.
         how: see `reward_of`.
         seed: passed to the judge, the same for all solutions.
-        spent: counts what is spent.
+        spent: counts tokens.
     """
 
     def __init__(self, prm: PRM, problem: str, *, how: Aggregate | None, seed: int, spent: TokenCount) -> None:
@@ -101,7 +101,7 @@ class Scorer:
 
     @asynccontextmanager
     async def room(self, solutions: int) -> AsyncGenerator[None]:
-        """Waits for room for the judgements of this many solutions in the judge's cache, and holds it."""
+        """Reserves room in the judge's cache for the judgements of this many solutions."""
         if not isinstance(self._prm, StepwisePRM):
             yield  # other judges reserve room for each judgement themselves
             return

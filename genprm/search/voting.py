@@ -1,7 +1,7 @@
 """Pure functions that turn the judgements of several solutions into one answer.
 
 A *reward* is the log-odds that a solution is right, so its sigmoid is a score; None without a score. An *answer* is a
-text, the same for equal answers; None for a solution without one, which is never picked.
+text, the same for equal answers; None for a solution without one, which is never chosen.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def reward(
     """The reward of a solution from the scores of its steps.
 
     Args:
-        scores: one a step, in [0, 1].
+        scores: one per step, in [0, 1].
         how: any aggregate except `SOLUTION`.
-        log_odds: of the same steps, where known; they distinguish scores that round to 0 or 1.
+        log_odds: log-odds of the same steps, if known; they distinguish scores that round to 0 or 1.
 
     Returns:
         Log-odds in [-`LARGEST`, `LARGEST`]; None without steps or when a step has no score.
@@ -81,9 +81,9 @@ def pick_majority(
     """Index of the first solution with the most frequent answer; ties go to the answer seen first.
 
     Args:
-        answers: one a solution.
+        answers: one per solution.
         rewards: not used.
-        copies: samples that each solution stands for; None is one each.
+        copies: samples that each solution represents; None means one each.
     """
     del rewards
     return _heaviest(answers, [float(one) for one in copies or [1] * len(answers)])
@@ -95,9 +95,9 @@ def pick_weighted(
     """Index of the first solution with the largest sum of scores over equal answers, copies included.
 
     Args:
-        answers: one a solution.
+        answers: one per solution.
         rewards: a solution without one has weight 0.
-        copies: samples that each solution stands for; None is one each.
+        copies: samples that each solution represents; None means one each.
     """
     scores = [0.0 if one is None else sigmoid(one) for one in rewards]
     return _heaviest(answers, [one * count for one, count in zip(scores, copies or [1] * len(scores), strict=True)])

@@ -124,7 +124,7 @@ def test_a_server_that_is_gone(tmp_path, judge, monkeypatch):
     [
         (["nothing.jsonl"], "cannot read 'nothing.jsonl': No such file or directory"),
         (["solutions.jsonl", "--mode", "direct", "--with-code"], "mode 'direct' contradicts --with-code"),
-        (["solutions.jsonl", "--out", "."], "is no run's folder and is not empty"),
+        (["solutions.jsonl", "--out", "."], "is not a run's folder and not empty"),
         (["solutions.jsonl", "--model"], "requires an argument"),
         ([], "Missing argument 'FILE...'"),
     ],

@@ -97,7 +97,7 @@ def test_another_commands_folder_is_refused(tmp_path):
 def test_a_folder_with_other_things_is_left_alone(tmp_path, clean):
     (tmp_path / "thesis.tex").write_text("x")
     (tmp_path / "rows.jsonl").write_text("x")
-    reason = r"no run's folder and is not empty \(it holds 'rows.jsonl'\)"
+    reason = r"not a run's folder and not empty \(it has 'rows.jsonl'\)"
     with pytest.raises(RunError, match=reason), opened(tmp_path, clean=clean):
         pass
     assert (tmp_path / "rows.jsonl").read_text() == "x"
