@@ -1,4 +1,4 @@
-"""Where steps stand in a text and among its tokens, and how a value a step becomes a value a token."""
+"""Locates steps in a text and its tokens, and maps values of steps to tokens."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters of a text, from `start` up to and without `end`."""
+    """Characters of a text, from `start` to before `end`."""
 
     start: int
     end: int
 
 
 def step_spans(solution: str, steps: Sequence[str], *, begin: int = 0) -> list[Span]:
-    """Where each step stands in the solution that it was split from.
+    """The position of each step in the solution that it was split from.
 
     Args:
         solution: the text.
-        steps: as `genprm.data.steps.split_steps` gave them: in order, white space around them left out.
-        begin: the first character that may belong to a step, behind a reasoning model's thoughts.
+        steps: from `genprm.data.steps.split_steps`: in order, without surrounding white space.
+        begin: the first character that may belong to a step, after a reasoning model's thoughts.
 
     Raises:
-        ValueError: a step does not stand in the text behind the one before it.
+        ValueError: a step is not in the text after the previous one.
     """
     spans: list[Span] = []
     at = begin
     for index, step in enumerate(steps):
-        # Splitting joins the lines of a step by \n, whatever ended them in the text.
+        # Splitting joins the lines of a step by \n, whatever the line ends in the text.
         first, *rest = step.split("\n")
         start = end = solution.find(first, at)
         for line in [first, *rest]:
             found = solution.find(line, end) if end >= 0 else -1
             if found < 0:
-                raise ValueError(f"step {index} does not stand in the solution: {step[:80]!r}")
+                raise ValueError(f"step {index} is not in the solution: {step[:80]!r}")
             end = found + len(line)
         spans.append(Span(start, end))
         at = end
@@ -42,15 +42,16 @@ def step_spans(solution: str, steps: Sequence[str], *, begin: int = 0) -> list[S
 
 
 def token_steps(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
-    """To which step each token belongs.
+    """The step of each token.
 
     Args:
-        spans: of the steps, in order.
-        offsets: first character and end of each token, as fast tokenizers give them (`return_offsets_mapping`).
+        spans: spans of the steps, in order.
+        offsets: first character and end of each token, from a fast tokenizer (`return_offsets_mapping`).
 
     Returns:
-        For each token the index of the step in which it ends, or of the step before it where it is white space between
-        two; None before the first step.
+        For each token, the index of the step in which it ends, or of the step before it if it is white space between
+        two;
+            None before the first step.
     """
     found: list[int | None] = []
     step = -1
@@ -62,14 +63,14 @@ def token_steps(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> li
 
 
 def spread(values: Sequence[float], owners: Sequence[int | None]) -> list[float]:
-    """The value of its step on each token, for advantages; 0 where a token belongs to no step."""
+    """Gives each token the value of its step, for advantages; 0 for tokens of no step."""
     return [0.0 if owner is None else values[owner] for owner in owners]
 
 
 def at_ends(values: Sequence[float], owners: Sequence[int | None]) -> list[float]:
-    """The value of each step on its last token and 0 elsewhere, for rewards that a trainer adds up itself.
+    """Puts the value of each step on its last token and 0 elsewhere, for rewards that a trainer sums itself.
 
-    A step without a token of its own passes its value to the last token before it, or to the first token, so that
+    A step without its own token passes its value to the last token before it, or to the first token, so that
     nothing is lost; without any token the list is empty.
     """
     placed = [0.0] * len(owners)

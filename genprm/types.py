@@ -1,7 +1,6 @@
-"""The values that every part of genprm speaks: what was judged, by which chains, and how it came out.
+"""The common value types of genprm: judgements, chains, and their results.
 
-Nothing here does work or imports a heavy package. A missing verdict is `None` with its reason, never a number in
-disguise.
+This module imports no heavy package. A missing verdict is `None` with its reason, never a number.
 """
 
 from __future__ import annotations
@@ -17,37 +16,37 @@ DEFAULT_THRESHOLD = 0.5
 
 
 class Verdict(StrEnum):
-    """What a judge says about one step."""
+    """A judge's verdict on one step."""
 
     YES = "Yes"
     NO = "No"
 
 
 class ChainFinish(StrEnum):
-    """How one chain came to the end of one step."""
+    """How one chain finished one step."""
 
     VERDICT = "verdict"
-    """The model closed its output block by itself."""
+    """The model wrote its verdict."""
     DEGRADED = "degraded"
-    """The code rounds or the token budget ran out; the verdict was asked for after the analysis alone."""
+    """The code rounds or the token budget ran out; the verdict was forced after the analysis alone."""
     NO_VERDICT = "no_verdict"
     """Not even the forced question gave a verdict; the step has no score in this chain."""
     IMPLIED = "implied"
-    """The chain found an earlier step wrong and did not go on; this one counts as wrong with it."""
+    """The chain stopped at an earlier wrong step; this one counts as wrong too."""
     TESTS = "tests"
-    """No model's judgement: the tests that came with the problem were run against the solution's code."""
+    """Not a model's judgement: the problem's tests were run against the solution's code."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodeRun:
-    """One snippet that the model wrote, and what the sandbox saw it do."""
+    """One snippet that the model wrote, and its result in the sandbox."""
 
     source: str
     status: str
-    """A `sandbox.Status` value, or `not_run` where code is written but not executed."""
+    """A `sandbox.Status` value, or `not_run` if code is written but not executed."""
     stdout: str
     error: str | None
-    """Type and message of what ended the snippet, or None."""
+    """Type and message of the error that ended the snippet, or None."""
     duration_s: float
 
 
@@ -59,8 +58,8 @@ class Tokens:
     generated: int = 0
     cached: int = 0
     requests: int = 0
-    """Requests to the engine that they were spent in, and those that asked for the probabilities of a few next tokens:
-    the tokens of the latter are not counted."""
+    """Requests to the engine, including those for the probabilities of a few next tokens, whose tokens are not
+    counted."""
 
     def __add__(self, other: Tokens) -> Tokens:
         return Tokens(
@@ -73,21 +72,21 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One chain's judgement of one step: its text, executed output included, and the score read at its verdict."""
+    """One chain's judgement of one step: its text, including executed output, and the score at its verdict."""
 
     text: str
     code: tuple[CodeRun, ...]
     score: float | None
     """P(Yes) / (P(Yes) + P(No)) in [0, 1], or None without a verdict."""
     log_odds: float | None
-    """log P(Yes) - log P(No) at the verdict: keeps its resolution where the score saturates."""
+    """log P(Yes) - log P(No) at the verdict: stays precise where the score saturates."""
     verdict: Verdict | None
     """The word the model wrote, which may differ from `score >= threshold` when it sampled against the odds."""
     finish: ChainFinish
     tokens: Tokens = Tokens()
     copied: bool = False
-    """Whether the chain went on from another chain's conversation, after a step that it was not asked about: then it is
-    not an independent vote."""
+    """Whether the chain continues another chain's conversation, after a step that it skipped: then it is not an
+    independent vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +94,13 @@ class StepJudgement:
     """The judgement of one step over all chains."""
 
     score: float | None
-    """Mean of the chains' scores in [0, 1] (GenPRM eq. 7); None when no chain gave one."""
+    """Mean of the chains' scores in [0, 1] (GenPRM eq. 7); None if no chain has one."""
     log_odds: float | None
     verdict: Verdict | None
     """`Yes` when `score >= threshold`."""
     chains: tuple[Chain, ...]
     reason: str | None = None
-    """Why there is no score, or where it comes from when no chain judged this step itself."""
+    """Why there is no score, or its origin if no chain judged this step itself."""
 
     @property
     def missing(self) -> int:
@@ -111,27 +110,27 @@ class StepJudgement:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Judgement:
-    """What a PRM says about a solution: one `StepJudgement` a step, in order."""
+    """A PRM's judgement of a solution: one `StepJudgement` per step, in order."""
 
     steps: tuple[StepJudgement, ...]
     threshold: float = DEFAULT_THRESHOLD
     tokens: Tokens = Tokens()
     tokens_saved: int = 0
-    """Estimate of the generated tokens that stopping early did not spend."""
+    """Estimate of the generated tokens saved by stopping early."""
     solution: StepJudgement | None = None
-    """The judgement of the solution as a whole, from judges that give one."""
+    """The judgement of the whole solution, from judges that give one."""
     first_error_vote: int | None = None
-    """The first wrong step (or -1) that most chains name, from judges that name it outright; then it is
-    `first_error`, whatever the scores."""
+    """The first wrong step (or -1) that most chains name, from judges that name it directly; then it is `first_error`,
+    whatever the scores."""
 
     @property
     def scores(self) -> list[float | None]:
-        """One score a step."""
+        """One score per step."""
         return [step.score for step in self.steps]
 
     @property
     def verdicts(self) -> list[Verdict | None]:
-        """One verdict a step."""
+        """One verdict per step."""
         return [step.verdict for step in self.steps]
 
     def to_dict(self) -> dict[str, object]:
@@ -140,12 +139,12 @@ class Judgement:
         return whole | asdict(self)
 
     def __repr__(self) -> str:
-        """One line, whatever the chains hold."""
+        """A one-line summary."""
         scores = ", ".join("None" if score is None else f"{score:.3f}" for score in self.scores)
         return f"Judgement(first_error={self.first_error}, scores=[{scores}], {self.tokens.generated} tokens generated)"
 
     def _repr_html_(self) -> str:
-        """A table for notebooks: steps are counted from 1 there, as for every reader."""
+        """A table for notebooks, with steps counted from 1."""
         colours = {None: "#7a5b00", False: "#b3261e", True: "#1a7f4b"}
         rows: list[str] = []
         for number, step in enumerate(self.steps, start=1):
@@ -164,7 +163,7 @@ class Judgement:
 
     @property
     def first_error(self) -> int | None:
-        """0-based index of the first wrong step, -1 when there is none, None when it is undecided.
+        """0-based index of the first wrong step, -1 if there is none, None if undecided.
 
         See `find_first_error`.
         """
@@ -175,30 +174,31 @@ class Judgement:
 
     @property
     def reason(self) -> str | None:
-        """Why `first_error` is undecided; None where it is decided."""
+        """Why `first_error` is undecided; None if it is decided."""
         if self.first_error is not None:
             return None
         silent = next((step for step in self.steps if step.score is None), None)
         whole = None if self.solution is None else self.solution.score
         if whole is not None and not any(score is not None and score < self.threshold for score in self.scores):
-            return "the solution as a whole is judged wrong, and none of its steps is"
+            return "the solution as a whole is judged wrong, but none of its steps is"
         return "a step has no score" + (f": {silent.reason}" if silent is not None and silent.reason else "")
 
 
 def find_first_error(
     scores: Sequence[float | None], threshold: float = DEFAULT_THRESHOLD, solution: float | None = None
 ) -> int | None:
-    """The 0-based index of the first step that scores below the threshold, -1 when there is none.
+    """The 0-based index of the first step that scores below the threshold, -1 if there is none.
 
     Args:
-        scores: one a step; None where there is no verdict.
-        threshold: the score from which a step is right.
-        solution: the score of the solution as a whole, from judges that give one. Where no step is judged wrong, it
-            decides about the steps without a verdict.
+        scores: one per step; None without a verdict.
+        threshold: the lowest score of a right step.
+        solution: the score of the whole solution, from judges that give one. If no step is judged wrong, it decides
+            about the steps without a verdict.
 
     Returns:
-        None when it is undecided: a step without a verdict comes before any wrong one, or the solution is judged wrong
-        and none of its steps is.
+        None if undecided: a step without a verdict precedes any wrong one, or the solution is judged wrong but none of
+        its
+            steps is.
     """
     unknown = False
     for index, score in enumerate(scores):
@@ -215,8 +215,8 @@ def combine_chains(chains: Sequence[Chain], threshold: float = DEFAULT_THRESHOLD
     """Averages independent chains into one judgement of a step (GenPRM, arXiv 2504.00891, eq. 7).
 
     Args:
-        chains: at least one chain of the same step. Those without a score do not count in the mean.
-        threshold: the score from which the step is judged right.
+        chains: at least one chain of the same step. Those without a score are excluded from the mean.
+        threshold: the lowest score of a right step.
 
     Returns:
         The mean score, its log-odds, and the verdict; all None, with the reason, when no chain has a score.
@@ -226,7 +226,7 @@ def combine_chains(chains: Sequence[Chain], threshold: float = DEFAULT_THRESHOLD
         finishes = sorted({chain.finish.value for chain in chains})
         return StepJudgement(None, None, None, tuple(chains), reason=f"no chain gave a verdict ({', '.join(finishes)})")
     mean = math.fsum(scores) / len(scores)
-    # One chain keeps its own log-odds: sigmoid and logit lose resolution near 0 and 1.
+    # A single chain keeps its own log-odds: sigmoid and logit lose precision near 0 and 1.
     log_odds = chains[0].log_odds if len(chains) == 1 else logit(mean)
     return StepJudgement(mean, log_odds, Verdict.YES if mean >= threshold else Verdict.NO, tuple(chains))
 

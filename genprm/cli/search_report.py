@@ -108,7 +108,7 @@ def plot(path: Path, metrics: SearchMetrics) -> bool:
     by_n.set_xscale("log", base=2)
     by_n.set_xticks(list(costs), [str(n) for n in costs])
     by_n.set_xticks([], minor=True)
-    by_n.set(xlabel="solutions a problem (n)", ylabel="accuracy, %")
+    by_n.set(xlabel="solutions per problem (n)", ylabel="accuracy, %")
     if costly:
         by_tokens.set_xscale("log", base=2)
         by_tokens.xaxis.set_major_formatter("{x:,.0f}")

@@ -1,7 +1,7 @@
 "use strict";
 // How a step was judged: the chains with their rationale, the code, and what it printed.
 const stepClass = (score, limit) => (score === null || score === undefined ? "open" : score < limit ? "wrong" : "right");
-// A part that is built when it is first opened.
+// A part that is built when first opened.
 const folded = (title, fill, open = false) => {
   const details = make("details", "", make("summary", "", title));
   const build = () => { if (details.children.length === 1) fill(details); };
@@ -49,7 +49,7 @@ const proseAndFences = (parent, text) => {
   }
   prose(parent, text.slice(from));
 };
-// What ran is shown from what the sandbox reported, never from the model's text: a model can write an output of its own.
+// Output is shown from the sandbox's report, never from the model's text: a model can invent output.
 const OUTPUT = /^\s*(?:```\s*)?\[Code Output\]\s*```\n[\s\S]*?\n?```\n?/;
 const ran = (parent, run) => {
   const ok = run.status === "ok";

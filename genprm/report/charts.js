@@ -26,7 +26,7 @@ const figure = (title, svg, legend) => {
   byId("charts").hidden = false;
 };
 const span = (low, high) => (value) => (high === low ? 0.5 : (value - low) / (high - low));
-// series: [{ name, style, points: [{ x, y, low, high }] }], with y in [0, 1]; the axis of x is logarithmic.
+// series: [{ name, style, points: [{ x, y, low, high }] }], with y in [0, 1]; the x axis is logarithmic.
 const lines = (title, xLabel, series) => {
   const all = series.flatMap((one) => one.points).filter((point) => point.x > 0);
   if (all.length < 2) return;
@@ -55,7 +55,7 @@ const lines = (title, xLabel, series) => {
   }
   figure(title, svg, series.map((one) => [one.name, one.style]));
 };
-// series: [{ name, style, values }], stacked; one value a bar.
+// series: [{ name, style, values }], stacked; one value per bar.
 const bars = (title, xLabel, names, series, every = 1) => {
   const totals = names.map((_, i) => series.reduce((sum, one) => sum + one.values[i], 0));
   const most = Math.max(...totals);
@@ -73,7 +73,7 @@ const bars = (title, xLabel, names, series, every = 1) => {
   }
   figure(title, svg, series.map((one) => [one.name, one.style]));
 };
-// points: [{ x, y, n }], both in [0, 1]; on the diagonal, scores mean what they say.
+// points: [{ x, y, n }], both in [0, 1]; calibrated scores are on the diagonal.
 const reliability = (title, xLabel, points) => {
   if (points.length < 2) return;
   const x = (value) => LEFT + value * (W - LEFT - RIGHT);

@@ -1,11 +1,11 @@
 "use strict";
-// What the pages of all kinds of runs share: their data, building elements, and the list with what it opens.
+// Shared by the pages of all kinds of runs: data, elements, and the list with its detail view.
 const PAGE = 200;
 const data = JSON.parse(document.getElementById("data").textContent);
 const { info, metrics, failures, index } = data;
 const byId = (id) => document.getElementById(id);
 
-// Everything that is shown goes through here: text is only ever text.
+// Everything shown goes through here: text is never interpreted as HTML.
 const make = (tag, className, ...children) => {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -26,11 +26,11 @@ const head = (title, parts) => {
 const fact = (name, value, detail) =>
   byId("facts").append(make("div", "", make("dt", "", name), make("dd", "", value, detail ? make("small", "", ` ${detail}`) : null)));
 
-// filters: [name, which rows]; entry: what the list shows of a row, without the link; show: fills the article with a row.
-// isError: the rows at which the key `e` stops.
+// filters: [name, predicate]; entry: a row's list entry, without the link; show: fills the article with a row.
+// isError: rows at which the key `e` stops.
 const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => false }) => {
   const rows = index.map((row, place) => ({ ...row, number: place }));
-  // In the order in which they were finished, nobody would find one again.
+  // Sorted: the order of finishing would make rows hard to find.
   const ids = new Intl.Collator("en", { numeric: true });
   if (rows.every((row) => row.id !== row.key)) rows.sort((one, other) => ids.compare(one.id, other.id));
   const failed = failures.map((failure, place) => ({ failure, number: place, id: failure.id ?? `line ${failure.line}` }));
@@ -97,7 +97,7 @@ const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => f
     const source = byId(`row-${row.number}`);
     article.replaceChildren(make("h2", "", row.id));
     if (source) show(article, JSON.parse(source.textContent));
-    else article.append(make("p", "notice", `This page has no room for the row. It is in rows.jsonl under the key ${row.key}.`));
+    else article.append(make("p", "notice", `The row does not fit into this page. It is in rows.jsonl under the key ${row.key}.`));
   };
   const showFailure = ({ id, failure }) =>
     byId("row").replaceChildren(make("h2", "", id), make("p", "meta", `${failure.file}, line ${failure.line} · ${failure.kind}`),
@@ -108,7 +108,7 @@ const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => f
     current = found ?? shown[0] ?? null;
     if (current === null) return byId("row").replaceChildren(make("p", "none", "This run has no rows yet."));
     if (current.failure) showFailure(current); else showRow(current);
-    // A row further down the list than is built yet, reached by its address.
+    // A row opened by its address may be beyond the part of the list that is built.
     const place = shown.indexOf(current);
     while (byId("list").querySelectorAll("a").length <= place) showMore();
     mark();
@@ -126,7 +126,7 @@ const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => f
   fold(narrow.matches);
   const go = (row) => { if (row) location.hash = anchor(row); };
   const move = (by) => { if (shown.length) go(shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + by))]); };
-  // The next row with an error, from the top again after the last; on the row, its first error.
+  // Goes to the next row with an error, wrapping around, and to its first error.
   const nextError = () => {
     const place = shown.indexOf(current);
     const found = [...shown.slice(place + 1), ...shown.slice(0, Math.max(0, place) + 1)].find((row) => row.failure || isError(row));

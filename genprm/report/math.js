@@ -1,26 +1,26 @@
 "use strict";
-// Text with TeX in it, as nodes: formulas through KaTeX, and everything that does not parse stays the text it was.
+// Text with TeX as nodes: formulas by KaTeX; text that does not parse is unchanged.
 const FORMULA = new RegExp([
   String.raw`\$\$([\s\S]+?)\$\$`,
   String.raw`\\\[([\s\S]+?)\\\]`,
   String.raw`\\\(([\s\S]+?)\\\)`,
-  // A dollar is money unless its partner closes like a formula: no space inside, no digit behind.
+  // A dollar sign is money unless its partner closes like a formula: no space before it, no digit after it.
   String.raw`(?<![\\$])\$(?![\s$])((?:\\[\s\S]|[^$\\])+?)(?<!\s)\$(?![\d$])`,
   String.raw`(\\begin\{(?:align|aligned|equation|gather|gathered|cases|array|[bpvBV]?matrix)\*?\}[\s\S]+?\\end\{[a-zA-Z]+\*?\})`,
-  // A final answer often stands outside any formula.
+  // A final answer is often outside any formula.
   String.raw`(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})`,
 ].join("|"), "g");
 const formula = (tex, display) => {
   const node = document.createElement("span");
   try {
-    // `trust` off: no links, no images, no styles of the author's own. Sizes are bounded.
+    // `trust` off: no links, images or styles from the text. Sizes are bounded.
     katex.render(tex, node, { displayMode: display, throwOnError: true, strict: "ignore", trust: false, maxSize: 20, maxExpand: 200 });
     return node;
   } catch {
     return null;
   }
 };
-// Appends the text to the node, and gives the node.
+// Appends the text to the node and returns the node.
 const rich = (node, text) => {
   let from = 0;
   for (const match of text.matchAll(FORMULA)) {
@@ -29,7 +29,7 @@ const rich = (node, text) => {
     const made = formula(match[kind + 1], display);
     if (made === null) continue;
     let before = text.slice(from, match.index);
-    // A formula on a line of its own brings its own line.
+    // A displayed formula has its own line.
     if (display) before = before.replace(/\n\s*$/, "");
     node.append(before, made);
     from = match.index + match[0].length;

@@ -69,13 +69,13 @@
     article.append(make("p", "meta", parts.join(" · ")));
     if (row.reason) article.append(make("p", "notice", `Undecided: ${row.reason}`));
     if (row.problem !== null) article.append(rich(make("p", "problem"), row.problem));
-    if (row.thoughts) article.append(folded("Thoughts of the model, not judged", (details) => details.append(make("p", "prose", row.thoughts))));
+    if (row.thoughts) article.append(folded("The model's thoughts, not judged", (details) => details.append(make("p", "prose", row.thoughts))));
     row.steps.forEach((step, position) => article.append(stepNode(row, step, position)));
     if (row.solution) article.append(stepNode(row, { ...row.solution, step: "The solution as a whole" }, -1));
   };
 
   // ---- charts -----------------------------------------------------------------------------------------------------
-  // A step before the labelled error is right, the labelled step is wrong, and what follows it counts as neither.
+  // Steps before the labelled error are right, the labelled step is wrong, and later steps count as neither.
   const told = (row, position) => (row.label === null ? null : row.label < 0 || position < row.label ? true : position === row.label ? false : null);
   const bins = Array.from({ length: 10 }, () => ({ right: 0, wrong: 0, open: 0, score: 0 }));
   for (const row of index) {

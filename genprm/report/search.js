@@ -14,7 +14,7 @@
   if (last) fact("fixed · broken", `${whole(last.fixed)} · ${whole(last.broken)}`);
   const largest = {};
   if (!metrics.turns) for (const row of metrics.best_of_n?.methods ?? []) largest[row.method] = row;
-  // With all solutions there is one choice of n: pass@k says what pass@n says.
+  // With all solutions, pass@k equals pass@n.
   delete largest["pass@k"];
   for (const [name, row] of Object.entries(largest)) fact(name === "pass@1" ? name : `${name}, n = ${row.n}`, percent(row.accuracy), range(row));
   if (metrics.failed) fact("failed", whole(metrics.failed));
@@ -39,7 +39,7 @@
   };
   const stepLine = (text, score, position) => make("div", "head", make("span", "number", String(position + 1)),
     rich(make("span", "text plain"), text), score === undefined ? null : make("span", `badge ${shade(score)}`, number(score)));
-  // An answer is bare TeX more often than not; what holds no command is text.
+  // An answer is usually bare TeX; without a command it is text.
   const asFormula = (answer) => (/\\[a-zA-Z]/.test(answer) && !/\$|\\text/.test(answer) ? `$${answer}$` : answer);
   const candidateNode = (one, title, badge, kind, judged) => {
     const node = make("section", "step candidate",
@@ -78,7 +78,7 @@
       const places = children.get(parent) ?? [];
       const doubles = places.filter((place) => row.nodes[place].state === "duplicate");
       list.append(...places.filter((place) => row.nodes[place].state !== "duplicate").map(leaf));
-      // The same text again says nothing new.
+      // Skip duplicates.
       if (doubles.length) list.append(make("li", "", folded(`${doubles.length} duplicate${doubles.length === 1 ? "" : "s"} of these`, (details) => {
         details.append(make("ul", "tree"));
         details.lastChild.append(...doubles.map(leaf));
@@ -103,7 +103,7 @@
       const said = turn.accepted ? "accepted" : turn.first_error === null ? "undecided" : `step ${turn.first_error + 1} rejected`;
       const node = candidateNode(turn, `turn ${place}`, `${word(turn.correct)} · ${said}${place === row.chosen ? " · kept" : ""}`, mark(turn.correct));
       if (place === row.chosen) node.className += " chosen";
-      if (turn.message) node.append(make("div", "chain", make("p", "label", "What the policy was told"), rich(make("p", "prose"), turn.message)));
+      if (turn.message) node.append(make("div", "chain", make("p", "label", "Critique for the policy"), rich(make("p", "prose"), turn.message)));
       article.append(node);
     });
   };
@@ -123,8 +123,8 @@
     points: (metrics.best_of_n?.methods ?? []).filter((point) => point.method === method)
       .map((point) => ({ x: xOf(method, point.n), y: point.accuracy, low: style === "one" ? point.low : null, high: point.high })).filter((point) => point.x > 0),
   })).filter((one) => one.points.length > 1);
-  lines("Accuracy against the number of solutions", "solutions a problem", curves((method, n) => n));
-  lines("Accuracy against tokens", "generated tokens a problem, policy and PRM", curves((method, n) => {
+  lines("Accuracy against the number of solutions", "solutions per problem", curves((method, n) => n));
+  lines("Accuracy against tokens", "generated tokens per problem, policy and PRM", curves((method, n) => {
     const cost = costs.get(n);
     return cost ? cost.policy + (method === "best-of-n" || method === "weighted" ? cost.prm : 0) : 0;
   }));
@@ -141,7 +141,7 @@
     filters: [
       ["Right", (row) => row.correct === true],
       ["Wrong", (row) => row.correct === false],
-      ["Right one passed over", (row) => row.possible && row.correct !== true],
+      ["Right solution not chosen", (row) => row.possible && row.correct !== true],
       ["No answer", (row) => row.prediction === null],
     ],
     entry,

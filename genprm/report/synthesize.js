@@ -1,10 +1,10 @@
 (() => {
   const first = (index) => (index === null || index === undefined ? "none named" : index < 0 ? "no wrong step" : `step ${index + 1}`);
-  const WHY = { undecided: "the rollouts did not decide where the first wrong step is", disagrees: "the teacher names another first wrong step",
-    no_verdict: "the teacher gave no valid conclusion", layout: "a paragraph was not reviewed in the layout asked for", code: "a paragraph's review has no code that ran" };
+  const WHY = { undecided: "the rollouts did not determine the first wrong step", disagrees: "the teacher names another first wrong step",
+    no_verdict: "the teacher gave no valid conclusion", layout: "a paragraph's review has the wrong layout", code: "a paragraph's review has no code that ran" };
 
   // ---- head -------------------------------------------------------------------------------------------------------
-  head("synthesize: critiques with executed code", [info.config.teacher, info.config.labels, info.facts.sandbox]);
+  head("synthesize: rationales with executed code", [info.config.teacher, info.config.labels, info.facts.sandbox]);
   fact("solutions", whole(metrics.solutions));
   fact("kept", whole(metrics.kept), metrics.solutions ? percent(metrics.kept / metrics.solutions) : "");
   fact("kept with a wrong step", whole(metrics.kept_with_a_wrong_step));

@@ -18,7 +18,7 @@ __all__ = ["ServeConfig", "ServeError", "create_app", "serve"]
 
 
 def __getattr__(name: str) -> object:
-    # The command line names the settings at every start; what needs FastAPI is imported when it is asked for.
+    # The command line imports the settings at every start; names that need FastAPI are imported on first use.
     if name == "create_app":
         from genprm.serve.app import create_app
 

@@ -1,4 +1,4 @@
-"""Puts the service together as an ASGI application."""
+"""Builds the service as an ASGI application."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from genprm.serve.service import Service
 from genprm.serve.settings import ServeConfig, keys_from_environment
 
 _PLACES = 5
-"""Most errors of a body that are named."""
+"""Most errors of a request body in one message."""
 _QUOTED = 200
 
 
 class App(FastAPI):
-    """FastAPI with the gate outside of everything else, also of its own handling of errors."""
+    """FastAPI with the gate as outermost layer, even outside its own error handling."""
 
     service: Service
     gate: Gate | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request; see ASGI."""
+        """Handles one request; see ASGI."""
         if self.gate is None:
             await super().__call__(scope, receive, send)
         else:
@@ -47,14 +47,14 @@ def create_app(
     log: Any = None,
     outcomes: Outcomes | None = None,
 ) -> App:
-    """An application that serves a judge. To be called, and used, in one event loop.
+    """Creates an application that serves a judge. Call and use it in one event loop.
 
     Args:
         prm: the judge; it stays open.
-        config: limits and what else is configured.
-        keys: that clients must use one of; by default those of the environment variable `GENPRM_API_KEYS`.
-        votes: chains a solution.
-        log: the open folder of a run (`genprm.runs.folder.RunFolder`) to keep every finished judgement in.
+        config: limits and other settings.
+        keys: clients must send one of these; by default from the environment variable `GENPRM_API_KEYS`.
+        votes: chains per solution.
+        log: the open folder of a run (`genprm.runs.folder.RunFolder`) for all finished judgements.
         outcomes: compares answers with references; by default math-verify does.
     """
     config = config or ServeConfig()
@@ -72,7 +72,7 @@ def create_app(
         version=__version__,
         summary="Judges every step of a solution.",
         lifespan=lifespan,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # their pages load external scripts
         redoc_url=None,
     )
     app.service = app.state.service = service
@@ -98,7 +98,7 @@ def _refused(_: Request, error: Exception) -> Response:
 
 
 def _invalid(_: Request, error: Exception) -> Response:
-    """Says what is wrong with a body, and where; what it held is not sent back."""
+    """Says what is wrong with a body, and where, without echoing its content."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     places = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in found[:_PLACES]]
@@ -118,9 +118,9 @@ def _http(_: Request, error: Exception) -> Response:
 
 
 def _bug(_: Request, error: Exception) -> Response:
-    return _refused(_, Refusal(500, "internal", f"{type(error).__name__}; the log of the service says more"))
+    return _refused(_, Refusal(500, "internal", f"{type(error).__name__}; see the service's log"))
 
 
 def _clean(text: str) -> str:
-    """A text that can be sent: half of a surrogate pair cannot."""
+    """Replaces lone surrogates, which cannot be encoded."""
     return text[: _PLACES * _QUOTED].encode("utf-8", errors="replace").decode()

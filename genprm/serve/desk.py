@@ -1,4 +1,4 @@
-"""Where solutions wait for the judge: a bounded queue, deadlines, and one judgement for requests that ask the same."""
+"""The queue in front of the judge: bounded, with deadlines, and one judgement for equal concurrent requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from genprm.types import DEFAULT_THRESHOLD, Judgement, StepJudgement, Tokens
 
 _LONGEST_RETRY_S = 60
 _MEMORY = 0.9
-"""How much of the average time of a judgement the next one keeps."""
+"""Weight of the past in the moving average of judgement times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be judged."""
+    """A solution to judge."""
 
     problem: str
     steps: tuple[str, ...]
@@ -30,27 +30,27 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """A judgement, and whether it is all of it."""
+    """A judgement, and whether it is complete."""
 
     judgement: Judgement
     complete: bool
 
 
 class Flight:
-    """One solution on its way through the judge, for all who wait for it."""
+    """One solution being judged, shared by all requests that wait for it."""
 
     def __init__(self, task: Task, threshold: float) -> None:
         self.task = task
         self.threshold = threshold
         self.waiting = 0
-        """Requests that want it."""
+        """Number of requests that wait for it."""
         self.steps: list[StepJudgement] = []
-        """What is judged so far."""
+        """Steps judged so far."""
         self.work: asyncio.Task[Judgement] | None = None
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def note(self, index: int, step: StepJudgement) -> None:
-        """One more step is judged."""
+        """Records one more judged step."""
         del index
         self.steps.append(step)
         self._wake()
@@ -61,7 +61,7 @@ class Flight:
             changed.set_result(None)
 
     async def more(self, seen: int, until: float, stop: asyncio.Future[None]) -> bool:
-        """Waits for a step after the first `seen`; False when there will be none before the deadline."""
+        """Waits for a step after the first `seen`; returns False if none comes before the deadline."""
         assert self.work is not None
         while len(self.steps) <= seen:
             if self.work.done():
@@ -73,12 +73,12 @@ class Flight:
         return True
 
     async def result(self, until: float, stop: asyncio.Future[None], why: str) -> Verdicts:
-        """The judgement, or what there is of it at the deadline.
+        """The judgement, or its finished part at the deadline.
 
         Args:
             until: the deadline, by the monotonic clock.
-            stop: done when the service cannot wait any longer.
-            why: the reason that steps without a judgement are given, where it is the deadline's.
+            stop: done when the service stops waiting.
+            why: the reason for steps without a judgement at the deadline.
 
         Raises what `PRM.judge` raises.
         """
@@ -88,7 +88,7 @@ class Flight:
             await asyncio.wait({self.work, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if self.work.done():
             return Verdicts(self.work.result(), complete=True)
-        why = "the service is about to end" if stop.done() else why
+        why = "the service is shutting down" if stop.done() else why
         missing = StepJudgement(None, None, None, (), reason=f"not judged: {why}")
         steps = (*self.steps, *[missing] * (len(self.task.steps) - len(self.steps)))
         spent = sum((chain.tokens for step in self.steps for chain in step.chains), Tokens())
@@ -96,14 +96,14 @@ class Flight:
 
 
 class Desk:
-    """Hands solutions to a judge.
+    """Passes solutions to a judge.
 
     Args:
         prm: the judge.
         in_flight: solutions judged at once.
         queue: solutions that may wait.
-        votes: chains a solution, for the count of chains in flight.
-        metrics: counts.
+        votes: chains per solution, for the metric of chains in flight.
+        metrics: the counters.
     """
 
     def __init__(self, prm: PRM, *, in_flight: int, queue: int, votes: int, metrics: Metrics) -> None:
@@ -118,20 +118,20 @@ class Desk:
         self._running = 0
         self._average_s = 1.0
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when nobody may wait any longer."""
+        """Done when all requests must stop waiting."""
         self.draining = False
-        """Whether new solutions are refused, because the service is about to end."""
+        """Whether new solutions are refused because the service is shutting down."""
         self._idle = asyncio.Event()
         self._idle.set()
 
     @asynccontextmanager
     async def flights(self, tasks: Sequence[Task]) -> AsyncGenerator[list[Flight]]:
-        """The flights of some solutions, for as long as the block lasts: who leaves gives them up.
+        """The flights of some solutions for the duration of a block; leaving it abandons them.
 
-        A solution that is being judged for another request already is not judged again.
+        A solution that is already being judged for another request is not judged again.
 
         Raises:
-            Refusal: there is no room for all of them, or the service is about to end.
+            Refusal: the queue has no room for all of them, or the service is shutting down.
         """
         found = self._board(tasks)
         try:
@@ -142,18 +142,18 @@ class Desk:
 
     def _board(self, tasks: Sequence[Task]) -> list[Flight]:
         if self.draining:
-            raise Refusal(503, "stopping", "the service is about to end", 5)
+            raise Refusal(503, "stopping", "the service is shutting down", 5)
         new = len({task for task in tasks if task not in self._flights})
         free = max(0, self._in_flight - self._running - len(self._waiting))
         if new > self._queue + self._in_flight:
             most = self._queue + self._in_flight
-            raise Refusal(413, "too_many", f"{new} solutions are more than the service ever holds ({most})")
+            raise Refusal(413, "too_many", f"{new} solutions exceed the capacity of the service ({most})")
         if len(self._waiting) + new > self._queue + free:
             self._metrics.refused.inc()
-            # The whole queue has to move before there is room for certain; half of it will do most of the time.
+            # Room is certain after the whole queue has moved; usually half of it is enough.
             wait = len(self._waiting) * self._average_s / self._in_flight / 2
             retry = min(_LONGEST_RETRY_S, max(1, round(wait)))
-            raise Refusal(429, "busy", f"{len(self._waiting)} solutions wait already, and {self._queue} may", retry)
+            raise Refusal(429, "busy", f"{len(self._waiting)} solutions are waiting; the limit is {self._queue}", retry)
         found: list[Flight] = []
         for task in tasks:
             flight = self._flights.get(task)
@@ -162,7 +162,7 @@ class Desk:
                 self._idle.clear()
                 turn = self._waiting[flight] = asyncio.get_running_loop().create_future()
                 flight.work = asyncio.create_task(self._judge(flight, turn))
-                # Not in the task itself, which may be cancelled before it has begun.
+                # Not in the task itself, which may be cancelled before it starts.
                 flight.work.add_done_callback(lambda work, flight=flight: self._end(flight, work))
             else:
                 self._metrics.shared.inc()
@@ -174,7 +174,7 @@ class Desk:
     def _leave(self, flight: Flight) -> None:
         flight.waiting -= 1
         if flight.waiting == 0 and flight.work is not None and not flight.work.done():
-            # Nobody wants it any more. Whoever asks from now on starts anew.
+            # No request waits for it any more: later requests start a new flight.
             self._flights.pop(flight.task, None)
             self._metrics.solutions.labels("abandoned").inc()
             flight.work.cancel()
@@ -205,7 +205,7 @@ class Desk:
             self._running -= 1
         if self._flights.get(flight.task) is flight:
             del self._flights[flight.task]
-        # Asking for the error tells the event loop that it was seen, also when no request waits for it any more.
+        # Retrieving the exception marks it as handled, even if no request waits for it any more.
         if not work.cancelled() and work.exception() is not None:
             self._metrics.solutions.labels("failed").inc()
         self._next()
@@ -213,7 +213,7 @@ class Desk:
             self._idle.set()
 
     async def drain(self, seconds: float) -> None:
-        """Refuses new solutions, waits for those accepted, and after so many seconds answers with what there is."""
+        """Refuses new solutions, waits for accepted ones, and after `seconds` answers with partial results."""
         self.draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""Why a request is refused."""
+"""Errors that clients receive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Refusal(Exception):
     """A request that gets an error instead of a judgement.
 
     Args:
-        status: of HTTP.
-        kind: a word for programs.
-        message: a sentence for people, which names the limit or the value.
-        retry_after_s: when to try again.
+        status: HTTP status.
+        kind: machine-readable type.
+        message: a sentence for people, with the limit or the value.
+        retry_after_s: seconds after which to retry.
     """
 
     def __init__(self, status: int, kind: str, message: str, retry_after_s: int | None = None) -> None:
@@ -26,12 +26,12 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str]]:
-        """What the client reads."""
+        """The response body."""
         return {"error": {"type": self.kind, "message": self.message}}
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """What a failed judgement is to the client; None for a bug."""
+    """The client's error for a failed judgement; None for a bug."""
     match error:
         case Refusal():
             return error

@@ -1,4 +1,4 @@
-"""What every request passes: a key, a limit on its body, a number in the log, a count in the metrics."""
+"""The outermost layer: checks key and body size, logs and counts every request."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("genprm.serve.access")
 
 OPEN = frozenset({"/health", "/ready"})
-"""Paths that need no key: what asks them, a load balancer say, often has none."""
+"""Paths that need no key: load balancers, for example, often have none."""
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 _BODY_S = 30.0
-"""For a body to arrive."""
+"""Time limit for the arrival of a body, in seconds."""
 _DROP_S, _DROP_BYTES = 2.0, 64 << 20
-"""How long, and how much, is read of a body that is refused."""
+"""Time (seconds) and bytes for which a refused body is still read."""
 
 
 class Gate:
     """The outermost layer of the application.
 
     Args:
-        app: what it leads to.
-        service: with the limits and the metrics.
-        keys: those that may be used; none when any client may ask.
-        paths: that the metrics name; others are counted together, so that clients cannot make labels.
+        app: the inner application.
+        service: provides limits and metrics.
+        keys: the accepted keys; empty means no authentication.
+        paths: paths with their own metrics label; others are counted together, so that clients cannot create labels.
     """
 
     def __init__(self, app: ASGIApp, service: Service, keys: Sequence[str], paths: frozenset[str]) -> None:
@@ -54,7 +54,7 @@ class Gate:
         self._limit = round(service.config.max_body_mb * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; see ASGI."""
+        """Handles one request; see ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -82,10 +82,10 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        # A page in a browser on this machine may reach a local service under a name of its own (DNS rebinding).
+        # A web page in a browser on this machine may reach a local service under its own host name (DNS rebinding).
         host = headers.get(b"host", "").rsplit(":", 1)[0] if headers.get(b"host", "")[-1:] != "]" else headers[b"host"]
         if self._service.config.local and not self._keys and host not in _LOCAL_HOSTS:
-            raise Refusal(421, "host", f"this service answers to localhost alone, not to {host!r}")
+            raise Refusal(421, "host", f"this service answers only to localhost, not to {host!r}")
         if self._keys and scope["path"] not in OPEN and not self._page(scope) and not self._known(headers):
             raise Refusal(401, "key", "send a key: Authorization: Bearer KEY, or http://:KEY@host in the URL")
         length = headers.get(b"content-length", "0")
@@ -93,7 +93,7 @@ class Gate:
             raise self._too_large()
 
     def _page(self, scope: Scope) -> bool:
-        """Whether it asks for the page itself, which holds nothing of anybody."""
+        """Whether the request is for the page itself, which contains no data."""
         path: str = scope["path"]
         return (
             self._service.config.ui
@@ -103,7 +103,7 @@ class Gate:
 
     def _known(self, headers: dict[bytes, str]) -> bool:
         given = _digest(_key_of(headers))
-        # All are compared, each in constant time, so that the time says nothing of a key.
+        # Compares all keys in constant time, so that timing reveals nothing.
         return sum([hmac.compare_digest(given, key) for key in self._keys]) > 0
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
@@ -117,7 +117,7 @@ class Gate:
                 async with asyncio.timeout(_BODY_S):
                     message = await receive()
             except TimeoutError:
-                # FastAPI lets no other exception through while it reads a body.
+                # FastAPI passes no other exception through while it reads a body.
                 raise HTTPException(408, f"the body did not arrive within {_BODY_S:g} s") from None
             got += len(message.get("body", b""))
             ended = not message.get("more_body", False)
@@ -129,7 +129,7 @@ class Gate:
         return limited
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, "too_large", f"the body is above max_body_mb, {self._service.config.max_body_mb:g} MiB")
+        return Refusal(413, "too_large", f"the body exceeds max_body_mb, {self._service.config.max_body_mb:g} MiB")
 
     def _note(self, scope: Scope, status: int, number: str, seconds: float) -> None:
         path = scope["path"] if scope["path"] in self._paths else "other"
@@ -152,7 +152,7 @@ class Gate:
 
 
 async def _drop(receive: Receive) -> None:
-    """Reads on for a while: a client that is cut off while it sends does not get to read why."""
+    """Keeps reading for a while: a client that is cut off while sending would not read the error."""
     got = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(_DROP_S):
@@ -169,14 +169,14 @@ async def respond(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
 
 
 def headers_of(refusal: Refusal) -> dict[str, str]:
-    """What an error says in its headers."""
+    """The headers of an error."""
     headers: dict[str, str] = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if refusal.status in (408, 413):
-        headers["Connection"] = "close"  # what is left of the body is not read
+        headers["Connection"] = "close"  # the rest of the body is not read
     return headers
 
 
@@ -186,7 +186,7 @@ def _key_of(headers: dict[bytes, str]) -> str:
     if kind.lower() == "bearer":
         return value.strip()
     if kind.lower() == "basic":
-        # What HTTP libraries send for http://:KEY@host, where a trainer takes a URL and nothing else.
+        # HTTP libraries send this for http://:KEY@host, for trainers that take only a URL.
         try:
             return base64.b64decode(value.strip(), validate=True).decode("latin-1").partition(":")[2]
         except (binascii.Error, ValueError):
@@ -199,10 +199,10 @@ def _digest(key: str) -> bytes:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Log lines as JSON objects."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level, message, and what came with it."""
+        """Formats time, level, message and extra fields."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in the text format of Prometheus. Rates are taken there: `rate(genprm_tokens_total[1m])`."""
+"""The metrics of `/metrics`, in Prometheus's text format. Compute rates there: `rate(genprm_tokens_total[1m])`."""
 
 from __future__ import annotations
 
@@ -19,35 +19,33 @@ class Metrics:
         self.request_s = Histogram(
             "genprm_request_seconds", "Time of a request.", ["path"], buckets=_SECONDS, registry=on
         )
-        self.wait_s = Histogram("genprm_wait_seconds", "Time that a solution waits.", buckets=_SECONDS, registry=on)
-        self.judge_s = Histogram(
-            "genprm_judge_seconds", "Time that a solution is judged.", buckets=_SECONDS, registry=on
-        )
-        self.queue = Gauge("genprm_queue", "Solutions that wait.", registry=on)
-        self.in_flight = Gauge("genprm_solutions_in_flight", "Solutions that are being judged.", registry=on)
-        self.chains = Gauge("genprm_chains_in_flight", "Chains that are being written.", registry=on)
+        self.wait_s = Histogram("genprm_wait_seconds", "Time a solution waits.", buckets=_SECONDS, registry=on)
+        self.judge_s = Histogram("genprm_judge_seconds", "Time a solution is judged.", buckets=_SECONDS, registry=on)
+        self.queue = Gauge("genprm_queue", "Waiting solutions.", registry=on)
+        self.in_flight = Gauge("genprm_solutions_in_flight", "Solutions being judged.", registry=on)
+        self.chains = Gauge("genprm_chains_in_flight", "Chains being written.", registry=on)
         self.solutions = Counter(
             "genprm_solutions",
-            "Solutions, by what became of them: judged, failed, abandoned.",
+            "Solutions, by outcome: judged, failed, abandoned.",
             ["outcome"],
             registry=on,
         )
         self.shared = Counter(
-            "genprm_shared", "Solutions that were being judged for another request already.", registry=on
+            "genprm_shared", "Solutions that shared a judgement with a concurrent request.", registry=on
         )
-        self.partial = Counter("genprm_partial", "Answers with steps that the deadline left unjudged.", registry=on)
+        self.partial = Counter("genprm_partial", "Responses with steps left unjudged at the deadline.", registry=on)
         self.refused = Counter("genprm_refused", "Requests refused because the queue was full.", registry=on)
         self.steps = Counter("genprm_steps", "Judged steps, by verdict.", ["verdict"], registry=on)
         self.tokens = Counter(
             "genprm_tokens",
-            "Tokens, by kind: prompt, generated; cached are those of prompt from a cache.",
+            "Tokens, by kind: prompt, generated; cached is the part of prompt from a cache.",
             ["kind"],
             registry=on,
         )
-        self.code = Counter("genprm_code_runs", "Snippets, by how they ended.", ["status"], registry=on)
+        self.code = Counter("genprm_code_runs", "Snippets, by status.", ["status"], registry=on)
 
     def judged(self, judgement: Judgement) -> None:
-        """Counts what a judgement took."""
+        """Counts a judgement's steps, tokens and snippets."""
         self.solutions.labels("judged").inc()
         tokens = judgement.tokens
         for kind, count in (("prompt", tokens.prompt), ("generated", tokens.generated), ("cached", tokens.cached)):

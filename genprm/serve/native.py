@@ -32,16 +32,16 @@ from genprm.serve.service import Answer, Service, row_of
 from genprm.step_tokens import step_spans
 
 HEARTBEAT_S = 10.0
-"""A stream says at least so often that it is alive."""
+"""Longest silence of a stream, in seconds."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
     for status, text in {
         400: "The body is not JSON.",
         401: "A key is missing or wrong.",
-        413: "The body, or the number of solutions, is above the limit.",
-        422: "A field is missing, unknown or out of range, or a solution is above a limit.",
+        413: "The body or the number of solutions exceeds the limit.",
+        422: "A field is missing, unknown or out of range, or a solution exceeds a limit.",
         429: "The queue is full; Retry-After says when to try again.",
-        503: "The engine or the sandbox is gone, or the service is about to end.",
+        503: "The engine or the sandbox is down, or the service is shutting down.",
     }.items()
 }
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def service_of(request: Request) -> Service:
-    """The service that the application was made for."""
+    """The application's service."""
     service: Service = request.app.state.service
     return service
 
@@ -59,13 +59,13 @@ Serving = Annotated[Service, Depends(service_of)]
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of some work, which is given up when the client goes away."""
+    """Awaits some work, and cancels it if the client disconnects."""
     task = asyncio.ensure_future(work)
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "gone", "the client went away")
+            raise Refusal(499, "gone", "the client disconnected")
         return task.result()
     finally:
         gone.cancel()
@@ -91,7 +91,7 @@ async def judge(request: Request, asked: JudgeAsked, service: Serving) -> Judged
     `error`) for each solution, then `end`.
     """
     if asked.stream:
-        # Before the stream begins, so that a refusal still has a status of its own.
+        # Before the stream begins, so that a refusal still sets the HTTP status.
         events = service.stream(asked, asked.keep)
         first = await anext(events)
         stream = StreamingResponse(_sse(first, events), media_type="text/event-stream")
@@ -106,7 +106,7 @@ async def judge(request: Request, asked: JudgeAsked, service: Serving) -> Judged
 
 @router.post("/v1/score", responses=ERRORS, summary="Scores and reward only")
 async def score(request: Request, asked: Asked, service: Serving) -> ScoreRow | ScoreRows:
-    """Numbers for trainers. `reward` is gated by the answer where `answer` or `correct` is given."""
+    """Numbers for trainers. `reward` is gated by the answer if `answer` or `correct` is given."""
     answers = await _answers(request, service, asked)
     rows = [_score(answer, item.solution) for answer, item in zip(answers, asked.solutions, strict=True)]
     return ScoreRows(rows=rows) if asked.items is not None else _single(rows[0])
@@ -114,14 +114,14 @@ async def score(request: Request, asked: Asked, service: Serving) -> ScoreRow | 
 
 @router.post("/v1/critique", responses=ERRORS, summary="What is wrong, as a message for the policy")
 async def critique(request: Request, asked: CritiqueAsked, service: Serving) -> CritiqueRow | CritiqueRows:
-    """`message` is the user's turn to append to the policy's conversation."""
+    """`message` is the user turn to append to the policy's conversation."""
     rows = [_critique(answer, asked) for answer in await _answers(request, service, asked)]
     return CritiqueRows(rows=rows) if asked.items is not None else _single(rows[0])
 
 
-@router.get("/v1/models", summary="What judges here")
+@router.get("/v1/models", summary="The judge")
 async def models(service: Serving) -> dict[str, Any]:
-    """The list of OpenAI's API, with what is known of the judge."""
+    """The model list of OpenAI's API, with facts about the judge."""
     facts = service.prm.facts
     about = {"id": service.prm.name, "object": "model", "created": service.started, "owned_by": "genprm"}
     return {"object": "list", "data": [{**about, "facts": facts}]}
@@ -135,15 +135,15 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", responses={503: ERRORS[503]}, summary="Does it take requests?")
 async def ready(service: Serving) -> dict[str, str]:
-    """503 once the service is about to end."""
+    """503 once the service is shutting down."""
     if service.desk.draining:
-        raise Refusal(503, "stopping", "the service is about to end", 5)
+        raise Refusal(503, "stopping", "the service is shutting down", 5)
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=Response, summary="Prometheus metrics")
 async def metrics(service: Serving) -> Response:
-    """In Prometheus's text format."""
+    """Metrics in Prometheus's text format."""
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -171,7 +171,7 @@ def _score(answer: Answer, solution: str | None) -> ScoreRow | FailedRow:
     judgement = answer.judgement
     spans = None
     if solution is not None:
-        # Thoughts are not judged; what they hold may read like a step.
+        # Thoughts are not judged, but may contain text that looks like a step.
         begin = solution.rfind(THINK_END) + len(THINK_END) if answer.row.thoughts is not None else 0
         spans = [[span.start, span.end] for span in step_spans(solution, answer.row.steps, begin=begin)]
     return ScoreRow(

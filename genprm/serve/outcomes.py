@@ -1,4 +1,4 @@
-"""From a judgement to a reward: is the answer right, is the form honest, what does that come to."""
+"""Computes rewards from judgements: compares answers and checks the format."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from genprm.rewards import gated_reward, process_score
 from genprm.types import Judgement
 
 _PATIENCE_S = 20.0
-"""For comparing one answer: math-verify may have to be started."""
+"""Time limit of comparing one answer, in seconds, including the start of math-verify."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known about a solution without its judgement."""
+    """The correctness and format of a solution, independent of its judgement."""
 
     correct: bool | None
     gated: bool
-    """Whether there is an answer to compare, so that the reward waits for it."""
+    """Whether the reward is gated by an answer."""
     violation: str | None
     reason: str | None = None
-    """Why nobody knows whether the answer is right."""
+    """Why it is unknown whether the answer is right."""
 
     @property
     def settled(self) -> bool:
-        """Whether the reward is known before the steps are judged: then they need not be."""
+        """Whether the reward does not depend on the judgement, so that none is needed."""
         return self.violation is not None or self.correct is False
 
     def reward(self, judgement: Judgement | None, weight: float) -> float | None:
-        """The reward; None where something is missing."""
+        """The reward; None if something is missing."""
         if self.settled:
             return 0.0
         if judgement is None:
@@ -47,19 +47,19 @@ class Outcome:
 
 
 class Outcomes:
-    """Compares answers, in processes that can be killed. Closed by `close`."""
+    """Compares answers in killable processes, until `close`."""
 
     def __init__(self, grader: Grader | None = None) -> None:
         self._checker: AnswerChecker | None = None
         self._grader = grader
 
     async def of(self, row: InputRow, correct: bool | None, limit_s: float = _PATIENCE_S) -> Outcome:
-        """What is known of a solution.
+        """Computes the outcome of a solution.
 
         Args:
-            row: with the reference answer, where there is one.
-            correct: what the client knows already.
-            limit_s: for comparing the answer.
+            row: the solution, with the reference answer if there is one.
+            correct: the client's value, if known.
+            limit_s: time limit of the comparison.
         """
         violation = find_violation(row.problem, row.steps)
         detail = None if violation is None else f"{violation.rule}: {violation.detail}"

@@ -1,6 +1,6 @@
-"""The page at `/`: judge a solution and watch it, browse runs, compare two. Files alone; it works offline.
+"""The page at `/`: judge a solution and watch, browse runs, compare two. Static files; works offline.
 
-Model text enters the page as text nodes only, and the content security policy lets no script run but the page's own.
+Model text enters the page only as text nodes, and the content security policy allows only the page's own scripts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXCERPT = 140
 
 
 def add_to(app: FastAPI, config: ServeConfig) -> None:
-    """Adds the page and what it reads to an application."""
+    """Adds the page and its data endpoints to an application."""
     router = APIRouter(include_in_schema=False)
     runs = _Runs(config.runs)
 
@@ -83,29 +83,29 @@ def _file(package: str, name: str) -> Response:
 
 
 class _Runs:
-    """The folders of runs in one folder, read when they are asked for."""
+    """The run folders in a folder, read on demand."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._places: dict[str, tuple[int, list[tuple[int, int]], dict[str, Any]]] = {}
 
     def names(self) -> list[str]:
-        """Runs of `verify` and of the benchmarks, the latest first."""
+        """Runs of `verify` and the benchmarks, the latest first."""
         if self._folder is None or not self._folder.is_dir():
             return []
         found = [path for path in self._folder.iterdir() if (path / RUN).is_file() and (path / ROWS).is_file()]
         return [path.name for path in sorted(found, key=lambda path: (path / ROWS).stat().st_mtime, reverse=True)]
 
     def index(self, name: str) -> dict[str, Any]:
-        """What the list shows of each row.
+        """The list entries of all rows.
 
         Raises:
-            Refusal: there is no such run, or it holds no judgements.
+            Refusal: there is no such run, or it has no judgements.
         """
         return self._read(name)[2]
 
     def row(self, name: str, number: int) -> bytes:
-        """One row, as it stands in the file.
+        """One row, as stored in the file.
 
         Raises:
             Refusal: there is no such row.
@@ -120,7 +120,7 @@ class _Runs:
             return rows.read(length)
 
     def _read(self, name: str) -> tuple[int, list[tuple[int, int]], dict[str, Any]]:
-        # Only names of the list: no path leads out of the folder.
+        # Only listed names, so no path leads out of the folder.
         if self._folder is None or name not in self.names():
             raise Refusal(404, "not_found", f"there is no run {name!r}")
         path = self._folder / name
@@ -140,7 +140,7 @@ class _Runs:
                         places.append((start, len(line)))
                     start += len(line)
         except ValidationError as error:
-            raise Refusal(422, "not_judgements", f"the rows of {name!r} are no judgements of steps") from error
+            raise Refusal(422, "not_judgements", f"the rows of {name!r} are not judgements of steps") from error
         model = info.facts.get("model") or info.config.get("model")
         about = {"name": name, "command": info.command, "model": model, "started": info.started, "rows": rows}
         self._places[name] = (size, places, about)
@@ -152,7 +152,7 @@ def _entry(row: VerifyRow, number: int) -> dict[str, Any]:
         "number": number,
         "id": row.id or row.key,
         "key": row.key,
-        # The same solution has the same key in every run; where a run was labelled, the id tells more.
+        # A solution has the same key in every run; the id is more readable.
         "match": row.id or row.key,
         "first_error": row.first_error,
         "label": row.label,

@@ -1,4 +1,4 @@
-"""Runs the service with uvicorn until a signal ends it, and finishes then what was accepted."""
+"""Runs the service with uvicorn until a signal, then finishes accepted requests."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from genprm.serve.gate import JsonLines
 from genprm.serve.settings import ServeConfig, ServeError, keys_from_environment
 
 _GRACE_S = 5
-"""For answers to leave, once the last of them is known."""
+"""Time to send the last responses, in seconds."""
 
 
 class Server(uvicorn.Server):
-    """Goes on answering while it drains: uvicorn itself would close the door at once."""
+    """Keeps answering while it drains; uvicorn would stop listening at once."""
 
     def __init__(self, app: App, config: ServeConfig, on_start: Callable[[], None] = lambda: None) -> None:
         settings = uvicorn.Config(
@@ -43,25 +43,25 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells that the service answers."""
+        """Calls `on_start` once the service answers."""
         await super().startup(sockets)
         if self.started:
             self._on_start()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leaves signals to `serve`: the event loop's own handlers would run beside uvicorn's."""
+        """Leaves signals to `serve`, whose handlers would run in addition to uvicorn's."""
         yield
 
     def end(self) -> None:
-        """Begins to drain; the second call ends at once."""
+        """Starts to drain; a second call ends at once."""
         if self._draining is not None:
             self.force_exit = self.should_exit = True
             return
         self._draining = asyncio.create_task(self.drain())
 
     async def drain(self) -> None:
-        """Refuses what is new, finishes what was accepted, and ends."""
+        """Refuses new requests, finishes accepted ones, and ends."""
         await self._app.service.desk.drain(self._drain_s)
         self.should_exit = True
 
@@ -75,18 +75,18 @@ async def serve(
     keys: Sequence[str] | None = None,
     on_start: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serves a judge until SIGTERM or SIGINT; what was accepted by then is finished.
+    """Serves a judge until SIGTERM or SIGINT, and then finishes accepted requests.
 
     Args:
         prm: the judge; it stays open.
-        config: where to listen, limits, how long to drain.
-        votes: chains a solution.
-        log: the open folder of a run to keep judgements in.
+        config: address, limits, drain time.
+        votes: chains per solution.
+        log: the open folder of a run for judgements.
         keys: as for `create_app`.
-        on_start: told the URL once the service answers.
+        on_start: called with the URL once the service answers.
 
     Raises:
-        ServeError: the address cannot be listened on, or would be open to all.
+        ServeError: the address cannot be used, or would be reachable without a key.
     """
     keys = keys_from_environment() if keys is None else tuple(keys)
     config.check_exposure(keys)
@@ -108,10 +108,10 @@ async def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Opens a listening socket.
 
     Raises:
-        ServeError: it cannot.
+        ServeError: it cannot listen.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)

@@ -1,4 +1,4 @@
-"""What clients send and get, as pydantic models: the OpenAPI schema is made of them."""
+"""Requests and responses as pydantic models, from which the OpenAPI schema is generated."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Item(_Sent):
     steps: list[Text] | None = Field(default=None, min_length=1)
     solution: Text | None = None
     id: str | None = None
-    answer: str | None = Field(default=None, description="The reference answer, to compare the solution's with.")
-    correct: bool | None = Field(default=None, description="Whether the answer is right, where the client knows.")
+    answer: str | None = Field(default=None, description="The reference answer, compared with the solution's.")
+    correct: bool | None = Field(default=None, description="Whether the answer is right, if the client knows.")
     seed: Seed = 0
 
     def row(self, config: ServeConfig) -> InputRow:
-        """The solution as `genprm verify` reads it.
+        """Converts the solution to an input row of `genprm verify`.
 
         Raises:
-            Refusal: it is no solution, or larger than the limits.
+            Refusal: it is not a solution, or exceeds a limit.
         """
         if (self.steps is None) == (self.solution is None):
             raise Refusal(422, "invalid", 'a solution needs either "steps" (a list of texts) or "solution" (a text)')
@@ -47,10 +47,10 @@ class Item(_Sent):
 
 
 def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
-    """A solution as `genprm verify` reads it.
+    """Converts a solution to an input row of `genprm verify`.
 
     Raises:
-        Refusal: it is no solution, or larger than the limits.
+        Refusal: it is not a solution, or exceeds a limit.
     """
     try:
         row = parse_row(Record("request", 1, dict(value)))
@@ -60,9 +60,9 @@ def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
         raise Refusal(422, "invalid", row.reason)
     problem, steps = row.problem, row.steps
     if len(steps) > config.max_steps:
-        raise Refusal(422, "too_many_steps", f"{len(steps)} steps, and max_steps is {config.max_steps}")
+        raise Refusal(422, "too_many_steps", f"{len(steps)} steps exceed max_steps, {config.max_steps}")
     if (size := len(problem) + sum(map(len, steps))) > config.max_chars:
-        raise Refusal(422, "too_long", f"{size} characters of problem and steps, and max_chars is {config.max_chars}")
+        raise Refusal(422, "too_long", f"{size} characters of problem and steps exceed max_chars, {config.max_chars}")
     return row
 
 
@@ -73,12 +73,12 @@ class Asked(_Sent):
     steps: list[Text] | None = Field(default=None, min_length=1)
     solution: Text | None = None
     id: str | None = None
-    answer: str | None = Field(default=None, description="The reference answer, to compare the solution's with.")
-    correct: bool | None = Field(default=None, description="Whether the answer is right, where the client knows.")
+    answer: str | None = Field(default=None, description="The reference answer, compared with the solution's.")
+    correct: bool | None = Field(default=None, description="Whether the answer is right, if the client knows.")
     seed: Seed = 0
     items: list[Item] | None = Field(default=None, min_length=1, description="Solutions, instead of one.")
     timeout_s: Timeout | None = Field(
-        default=None, description="When it has passed, what is judged so far comes back; the rest is null."
+        default=None, description="Deadline: steps judged by then come back, the others are null."
     )
 
     @model_validator(mode="after")
@@ -86,12 +86,12 @@ class Asked(_Sent):
         if (self.problem is None) == (self.items is None):
             raise ValueError('a request needs either "problem" with "steps" or "solution", or "items"')
         if self.items is not None and (self.steps or self.solution or self.id or self.answer):
-            raise ValueError('with "items", steps, solution, id and answer stand in them')
+            raise ValueError('with "items", steps, solution, id and answer belong in the items')
         return self
 
     @property
     def solutions(self) -> list[Item]:
-        """What is to be judged."""
+        """The solutions to judge."""
         if self.items is not None:
             return self.items
         return [Item(**self.model_dump(include=set(Item.model_fields)))]
@@ -109,18 +109,18 @@ class JudgeAsked(Asked):
 class CritiqueAsked(Asked):
     """A request for a critique."""
 
-    style: Style = Field(default=Style.ANALYSIS, description="What the message says about the wrong step.")
+    style: Style = Field(default=Style.ANALYSIS, description="Content of the message about the wrong step.")
 
 
 class JudgedRow(VerifyRow):
-    """A row of `genprm verify`, and what only a service knows."""
+    """A row of `genprm verify`, with fields of the service."""
 
     complete: bool
     """Whether all steps were judged before the deadline."""
     correct: bool | None
-    """Whether the answer is right; None when it is not known."""
+    """Whether the answer is right; None when unknown."""
     violation: str | None
-    """What is wrong with the form, for rewards."""
+    """The violated format rule, for rewards."""
     reward: float | None
     """See `genprm.rewards.gated_reward`; without an answer to compare, the lowest step score."""
 
@@ -134,7 +134,7 @@ class ScoreRow(BaseModel):
     """First character and end of each step in `solution`; null when steps were sent."""
     first_error: int | None
     solution: float | None
-    """The score of the solution as a whole, from judges that give one."""
+    """The score of the whole solution, from judges that give one."""
     correct: bool | None
     violation: str | None
     reward: float | None
@@ -144,17 +144,17 @@ class ScoreRow(BaseModel):
 
 
 class CritiqueRow(BaseModel):
-    """What the judge has against a solution."""
+    """The judge's critique of a solution."""
 
     id: str | None
     accepted: bool
-    """Whether nothing is judged wrong."""
+    """Whether no step is judged wrong."""
     complete: bool
     step: int | None
     """0-based index of the first wrong step."""
     analysis: str
     message: str | None
-    """The user's turn to append to the conversation; null when no step is judged wrong."""
+    """The user turn to append to the conversation; null when no step is judged wrong."""
     scores: list[float | None]
 
 
@@ -166,26 +166,26 @@ class Failure(BaseModel):
 
 
 class FailedRow(BaseModel):
-    """In a batch: a solution that could not be judged."""
+    """A solution in a batch that could not be judged."""
 
     id: str | None
     error: Failure
 
 
 class JudgedRows(BaseModel):
-    """One row a solution, in order."""
+    """One row per solution, in order."""
 
     rows: list[JudgedRow | FailedRow]
 
 
 class ScoreRows(BaseModel):
-    """One row a solution, in order."""
+    """One row per solution, in order."""
 
     rows: list[ScoreRow | FailedRow]
 
 
 class CritiqueRows(BaseModel):
-    """One row a solution, in order."""
+    """One row per solution, in order."""
 
     rows: list[CritiqueRow | FailedRow]
 
@@ -198,6 +198,6 @@ class StepEvent(StepRow):
 
 
 class ErrorBody(BaseModel):
-    """What comes back with a status of 4xx or 5xx."""
+    """The body of responses with status 4xx or 5xx."""
 
     error: Failure

@@ -1,4 +1,4 @@
-"""What the endpoints share: from solutions that were asked about to rows that go back."""
+"""Shared by the endpoints: from requested solutions to response rows."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ logger = logging.getLogger("genprm.serve")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A solution that was asked about."""
+    """A requested solution."""
 
     row: InputRow
     seed: int = 0
     correct: bool | None = None
-    """What the client knows."""
+    """The client's value, if known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a solution comes to."""
+    """The result for a solution."""
 
     row: InputRow
     outcome: Outcome
     judgement: Judgement | None
-    """None where it failed, or where only the reward was asked for and is known without."""
+    """None if it failed, or if only the reward was requested and needs no judgement."""
     complete: bool
     reward: float | None
     seconds: float
@@ -59,13 +59,13 @@ class Answer:
 
 
 class Service:
-    """One judge, and all that the endpoints need beside it.
+    """One judge and the state shared by the endpoints.
 
     Args:
         prm: the judge; stays open.
         config: the limits.
-        votes: chains a solution.
-        log: where finished judgements are kept, if at all.
+        votes: chains per solution.
+        log: stores finished judgements; None stores nothing.
         outcomes: compares answers.
     """
 
@@ -91,10 +91,10 @@ class Service:
         """Checks solutions against the limits.
 
         Raises:
-            Refusal: one of them is no solution, or too large; or there are too many.
+            Refusal: one of them is not a solution or too large, or there are too many.
         """
         if len(items) > self.config.max_items:
-            raise Refusal(413, "too_many", f"{len(items)} solutions, and max_items is {self.config.max_items}")
+            raise Refusal(413, "too_many", f"{len(items)} solutions exceed max_items, {self.config.max_items}")
         found: list[Wanted] = []
         for index, item in enumerate(items):
             try:
@@ -117,11 +117,11 @@ class Service:
 
         Args:
             wanted: solutions within the limits.
-            timeout_s: what the client gives them.
-            reward_only: leave out the judge where the reward is known without it.
+            timeout_s: the client's deadline.
+            reward_only: skip the judge if the reward does not depend on it.
 
         Raises:
-            Refusal: there is no room.
+            Refusal: the queue is full.
         """
         started = time.monotonic()
         until = self.until(timeout_s)
@@ -140,13 +140,13 @@ class Service:
             ]
 
     async def stream(self, asked: Asked, keep: Keep) -> AsyncGenerator[tuple[str, dict[str, object]]]:
-        """Judges solutions and tells of each step: (event, data) pairs.
+        """Judges solutions and yields (event, data) pairs.
 
         First `open` with the steps of each solution, then `step` as they are judged, a `row` or an `error` for each
-        solution, at last `end`. To be closed if it is not read to its end.
+        solution, and finally `end`. Close it if it is not read to its end.
 
         Raises:
-            Refusal: before the first event, if at all.
+            Refusal: only before the first event.
         """
         from genprm.runs.rows import step_row
 
@@ -219,16 +219,16 @@ class Service:
         try:
             self._log.add(row, answer.row.key)
         except RunError:
-            # A full disk must not take the answers from those who wait for them.
-            logger.exception("a judgement could not be kept")
+            # A full disk must not prevent the response.
+            logger.exception("a judgement could not be stored")
 
     async def close(self) -> None:
-        """Ends what was started for the service; the judge stays open."""
+        """Closes the service's own resources; the judge stays open."""
         await self.outcomes.close()
 
 
 def row_of(answer: Answer, keep: Keep) -> JudgedRow | FailedRow:
-    """What goes back for one solution."""
+    """The response row of one solution."""
     if answer.judgement is None:
         assert answer.error is not None
         return FailedRow(id=answer.row.id, error=Failure(type=answer.error.kind, message=answer.error.message))

@@ -1,4 +1,4 @@
-"""What a service is configured with."""
+"""The configuration of a service."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from genprm.fields import Config
 from genprm.rewards import WEIGHT
 
 KEYS_VARIABLE = "GENPRM_API_KEYS"
-"""The environment variable with the keys that clients may use, separated by commas."""
+"""Environment variable with the accepted keys, separated by commas."""
 
 
 class ServeError(RuntimeError):
-    """The service cannot be started as it is configured."""
+    """The service cannot be started with this configuration."""
 
 
 class ServeConfig(Config):
-    """How a judge is served."""
+    """Settings of the service."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8311, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    no_auth: bool = Field(default=False, description="Serve without a key on an address that other machines can reach.")
-    ui: bool = Field(default=False, description="Serve a page to judge and to browse runs with, at /.")
-    runs: Path | None = Field(default=None, description="The folder with the runs that the page lists.")
+    no_auth: bool = Field(default=False, description="Serve other machines without a key.")
+    ui: bool = Field(default=False, description="Serve a page at / for judging and browsing runs.")
+    runs: Path | None = Field(default=None, description="Folder of the runs that the page lists.")
     log_to: Path | None = Field(
         default=None, description="A run's folder to keep every judgement in. By default nothing is stored."
     )
     max_in_flight: int | None = Field(
-        default=None, ge=1, le=100_000, description="Solutions judged at once. By default what keeps the engine full."
+        default=None, ge=1, le=100_000, description="Solutions judged at once; default: enough to fill the engine."
     )
-    queue: int = Field(default=1024, ge=1, le=1_000_000, description="Solutions that may wait; then clients get 429.")
+    queue: int = Field(default=1024, ge=1, le=1_000_000, description="Most waiting solutions; then clients get 429.")
     deadline_s: float = Field(
-        default=600.0, gt=0, le=86_400, description="Longest time for a request, and for one that names no time."
+        default=600.0, gt=0, le=86_400, description="Longest and default deadline of a request, in seconds."
     )
     max_body_mb: float = Field(default=8.0, gt=0, le=1024, description="Largest body of a request, in MiB.")
     max_items: int = Field(default=256, ge=1, le=100_000, description="Most solutions in a request.")
@@ -48,7 +48,7 @@ class ServeConfig(Config):
         default=WEIGHT, ge=0, lt=1, description="Share of a right answer's reward that depends on its steps."
     )
     drain_s: float = Field(
-        default=60.0, ge=0, le=86_400, description="After SIGTERM, seconds for what was accepted to be finished."
+        default=60.0, ge=0, le=86_400, description="Seconds to finish accepted requests after SIGTERM."
     )
 
     @model_validator(mode="after")
@@ -68,18 +68,18 @@ class ServeConfig(Config):
             return False
 
     def check_exposure(self, keys: tuple[str, ...]) -> None:
-        """Makes sure that nobody serves the world by accident.
+        """Prevents serving other machines without a key by accident.
 
         Raises:
             ServeError: other machines can reach the address, there is no key, and `no_auth` is not set.
         """
         if not (self.local or keys or self.no_auth):
             raise ServeError(
-                f"{self.host!r} can be reached from other machines, and there is no key. Set {KEYS_VARIABLE} to one or "
-                "more keys, or pass --no-auth to serve without."
+                f"{self.host!r} can be reached from other machines, but there is no key. Set {KEYS_VARIABLE} to one or "
+                "more keys, or use --no-auth."
             )
 
 
 def keys_from_environment() -> tuple[str, ...]:
-    """The keys that clients may use; none when any may ask."""
+    """The accepted keys; empty means no authentication."""
     return tuple(key for part in os.environ.get(KEYS_VARIABLE, "").split(",") if (key := part.strip()))

@@ -1,4 +1,4 @@
-"""The shapes in which RL frameworks and vLLM's clients call a reward: each answers what that caller expects."""
+"""Endpoints in the formats of RL frameworks and vLLM clients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from genprm.serve.schemas import read_row
 from genprm.serve.service import Answer, Service, Wanted
 
 OPENRLHF_S, SLIME_S, GYM_S = 170.0, 110.0, 110.0
-"""A little less than the caller waits: 180 s, 120 s, and what NeMo Gym's clients are set to."""
+"""Slightly below the callers' timeouts: 180 s, 120 s, and that of NeMo Gym's clients."""
 SEPARATOR = "<extra_0>"
-"""What ends each step for the released discriminative PRMs that vLLM serves (Qwen2.5-Math-PRM)."""
+"""The end of each step for the released discriminative PRMs on vLLM (Qwen2.5-Math-PRM)."""
 
 router = APIRouter()
 Label = str | int | float | None
 
 
 class _Loose(BaseModel):
-    # Callers send fields of their own beside those that count.
+    # Callers send additional fields.
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class RewardAsked(_Loose):
-    """What OpenRLHF sends to `--reward.remote_url`."""
+    """OpenRLHF's request to `--reward.remote_url`."""
 
     query: list[str] = Field(min_length=1, description="Prompt and response, with the tokens of the chat template.")
     prompts: list[str]
@@ -39,7 +39,7 @@ class RewardAsked(_Loose):
 
 
 class RewardGiven(BaseModel):
-    """What OpenRLHF reads: `rewards` train, `scores` in [0, 1] filter, `extra_logs` are plotted."""
+    """OpenRLHF's response: `rewards` for training, `scores` in [0, 1] for filtering, `extra_logs` for plots."""
 
     rewards: list[float | None]
     scores: list[float | None]
@@ -48,9 +48,9 @@ class RewardGiven(BaseModel):
 
 @router.post("/get_reward", responses=ERRORS, summary="OpenRLHF: --reward.remote_url")
 async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> RewardGiven:
-    """Gated rewards, by the labels where there are any. A reward that is missing is null: OpenRLHF drops the sample."""
+    """Rewards, gated by the labels if there are any. A missing reward is null: OpenRLHF drops the sample."""
     if len(asked.query) != len(asked.prompts) or (asked.labels and len(asked.labels) != len(asked.query)):
-        raise Refusal(422, "invalid", f"{len(asked.query)} queries, and as many prompts and labels are needed")
+        raise Refusal(422, "invalid", f"{len(asked.query)} queries need as many prompts and labels")
     wanted = [
         _wanted(prompt, query[len(prompt) :] if query.startswith(prompt) else query, label, service)
         for query, prompt, label in zip(
@@ -70,7 +70,7 @@ async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> 
 
 
 class RmAsked(_Loose):
-    """What slime sends to `--rm-url`."""
+    """slime's request to `--rm-url`."""
 
     prompt: str | list[dict[str, JsonValue]]
     response: str
@@ -79,14 +79,14 @@ class RmAsked(_Loose):
 
 @router.post("/rm", responses=ERRORS, summary="slime: --rm-type remote_rm --rm-url")
 async def remote_rm(request: Request, asked: RmAsked, service: Serving) -> float | None:
-    """The reward itself is the body."""
+    """The body is the reward itself."""
     wanted = [_wanted(asked.prompt, asked.response, asked.label, service)]
     answer = (await _rewarded(request, service, wanted, SLIME_S))[0]
     return 0.0 if answer is None else answer.reward
 
 
 class VerifyAsked(_Loose):
-    """What NeMo Gym sends to a resources server's `/verify`: a rollout, in the form of OpenAI's Responses API."""
+    """NeMo Gym's request to a resources server's `/verify`: a rollout, in the format of OpenAI's Responses API."""
 
     responses_create_params: dict[str, JsonValue]
     response: dict[str, JsonValue]
@@ -94,9 +94,9 @@ class VerifyAsked(_Loose):
 
 @router.post("/verify", responses=ERRORS, summary="NeMo Gym: a resources server's verify")
 async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict[str, Any]:
-    """What was sent, and its `reward`. The reference answer is `expected_answer`, `answer` or `label`, if one is sent.
+    """The request with its `reward`. The reference answer is `expected_answer`, `answer` or `label`, if present.
 
-    Where there is no reward, it is 0 and `mask_sample` says that it is no measurement.
+    Without a reward, it is 0 and `mask_sample` is set.
     """
     sent: dict[str, Any] = asked.model_dump()
     label = next((sent[name] for name in ("expected_answer", "answer", "label") if sent.get(name) is not None), None)
@@ -118,7 +118,7 @@ async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict
 
 
 def _output_of(response: dict[str, JsonValue]) -> str:
-    """The text of a response's messages; reasoning and tool calls are left out."""
+    """The text of a response's messages, without reasoning and tool calls."""
     output = response.get("output")
     if not isinstance(output, list):
         raise ValueError(f"response.output must be a list, not {str(output)[:80]!r}")
@@ -127,7 +127,7 @@ def _output_of(response: dict[str, JsonValue]) -> str:
 
 
 class PoolingAsked(_Loose):
-    """What vLLM's `/pooling` takes: a text in ChatML, or messages; the steps end in `<extra_0>`."""
+    """vLLM's request to `/pooling`: a text in ChatML, or messages; the steps end in `<extra_0>`."""
 
     model: str | None = None
     input: str | list[str] | None = None
@@ -136,7 +136,7 @@ class PoolingAsked(_Loose):
 
 @router.post("/pooling", responses=ERRORS, summary="vLLM's /pooling, for step scores")
 async def pooling(request: Request, asked: PoolingAsked, service: Serving) -> dict[str, Any]:
-    """`data[i].data[step]` is `[1 - score, score]`, as vLLM gives it for Qwen2.5-Math-PRM.
+    """`data[i].data[step]` is `[1 - score, score]`, as in vLLM for Qwen2.5-Math-PRM.
 
     A step without a score has `[null, null]`.
     """
@@ -144,7 +144,7 @@ async def pooling(request: Request, asked: PoolingAsked, service: Serving) -> di
         raise Refusal(422, "invalid", 'a request needs either "input" or "messages"')
     texts: list[Any] = [asked.messages] if asked.messages is not None else _as_list(asked.input)
     if len(texts) > service.config.max_items:
-        raise Refusal(413, "too_many", f"{len(texts)} inputs, and max_items is {service.config.max_items}")
+        raise Refusal(413, "too_many", f"{len(texts)} inputs exceed max_items, {service.config.max_items}")
     wanted = [_pooled(text, service) for text in texts]
     answers = await unless_gone(request, service.answers(wanted, None))
     failed = next((answer.error for answer in answers if answer.error is not None), None)
@@ -181,7 +181,7 @@ def _pooled(asked: str | list[dict[str, JsonValue]], service: Service) -> Wanted
 
 
 def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wanted | None:
-    """A solution to reward; None for one that says nothing."""
+    """A solution to reward; None if it is empty."""
     try:
         problem = problem_of(prompt)
     except ValueError as error:
@@ -191,7 +191,7 @@ def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wa
         return None
     if isinstance(label, float) and not math.isfinite(label):
         raise Refusal(422, "invalid", f"a label must be a text or a finite number, not {label!r}")
-    # An empty label is how a data set says that there is none.
+    # Data sets use an empty label for none.
     return _checked({"problem": problem, "solution": solution, "answer": None if label == "" else label}, service)
 
 
@@ -202,9 +202,9 @@ def _checked(value: dict[str, object], service: Service) -> Wanted:
 async def _rewarded(
     request: Request, service: Service, wanted: list[Wanted | None], timeout_s: float
 ) -> list[Answer | None]:
-    """Answers in order; None, which earns nothing, for a solution that says nothing."""
+    """Answers in order; None, which earns nothing, for an empty solution."""
     if len(wanted) > service.config.max_items:
-        raise Refusal(413, "too_many", f"{len(wanted)} solutions, and max_items is {service.config.max_items}")
+        raise Refusal(413, "too_many", f"{len(wanted)} solutions exceed max_items, {service.config.max_items}")
     known = [one for one in wanted if one is not None]
     answers = await unless_gone(request, service.answers(known, timeout_s, reward_only=True))
     failed = next((answer.error for answer in answers if answer.error is not None), None)

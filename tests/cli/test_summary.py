@@ -19,7 +19,7 @@ def step(score: float | None, reason: str | None = None) -> StepJudgement:
 
 
 UNLABELLED = "no chain labels this step"
-WHOLE = "the solution as a whole is judged wrong, and none of its steps is"
+WHOLE = "the solution as a whole is judged wrong, but none of its steps is"
 
 
 @pytest.mark.parametrize(

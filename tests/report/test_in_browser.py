@@ -75,7 +75,7 @@ def test_an_undecided_row_says_why_and_the_whole_has_its_score(tmp_path, dom):
     shown = dom(tmp_path / "page.html", anchor="#row-1")
     assert "The solution as a whole" in shown
     assert "Yes 0.93" in shown
-    assert "Thoughts of the model, not judged" in shown
+    assert "The model's thoughts, not judged" in shown
 
 
 async def test_on_a_phone_the_list_folds_away(tmp_path, dom):

@@ -87,7 +87,7 @@ def test_wrong_recipes_say_what_is_wrong(tmp_path, text, message):
 
 
 def test_wrong_overrides_say_what_is_wrong(tmp_path):
-    with pytest.raises(ConfigError, match="write it as key=value"):
+    with pytest.raises(ConfigError, match="write key=value"):
         loaded(tmp_path, MINIMAL, "n")
     with pytest.raises(ConfigError, match=r"the key 'policy\.n' is unknown"):
         loaded(tmp_path, MINIMAL, "policy.n=3")

@@ -378,7 +378,7 @@ async def test_a_drain_that_takes_too_long_answers_with_what_there_is() -> None:
         await one.server.drain()
         row = (await accepted).json()
         assert row["scores"] == [0.9, None]
-        assert row["steps"][1]["reason"] == "not judged: the service is about to end"
+        assert row["steps"][1]["reason"] == "not judged: the service is shutting down"
 
 
 async def _score(one: Live, problem: str) -> list[float | None]:

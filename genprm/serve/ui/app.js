@@ -1,5 +1,5 @@
 "use strict";
-// Judging: a problem and a solution go out, the steps come back as they are judged.
+// Judging: sends a problem and a solution, and shows steps as they are judged.
 const EXAMPLES = [
   ["A wrong step", "Ann sold 48 clips in April and half as many in May. How many did she sell altogether?",
     "Step 1: In May she sold 48/2 = 24 clips.\n\nStep 2: Altogether 48+24 = 73 clips. The answer is \\boxed{73}."],
@@ -25,7 +25,7 @@ byId("example").addEventListener("change", (event) => {
 });
 byId("key").addEventListener("change", (event) => sessionStorage.setItem("genprm-key", event.target.value));
 
-// Server-sent events of a POST, which EventSource cannot send.
+// Server-sent events of a POST, which EventSource does not support.
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -1,6 +1,6 @@
 "use strict";
-// What the scripts of this page share with those of a run's page. Everything that is shown goes through `make`: text is
-// only ever text.
+// Shared by the scripts of this page and of a run's page. Everything shown goes through `make`: text is never
+// interpreted as HTML.
 const byId = (id) => document.getElementById(id);
 const make = (tag, className, ...children) => {
   const node = document.createElement(tag);
@@ -25,7 +25,7 @@ const ask = async (path, options = {}) => {
   return response;
 };
 
-// One judged step: its text, its score, and what the chains said.
+// One judged step: its text, score and chains.
 const stepNode = (step, place, limit, open = false, isFirst = false) => {
   const kind = stepClass(step.score, limit);
   const badge = make("span", `badge ${kind}`, step.score === null ? "no score" : `${kind} ${number(step.score)}`);

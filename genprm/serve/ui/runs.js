@@ -1,5 +1,5 @@
 "use strict";
-// Runs that lie in a folder of the service: their rows, and two of them side by side.
+// The runs in the service's folder: their rows, and comparison of two runs.
 const SHOWN = 100;
 const FILTERS = [
   ["All rows", () => true],
