@@ -48,14 +48,16 @@ SEEDS = {"labels": 31, "outcomes": 32, "fresh": 33}
 """Of the problems. The policy was trained on those of other seeds."""
 SAMPLES = 8
 LABELLING = ["--budget", "8", "--first", "8", "--most", "16", "--temperature", "1.0", "--max-tokens", "300"]
-HEAD = ["--model", "nano", "--epochs", "6", "--learning-rate", "3e-4"]
+HEAD = ["--model", "nano", "--epochs", "5", "--learning-rate", "5e-4"]
 IMPLICIT = ["--model", "nano-policy", "--epochs", "3", "--learning-rate", "1e-4", "--beta", "0.1"]
-BATCHES = ["--batch-size", "32", "--device-batch-size", "16", "--dtype", "float32", "--eval-steps", "40"]
+BATCHES = ["--batch-size", "32", "--device-batch-size", "16", "--dtype", "float32", "--eval-steps", "1000"]
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
 def run(out: Path, *arguments: str) -> None:
-    """One run of the command line; goes on with what is in the folder."""
+    """One run of the command line; goes on with what is in the folder, and does nothing where it is finished."""
+    if (metrics := out / "metrics.json").exists() and not json.loads(metrics.read_bytes()).get("interrupted"):
+        return
     print("$ genprm", *arguments, "--out", out, flush=True)
     subprocess.run([sys.executable, "-m", "genprm", *arguments, "--out", str(out)], check=True, cwd=ROOT)
 
@@ -67,14 +69,18 @@ def answer_of(steps: Sequence[str]) -> str | None:
 
 
 async def sample(problems: Sequence[WordProblem], path: Path) -> None:
-    """Writes eight solutions of each problem, with their outcomes and the truth about their steps."""
+    """Appends eight solutions of each problem, with their outcomes and the truth about their steps."""
+    there = read(path)
+    done = len(there) // SAMPLES
+    if done == len(problems):
+        return
+    print(f"sampling {(len(problems) - done) * SAMPLES} solutions: {path.name}", flush=True)
     engine = await load_engine("transformers", "nano-policy", max_num_seqs=64)
     policy = Policy(engine, PolicyConfig(temperature=1.0, max_tokens=256))
-    gate = asyncio.Semaphore(64)
 
-    async def one(problem: WordProblem, number: int) -> dict[str, Any]:
-        async with gate:
-            made = await policy.finish(policy.begin(problem.text), call_seed(SEEDS["fresh"], int(problem.id), number))
+    async def one(place: int, number: int) -> dict[str, Any]:
+        problem = problems[place]
+        made = await policy.finish(policy.begin(problem.text), call_seed(SEEDS["fresh"], place, number))
         steps = list(made.steps) if made.state is SolutionState.FINISHED else []
         answer = answer_of(steps)
         return {
@@ -85,10 +91,12 @@ async def sample(problems: Sequence[WordProblem], path: Path) -> None:
             "label": first_error(problem, steps) if steps else None,
         }
 
-    numbered = [WordProblem(str(k), problem.text, problem.calculations) for k, problem in enumerate(problems)]
-    rows = await asyncio.gather(*(one(problem, k) for problem in numbered for k in range(SAMPLES)))
+    for start in range(done, len(problems), SAMPLES):
+        places = range(start, min(start + SAMPLES, len(problems)))
+        rows = await asyncio.gather(*(one(place, k) for place in places for k in range(SAMPLES)))
+        # All rows of some problems, or none.
+        write(path, there := [*there, *rows])
     await engine.close()
-    write(path, rows)
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -97,7 +105,9 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file."""
+    """The rows of a file; none where it is not there yet."""
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -113,9 +123,7 @@ def data(options: argparse.Namespace, out: Path) -> None:
     seen |= {problem.text for problem in more}
     fresh = [p for p in make_problems(options.fresh + 50, SEEDS["fresh"]) if p.text not in seen][: options.fresh]
     for name, problems in (("outcomes", more), ("fresh", fresh)):
-        if not (out / f"{name}.jsonl").exists():
-            print(f"sampling {len(problems) * SAMPLES} solutions: {name}", flush=True)
-            asyncio.run(sample(problems, out / f"{name}.jsonl"))
+        asyncio.run(sample(problems, out / f"{name}.jsonl"))
     import pyarrow.parquet as pq
 
     table: Any = pq.read_table(out / "labels" / "dataset" / "data").to_pylist()
@@ -124,7 +132,8 @@ def data(options: argparse.Namespace, out: Path) -> None:
     names = ("problem", "steps", "label", "final_answer_correct")
     write(out / "truth.jsonl", [{name: row[name] for name in names} for row in truths])
     # An unfinished solution has no steps, and is no response to learn from.
-    write(out / "finished.jsonl", [row for row in read(out / "outcomes.jsonl") if row["steps"]])
+    outcomes = [*read(out / "truth.jsonl"), *read(out / "outcomes.jsonl")]
+    write(out / "finished.jsonl", [row for row in outcomes if row["steps"]])
     distinct = {json.dumps([r["problem"], r["steps"]]): r for r in read(out / "fresh.jsonl") if r["steps"]}
     write(out / "judged.jsonl", list(distinct.values()))
 
@@ -135,21 +144,19 @@ def judges(options: argparse.Namespace, out: Path) -> dict[str, list[str]]:
         "generative, code": ["--model", "nano", "--with-code", "--sandbox", options.sandbox],
         "generative, no code": ["--model", "nano", "--no-code"],
     }
-    held_out = ["--eval-data", str(out / "judged.jsonl"), "--eval-limit", "200"]
-    for kind in ("hard", "value", "progress", "truth"):
+    held_out = ["--eval-data", str(out / "judged.jsonl"), "--eval-limit", "100"]
+    for kind in options.labels:
         source = out / ("truth.jsonl" if kind == "truth" else "labels")
         labels = ["--labels", "hard" if kind == "truth" else kind]
         folder = out / f"head-{kind}"
         # Held-out rows have hard labels alone.
         watched = held_out if kind in ("hard", "truth") else []
-        if not (folder / "metrics.json").exists():
-            run(folder, "train", "discriminative", str(source), *labels, *HEAD, *BATCHES, *watched)
+        run(folder, "train", "discriminative", str(source), *labels, *HEAD, *BATCHES, *watched)
         made[f"head, {kind} labels"] = ["--model", str(folder)]
     for objective in ("ce", "dpo"):
         folder = out / f"implicit-{objective}"
-        if not (folder / "metrics.json").exists():
-            pairs = ["--objective", objective, *(["--pairs", "6"] if objective == "dpo" else [])]
-            run(folder, "train", "implicit", str(out / "finished.jsonl"), *pairs, *IMPLICIT, *BATCHES, *held_out)
+        pairs = ["--objective", objective, *(["--pairs", "6"] if objective == "dpo" else [])]
+        run(folder, "train", "implicit", str(out / "finished.jsonl"), *pairs, *IMPLICIT, *BATCHES, *held_out)
         made[f"implicit, {objective}"] = ["--model", str(folder)]
     return made
 
@@ -278,6 +285,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=240, help="problems labelled by rollouts")
     parser.add_argument("--outcomes", type=int, default=250, help="problems with eight outcomes each")
     parser.add_argument("--fresh", type=int, default=100, help="problems that are judged")
+    parser.add_argument("--labels", nargs="+", default=["hard", "value", "progress", "truth"], help="heads to train")
     parser.add_argument("--sandbox", default="bubblewrap")
     parser.add_argument("--rounds", type=int, default=3, help="of the timing")
     parser.add_argument("--timed", type=int, default=64, help="solutions of the timing")
@@ -298,7 +306,7 @@ def main() -> None:
     figures["judges"] = {name: localisation(rows, found_errors(rows, one, 0.5)) for name, one in verdicts.items()}
     for name, one in verdicts.items():
         if name.startswith("implicit"):
-            # Its threshold comes from solutions that it was not trained on and that are not measured.
+            # Its threshold comes from solutions whose outcomes it was trained on, and whose steps it was not.
             other = judged(out, name, made[name], "truth")
             scores = [[step.score for step in other[key(row)].steps] for row in tuning]
             tuned = tune_threshold(scores, [int(row["label"]) for row in tuning])

@@ -259,3 +259,38 @@ def test_other_bad_input_says_what_to_do(data: Path, base: Path, tmp_path: Path)
         train_discriminative(nano, tmp_path)
     assert layout_of(config(data, base), Tokenizer.from_pretrained(str(base))) == "qwen-prm"
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_command_trains_what_verify_loads_and_refuses_another_configuration(
+    data: Path, base: Path, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from genprm.cli.main import app
+
+    def genprm(*given: object) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [str(one) for one in given], env={"COLUMNS": "200"})
+        return done.exit_code, done.output
+
+    common = ["--model", base, "--max-steps", 1, "--batch-size", 4, "--log-steps", 1]
+    kinds: list[tuple[str, list[object], str, str]] = [
+        ("discriminative", ["--layout", "qwen-prm"], "--labels", "labels: 'hard' -> 'value'"),
+        ("implicit", ["--reference-cache", tmp_path / "cache"], "--objective", "objective: 'ce' -> 'dpo'"),
+    ]
+    for kind, own, option, says in kinds:
+        out = tmp_path / kind
+        command = ["train", kind, data, "--out", out, *common, *own]
+        code, said = genprm(*command, "--eval-data", data)
+        assert code == 0, said
+        assert "eval_f1" in said
+        judged = ["verify", data, "--model", out, "--out", tmp_path / f"{kind}-judged"]
+        code, said = genprm(*judged, *(own if kind == "implicit" else []))
+        assert code == 0, said
+        rows = [json.loads(line) for line in (tmp_path / f"{kind}-judged" / "rows.jsonl").read_text().splitlines()]
+        assert len(rows) == 8
+        assert all(0 < score < 1 for row in rows for score in row["scores"])
+        written = (out / "model.safetensors").stat().st_mtime_ns
+        code, said = genprm(*command, option, "value" if option == "--labels" else "dpo")
+        assert code == 2
+        assert says in said.replace('"', "'"), said
+        assert (out / "model.safetensors").stat().st_mtime_ns == written
