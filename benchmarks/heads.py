@@ -280,7 +280,7 @@ def settings_of(name: str, how: Sequence[str], sandbox: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", default="runs/heads")
     parser.add_argument("--problems", type=int, default=240, help="problems labelled by rollouts")
     parser.add_argument("--outcomes", type=int, default=250, help="problems with eight outcomes each")
