@@ -15,17 +15,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genprm.extras import need
 from genprm.prms.calibration import EPSILON, Calibration, CalibrationError, CalibrationMetrics, Method, finite_log_odds
 from genprm.runs.folder import write_atomically
 from genprm.runs.rows import VerifyRow
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float64]
 
@@ -88,8 +85,10 @@ def fit(data: LabelledScores, method: Method, *, folds: int = 5, model: str | No
         model: the judge's name, stored in the calibration.
 
     Raises:
-        CalibrationError: fewer solutions than folds, or only right or only wrong steps.
+        CalibrationError: fewer solutions than folds, or steps of one kind only.
+        ExtraError: scikit-learn is not installed.
     """
+    need("calibrate", "sklearn", what="a calibration")
     from sklearn.model_selection import StratifiedGroupKFold
 
     solutions = len(np.unique(data.groups))

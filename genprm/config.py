@@ -394,6 +394,9 @@ class RunConfig(WorkConfig):
     clean: Annotated[bool, Option(flags=("--clean",), stored=False)] = Field(
         default=False, description="Delete the run in the folder and start over."
     )
+    as_json: Annotated[bool, Option(flags=("--json",), stored=False)] = Field(
+        default=False, description="Print the result as one JSON object in place of tables."
+    )
     dry_run: Annotated[bool, Option(flags=("--dry-run",), stored=False)] = Field(
         default=False, description="Print the resolved configuration and what would be loaded, then exit."
     )

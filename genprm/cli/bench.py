@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from genprm.cli.bench_runs import grouped, judge_into, stored_rewards
-from genprm.cli.boundary import UsageError, friendly, run_async, stderr, stdout
+from genprm.cli.boundary import UsageError, friendly, notes, run_async, stdout
+from genprm.cli.grammar import Command
 from genprm.cli.options import Options, command
 from genprm.config import JudgeConfig, Keep, RunConfig
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Finished = tuple["Metrics", Callable[[], None]]
 AggregateName = Literal["min", "mean", "last", "product", "solution"]
 
 
@@ -34,7 +37,7 @@ def processbench(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE...", help="ProcessBench's files, one per subset.", show_default="the published data set"
+            metavar="FILE", help="ProcessBench's files, one a subset.", show_default="the published data set"
         ),
     ],
     judge: JudgeConfig,
@@ -62,7 +65,7 @@ def processbench(
     if tune_on is not None and tune_on not in (names := sorted({subset_of(row.id, row.file) for row in labelled})):
         raise UsageError(f"there is no subset {tune_on!r} to tune on; the subsets are {', '.join(names)}")
 
-    def finish(folder: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Metrics:
+    def finish(folder: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Finished:
         return _finish_processbench(folder, metrics, judged, labelled, tune_on)
 
     raise typer.Exit(run_async(judge_into("bench processbench", judge, run, files, rows, finish)))
@@ -70,7 +73,7 @@ def processbench(
 
 @command(app, "prmbench")
 def prmbench(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PRMBench's JSONL file.", show_default=False)],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="PRMBench's JSONL file.", show_default=False)],
     judge: JudgeConfig,
     run: RunConfig,
 ) -> None:
@@ -85,14 +88,13 @@ def prmbench(
     if not items:
         raise UsageError(f"no row in {', '.join(map(repr, files))} is a PRMBench row")
 
-    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Finished:
         from genprm.benchmarks.prmbench import evaluate
         from genprm.cli.bench_metrics import BenchMetrics
         from genprm.cli.bench_tables import print_prmbench
 
         table = evaluate(items, rows)
-        print_prmbench(stdout(), table)
-        return BenchMetrics(**metrics.model_dump(), prmbench=table)
+        return BenchMetrics(**metrics.model_dump(), prmbench=table), partial(print_prmbench, stdout(), table)
 
     inputs = [item.row if isinstance(item, PRMBenchItem) else item for item in read]
     raise typer.Exit(run_async(judge_into("bench prmbench", judge, run, files, inputs, finish)))
@@ -103,7 +105,7 @@ def best_of_n(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="A pool: JSONL, one problem with several solutions per line.", show_default=False
+            metavar="FILE", help="A pool: JSONL, a problem with several solutions a line.", show_default=False
         ),
     ],
     judge: Annotated[JudgeConfig, Options(without=("model",))],
@@ -133,7 +135,7 @@ def best_of_n(
         if isinstance(item, PoolItem):
             items.append(item)
         elif item.duplicate:
-            stderr().print(f"skipped: {item.file}, line {item.line}, is {item.reason}", soft_wrap=True, markup=False)
+            notes().print(f"skipped: {item.file}, line {item.line}, is {item.reason}", soft_wrap=True, markup=False)
         else:
             raise UsageError(f"{item.file}, line {item.line}: {item.reason}")
     items = run_async(grouped(items))
@@ -141,25 +143,25 @@ def best_of_n(
         raise typer.Exit(stored_rewards(run, files, items))
     inputs = [list(rows) for rows in _solutions(items)]
 
-    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Metrics:
+    def finish(folder: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow]) -> Finished:
         from genprm.benchmarks.best_of_n import evaluate
         from genprm.cli.bench_metrics import BenchMetrics
         from genprm.cli.bench_tables import print_best_of_n
 
         rewards = [[_reward(rows.get(getattr(row, "key", "")), aggregate) for row in group] for group in inputs]
         table = evaluate(items, rewards)
-        print_best_of_n(stdout(), table)
-        return BenchMetrics(**metrics.model_dump(), best_of_n=table)
+        return BenchMetrics(**metrics.model_dump(), best_of_n=table), partial(print_best_of_n, stdout(), table)
 
     flat = [row for group in inputs for row in group]
     config = judge.model_copy(update={"model": model})
     raise typer.Exit(run_async(judge_into("bench best-of-n", config, run, files, flat, finish)))
 
 
-@app.command("compare", epilog="Example:\n\n  genprm bench compare runs/bon runs/beam")
+@app.command("compare", cls=Command, epilog="Example:\n\n  genprm bench compare runs/bon runs/beam")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON array.")] = False,
 ) -> None:
     """Compares two runs over the same inputs: paired bootstrap of the scores, McNemar's test of the rows.
 
@@ -169,12 +171,19 @@ def compare(
         from genprm.cli.bench_metrics import compare_runs
         from genprm.cli.bench_tables import print_comparison
 
-        print_comparison(stdout(), str(first), str(second), compare_runs(first, second))
+        parts = compare_runs(first, second)
+        if as_json:
+            import json
+            from dataclasses import asdict
+
+            typer.echo(json.dumps([asdict(part) for part in parts]))
+        else:
+            print_comparison(stdout(), str(first), str(second), parts)
 
 
 def _finish_processbench(
     run: RunFolder, metrics: Metrics, rows: dict[str, VerifyRow], inputs: list[InputRow], tune_on: str | None
-) -> Metrics:
+) -> Finished:
     from genprm.benchmarks.evaluation import evaluate, items_of
     from genprm.cli.bench_metrics import BenchMetrics, plot_curve
     from genprm.cli.bench_tables import print_processbench
@@ -183,10 +192,14 @@ def _finish_processbench(
         table = evaluate(items_of(inputs, rows), tune_on=tune_on)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    print_processbench(stdout(), table)
-    if len(table.curve) > 1 and plot_curve(run.path / "f1.svg", table):
-        stdout().print(f"F1 against votes and tokens: {run.path / 'f1.svg'}", soft_wrap=True)
-    return BenchMetrics(**metrics.model_dump(), processbench=table)
+    curve = len(table.curve) > 1 and plot_curve(run.path / "f1.svg", table)
+
+    def tables() -> None:
+        print_processbench(stdout(), table)
+        if curve:
+            stdout().print(f"F1 against votes and tokens: {run.path / 'f1.svg'}", soft_wrap=True)
+
+    return BenchMetrics(**metrics.model_dump(), processbench=table), tables
 
 
 def _solutions(items: Sequence[PoolItem]) -> Iterator[Iterator[InputRow | BadRow]]:

@@ -14,9 +14,20 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from genprm.cli.terminal import EscapedFormatter, stderr, stdout
+from genprm.cli.terminal import EscapedFormatter, notes, stderr, stdout, verbosity
 
-__all__ = ["FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "UsageError", "friendly", "run_async", "stderr", "stdout"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "TERMINATED",
+    "USAGE",
+    "UsageError",
+    "friendly",
+    "notes",
+    "run_async",
+    "stderr",
+    "stdout",
+]
 
 T = TypeVar("T")
 
@@ -34,11 +45,19 @@ class UsageError(Exception):
     """Wrong usage; the message says what to do instead."""
 
 
-def set_debug(debug: bool) -> None:
-    """Switches between short messages, and tracebacks with logs."""
-    root = logging.getLogger("genprm")
-    root.setLevel(logging.DEBUG if debug else logging.NOTSET)
-    if debug:
+def set_output(*, debug: bool = False, verbose: bool = False, quiet: bool = False) -> None:
+    """Chooses what is printed beside results and errors.
+
+    Args:
+        debug: tracebacks instead of messages, and all logs.
+        verbose: what genprm and other libraries log.
+        quiet: neither progress nor remarks.
+    """
+    verbosity().quiet = notes().quiet = quiet
+    verbosity().logs = debug or verbose
+    own = logging.getLogger("genprm")
+    own.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.NOTSET)
+    if debug or verbose:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(EscapedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logging.basicConfig(handlers=[handler])
@@ -57,18 +76,34 @@ def friendly() -> Generator[None]:
         raise
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as `head` does. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(FAILED) from None
     except Exception as error:
         if logging.getLogger("genprm").level == logging.DEBUG:
             raise
-        kind = _kind(error)
-        if kind is None:
-            stderr().print(f"[bold red]Error:[/] {type(error).__name__}: ", end="")
-            stderr().print(str(error), markup=False)
-            stderr().print("This is a bug. `genprm --debug ...` shows the traceback.")
-            raise typer.Exit(FAILED) from None
+        code, message = explained(error)
         stderr().print("[bold red]Error:[/] ", end="")
-        stderr().print(str(error), markup=False)
-        raise typer.Exit(kind) from None
+        stderr().print(message, markup=False, soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and what is said about it."""
+    kind = _kind(error)
+    if kind is not None:
+        return kind, str(error)
+    if isinstance(error, OSError):
+        # A full disk, a missing permission: of the machine, and not of this program.
+        return FAILED, f"{error.strerror or error}" + (f": {str(error.filename)!r}" if error.filename else "")
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return FAILED, f"the Python package {error.name!r} is not installed: pip install {error.name}"
+    if isinstance(error, MemoryError):
+        return FAILED, "out of memory"
+    return FAILED, (
+        f"{type(error).__name__}: {error}\nThis is unexpected. With `--debug` the command shows where it comes from."
+    )
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
@@ -94,7 +129,7 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
             stopped = code
             task.cancel()
             if code == INTERRUPTED:
-                stderr().print("\nStopping; what is finished is kept. Ctrl-C again stops at once.")
+                notes().print("\nStopping; what is finished is kept. Ctrl-C again stops at once.")
 
         loop = asyncio.get_running_loop()
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
@@ -114,10 +149,10 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 
 def end_now(code: int) -> NoReturn:
-    """Kills this process and its descendants, without waiting."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    """Ends this process and those it started, without waiting for anything."""
+    for stream in (sys.stdout, sys.stderr, stdout().file, stderr().file):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     for child in _children(os.getpid()):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
@@ -138,8 +173,10 @@ def _kind(error: Exception) -> int | None:
     """The exit code of an expected error; None for a bug."""
     from genprm.data.inputs import InputError
     from genprm.fields import ConfigError
-    from genprm.runs.folder import RunError
+    from genprm.runs.folder import RunError, WriteError
 
+    if isinstance(error, WriteError):
+        return FAILED
     if isinstance(error, (UsageError, ConfigError, InputError, RunError)):
         return USAGE
     # Each boundary of the project has its own exception class, with messages for users.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genprm.cli.boundary import UsageError, stdout
+from genprm.cli.boundary import UsageError
 from genprm.cli.verify import tell
 from genprm.config import ClusterConfig, EngineConfig
 
@@ -57,13 +57,6 @@ def workers_of(*engines: Engine) -> int:
     from genprm.cluster import ClusterEngine
 
     return max(len(engine.workers) if isinstance(engine, ClusterEngine) else 1 for engine in engines)
-
-
-def print_counts(metrics: dict[str, int | float], folder: Path) -> None:
-    """Prints the counts and the path of the data set."""
-    for name, value in metrics.items():
-        stdout().print(f"{name.replace('_', ' '):28} {value}")
-    stdout().print(f"data set: {folder}", soft_wrap=True)
 
 
 def push(folder: Path, repository: str | None) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from genprm.cli.boundary import FAILED, UsageError, run_async
-from genprm.cli.data import PushToHub, open_models, print_counts, push, workers_of
+from genprm.cli.boundary import FAILED, UsageError, notes, run_async, stdout
+from genprm.cli.data import PushToHub, open_models, push, workers_of
 from genprm.cli.options import Options
 from genprm.config import ClusterConfig, EngineConfig, RunConfig
 from genprm.fields import free_fields
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genprm.rpe.rollouts import Settings
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import FailureRow
 
 FREE = tuple(name for model in (LabelConfig, EngineConfig, ClusterConfig, RunConfig) for name in free_fields(model))
 """Settings that do not change results: they may differ when a run is resumed."""
@@ -47,9 +48,7 @@ def label(
     run: Annotated[RunConfig, Options(without=("keep",))],
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[FILE...]", help="JSONL files of problems with `problem` and `answer`.", show_default=False
-        ),
+        typer.Argument(metavar="FILE", help="JSONL files of problems with `problem` and `answer`.", show_default=False),
     ] = None,
     generate: Annotated[
         int | None,
@@ -64,13 +63,17 @@ def label(
     stopped run; finished rollouts are never sampled again.
     """
     if bool(files) == bool(generate):
-        raise UsageError("give files with problems, or --generate with a number")
-    source: dict[str, JsonValue] = {"files": list(files or []), "generate": generate, "generate_seed": generate_seed}
-    raise typer.Exit(run_async(_label(source, labelling, engine, cluster, run, push_to_hub)))
+        raise UsageError("give files with problems, or --generate with a number of them")
+    from genprm.runs.sources import sources
+
+    named = sources(files or ())
+    source: dict[str, JsonValue] = {"files": named, "generate": generate, "generate_seed": generate_seed}
+    raise typer.Exit(run_async(_label(source, files or [], labelling, engine, cluster, run, push_to_hub)))
 
 
 async def _label(
     source: dict[str, JsonValue],
+    files: list[str],
     labelling: LabelConfig,
     shared: EngineConfig,
     cluster: ClusterConfig,
@@ -83,7 +86,7 @@ async def _label(
     from genprm.rpe.dataset import check_installed
     from genprm.rpe.journal import FILE, Journal
     from genprm.rpe.rollouts import Labeller, RolloutError
-    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.driver import Finished, Progress, drive, is_finished, kept
     from genprm.runs.folder import digest, open_run
     from genprm.runs.provenance import weights_of
 
@@ -98,7 +101,7 @@ async def _label(
         **how.stored(),
     }
     stored = {name: value for name, value in parts.items() if name != "keep"}
-    rows = list(_problems(source, how))
+    rows = list(_problems(source, files, how))
     out = how.out or Path("runs") / f"label-{digest('label', stored, FREE)[:8]}"
     check_installed()
     with open_run(out, command="label", config=stored, free=FREE, clean=how.clean) as run:
@@ -106,7 +109,11 @@ async def _label(
             (out / FILE).unlink(missing_ok=True)
         journal = Journal(out, run.done)
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, hub)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, hub, how.as_json)) as session:
+            if is_finished(rows, run):
+                journal.close()
+                await kept(rows, run, progress)
+                return FAILED if progress.failed else 0
             async with AsyncExitStack() as stack:
                 stack.callback(journal.close)
                 models = [(labelling.policy, labelling.policy_url)]
@@ -158,31 +165,41 @@ def _settings(labelling: LabelConfig, seed: int) -> Settings:
         raise UsageError(str(error)) from None
 
 
-def _problems(source: dict[str, JsonValue], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
+def _problems(source: dict[str, JsonValue], files: list[str], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
     from genprm.data.inputs import take
     from genprm.data.problems import generated, read_problems
 
-    files, number, seed = source["files"], source["generate"], source["generate_seed"]
-    if isinstance(files, list) and files:
-        rows = read_problems([str(file) for file in files])
-    else:
-        rows = generated(int(str(number)), int(str(seed)))
+    number, seed = source["generate"], source["generate_seed"]
+    rows = read_problems(files) if files else generated(int(str(number)), int(str(seed)))
     return take(rows, limit=how.limit, sample=how.sample, seed=how.seed)
 
 
-def _finish(run: RunFolder, progress: Progress, hub: str | None, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes the data set and metrics, and prints the result."""
+def _finish(
+    run: RunFolder,
+    progress: Progress,
+    hub: str | None,
+    as_json: bool,
+    session: SessionMetrics,
+    interrupted: bool,
+) -> None:
+    """Writes the data set and the metrics, and prints the result."""
     from genprm.cli.session import finish_run
+    from genprm.cli.summary import print_counts
+    from genprm.report.data_page import write_label_page
     from genprm.rpe.dataset import label_metrics, write_labels
     from genprm.rpe.rows import LabelRow
 
     rows = sorted((row for row in run.rows(LabelRow) if row.key in progress.keys), key=lambda r: progress.keys[r.key])
     counts = label_metrics(rows)
 
-    def table() -> None:
+    def more() -> None:
         folder = write_labels(run.path / "dataset", rows, run.info)
-        print_counts(counts, folder)
+        (notes() if as_json else stdout()).print(f"data set: {folder}", soft_wrap=True)
         push(folder, hub)
 
+    def page(path: Path, failures: list[FailureRow]) -> int:
+        return write_label_page(path, info=run.info, rows=rows, failures=failures)
+
     metrics = {**counts, "session": session.model_dump(), "interrupted": interrupted}
-    finish_run(run, metrics, interrupted=interrupted, table=table)
+    table = partial(print_counts, stdout(), counts)
+    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more, as_json=as_json)

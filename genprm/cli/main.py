@@ -25,11 +25,13 @@ from genprm.cli import (
     verify,
     view,
 )
-from genprm.cli.boundary import INTERRUPTED, TERMINATED, end_now, set_debug
+from genprm.cli.boundary import INTERRUPTED, TERMINATED, end_now, set_output
+from genprm.cli.grammar import Command, Root
 from genprm.cli.terminal import accept_any_text
 
 app = typer.Typer(
     name="genprm",
+    cls=Root,
     help="Judges every step of a solution with a generative process reward model that checks its work with code.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -52,16 +54,24 @@ def common(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="GENPRM_DEBUG", help="Show tracebacks and logs instead of short messages.")
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print what genprm and other libraries log; a run's folder has it in run.log."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors alone: no progress, no remarks.")
+    ] = False,
 ) -> None:
-    """Handles the options before the command."""
+    """Takes the options of all commands; these may stand anywhere on the command line."""
     del version
-    set_debug(debug)
+    set_output(debug=debug, verbose=verbose, quiet=quiet)
     if not debug:
         # Silences progress bars and messages of other libraries; each has its own variable.
         for name, value in {
             "TQDM_DISABLE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
             "TRANSFORMERS_VERBOSITY": "error",
         }.items():
             os.environ.setdefault(name, value)
@@ -72,14 +82,14 @@ options.command(app, "search", epilog=search.EPILOG)(search.search)
 options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
 options.command(app, "label", epilog=label.EPILOG)(label.label)
 options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
-app.command("show")(show.show)
+app.command("show", cls=Command)(show.show)
 options.command(app, "serve", epilog=serve.EPILOG)(serve.serve)
-app.command("view")(view.view)
+app.command("view", cls=Command)(view.view)
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
-app.command("calibrate")(calibrate.calibrate)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
+app.command("calibrate", cls=Command)(calibrate.calibrate)
+app.command("demo", cls=Command)(demo.demo)
+app.command("doctor", cls=Command)(doctor.doctor)
 app.add_typer(sandbox.app, name="sandbox")
 
 

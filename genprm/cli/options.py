@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type
 
 import typer
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand
 
 from genprm.cli.boundary import friendly
+from genprm.cli.grammar import Command
 from genprm.config import RunConfig
 from genprm.fields import Config, ConfigError, option_of, read_yaml
 
-_NOT_IN_FILES = {"config", "help", "clean", "dry_run"}
+_NOT_IN_FILES = {"config", "help", "clean", "dry_run", "as_json"}
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -56,7 +56,7 @@ class Overrides:
     """Sections of the recipe (empty for its top level), and the fields that can be overridden there."""
 
 
-class ConfiguredCommand(TyperCommand):
+class ConfiguredCommand(Command):
     """A command that also takes `--with-code auto`, which is `--mode auto`.
 
     The flag alone takes no value, so that a file may follow it.

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from genprm.cli.terminal import counted, verbosity
 from genprm.runs.driver import Progress
 
 LINE_EVERY_S = 10.0
@@ -17,17 +18,22 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def shown(console: Console, every_s: float = LINE_EVERY_S) -> Generator[Callable[[Progress], None]]:
-    """Shows progress; yields a function to call after every row."""
+    """Gives a function to call after every row, and after every step."""
     started = time.monotonic()
+    if console.quiet:
+        yield lambda _: None
+        return
     if console.is_terminal:
-        with Bar(
-            SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=console, transient=True
-        ) as bar:
+        columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"))
+        # What libraries print has a place of its own: see `genprm.cli.log`.
+        logs = verbosity().logs
+        with Bar(*columns, console=console, transient=True, redirect_stdout=logs, redirect_stderr=logs) as bar:
             task = bar.add_task("reading", total=None)
 
             def draw(progress: Progress) -> None:
                 text = describe(progress, time.monotonic() - started)
-                bar.update(task, completed=progress.done, total=progress.total, description=text)
+                done = progress.done + _share(progress)
+                bar.update(task, completed=done, total=progress.total, description=text)
 
             yield draw
         return
@@ -50,10 +56,13 @@ def describe(progress: Progress, elapsed_s: float) -> str:
         progress: the counts.
         elapsed_s: seconds since this run began; rows finished by earlier runs do not count in the rate.
     """
-    word = "row" if (progress.total or progress.done) == 1 else "rows"
+    word = "row" if (progress.done if progress.total is None else progress.total) == 1 else "rows"
     parts = [f"{progress.done:,}{'' if progress.total is None else f'/{progress.total:,}'} {word}"]
     if progress.failed:
-        parts.append(f"{progress.failed} failed")
+        parts.append(f"{progress.failed:,} failed")
+    judged, steps = (sum(counts) for counts in zip((0, 0), *progress.steps.values(), strict=True))
+    if steps:
+        parts.append(f"{judged:,} of {counted(steps, 'step')} in flight")
     worked = progress.judged + progress.failed
     if worked and elapsed_s > 0:
         rate = worked / elapsed_s
@@ -62,7 +71,15 @@ def describe(progress: Progress, elapsed_s: float) -> str:
             parts.append(f"{progress.generated / elapsed_s:,.0f} tokens/s")
         if progress.total is not None:
             parts.append(f"{duration((progress.total - progress.done) / rate)} left")
+    elif (share := _share(progress)) > 0 and progress.total is not None:
+        # No row is finished yet: the steps say how fast it goes.
+        parts.append(f"{duration(elapsed_s * (progress.total - progress.done - share) / share)} left")
     return ", ".join(parts)
+
+
+def _share(progress: Progress) -> float:
+    """The rows in flight, as the rows that their judged steps come to."""
+    return sum(judged / steps for judged, steps in progress.steps.values())
 
 
 def duration(seconds: float) -> str:

@@ -84,12 +84,12 @@ async def _refine(
     problems: Problems, writer: PolicyConfig, config: JudgeConfig, settings: RefineSettings, how: RunConfig
 ) -> int:
     from genprm.benchmarks.searches import flattened
-    from genprm.cli.search import policy_of, prm_of, problems_of
+    from genprm.cli.search import named, policy_of, prm_of, problems_of
     from genprm.cli.session import session_of
     from genprm.data.problems import ProblemRow
     from genprm.grading.answers import AnswerChecker
     from genprm.grading.solutions import AnswerGrader
-    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.driver import Finished, Progress, drive, is_finished, kept
     from genprm.runs.folder import digest, open_run
     from genprm.runs.verify import default_concurrency
     from genprm.search.refine import refine
@@ -104,12 +104,15 @@ async def _refine(
         "seed": how.seed,
         "concurrency": how.concurrency,
     }
-    stored = cast("dict[str, JsonValue]", flattened(parts))
+    stored = cast("dict[str, JsonValue]", {**flattened(parts), **named(problems)})
     rows = problems_of(problems, how.seed)
     out = how.out or Path("runs") / f"refine-{digest('refine', stored, FREE)[:8]}"
     with open_run(out, command="refine", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, how.as_json)) as session:
+            if is_finished(rows, run):
+                await kept(rows, run, progress)
+                return FAILED if progress.failed else 0
             async with (
                 policy_of(writer, how.seed, run) as policy,
                 prm_of(config, how.seed, run) as prm,
@@ -136,8 +139,8 @@ async def _refine(
     return FAILED if progress.failed else 0
 
 
-def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics and page, and prints the result."""
+def _finish(run: RunFolder, progress: Progress, as_json: bool, session: SessionMetrics, interrupted: bool) -> None:
+    """Writes metrics and page, and prints what the run came to."""
     from genprm.benchmarks.refinement import evaluate_refinement
     from genprm.cli.search_report import print_refinement
     from genprm.cli.session import finish_run
@@ -154,4 +157,5 @@ def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interru
     def page(path: Path, failures: list[FailureRow]) -> int:
         return write_search_page(path, info=run.info, metrics=metrics, rows=rows, failures=failures)
 
-    finish_run(run, metrics, interrupted=interrupted, table=partial(print_refinement, stdout(), metrics), page=page)
+    table = partial(print_refinement, stdout(), metrics)
+    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, as_json=as_json)

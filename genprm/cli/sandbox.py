@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from genprm.cli.grammar import Command
+
 app = typer.Typer(
     no_args_is_help=True,
     help="The sandbox that runs model-written code: try it, attack it, measure it on this machine.",
@@ -24,9 +26,9 @@ Runtime = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
-    file: Annotated[Path, typer.Argument(help="A Python file, or - for standard input.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file, or - for standard input.")],
     sandbox: Backend = "auto",
     runtime: Runtime = None,
     wall_s: Annotated[float, typer.Option(help="Wall time, in seconds.")] = 5.0,
@@ -63,7 +65,7 @@ def run(
     raise typer.Exit(0 if result.ok else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def attack(
     sandbox: Backend = "auto",
     runtime: Runtime = None,
@@ -114,7 +116,7 @@ def attack(
     raise typer.Exit(1 if escaped else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     sandbox: Backend = "auto",
     runtime: Runtime = None,

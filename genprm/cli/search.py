@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from genprm.cli.boundary import FAILED, UsageError, run_async, stdout
+from genprm.cli.boundary import FAILED, UsageError, notes, run_async, stdout
 from genprm.cli.options import Options, Overrides
 from genprm.cli.verify import tell
 from genprm.config import JudgeConfig, PolicyConfig, RunConfig, WorkConfig
@@ -70,7 +70,7 @@ def search(
     run: Annotated[RunConfig, Options(without=tuple(WorkConfig.model_fields))],
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE...", help="Problems, instead of the recipe's.", show_default="the recipe's"),
+        typer.Argument(metavar="FILE", help="Problems, in place of those of the recipe.", show_default="the recipe's"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -107,21 +107,24 @@ async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
     from genprm.cli.session import session_of
     from genprm.grading.answers import AnswerChecker
     from genprm.grading.solutions import AnswerGrader
-    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.driver import Finished, Progress, drive, is_finished, kept
     from genprm.runs.folder import digest, open_run, write_atomically
     from genprm.runs.verify import default_concurrency
     from genprm.search.run import search as search_one
 
-    parts = {"policy": recipe.policy, "prm": recipe.prm}
-    kept = {key: None if part is None else part.stored() for key, part in parts.items()}
-    stored = cast("dict[str, JsonValue]", flattened({**recipe.stored(), **kept}))
+    models = {"policy": recipe.policy, "prm": recipe.prm}
+    parts = {key: None if part is None else part.stored() for key, part in models.items()}
+    stored = cast("dict[str, JsonValue]", {**flattened({**recipe.stored(), **parts}), **named(recipe.problems)})
     rows = problems_of(recipe.problems, recipe.seed)
     out = how.out or Path("runs") / f"search-{name}-{digest('search', stored, FREE)[:8]}"
     with open_run(out, command="search", config=stored, free=FREE, clean=how.clean) as run:
         dumped = recipe.model_dump(mode="json")
         write_atomically(run.path / RECIPE, yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True))
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, recipe, progress)) as session:
+        with session_of(run, progress, partial(_finish, run, recipe, progress, how.as_json)) as session:
+            if is_finished(rows, run):
+                await kept(rows, run, progress)
+                return FAILED if progress.failed else 0
             async with (
                 policy_of(recipe.policy, recipe.seed, run) as policy,
                 prm_of(recipe.prm, recipe.seed, run) as prm,
@@ -147,6 +150,13 @@ async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
                         on_progress=on_progress,
                     )
     return FAILED if progress.failed else 0
+
+
+def named(problems: Problems) -> dict[str, JsonValue]:
+    """The files that problems come from, as `run.json` keeps them: see `genprm.runs.sources`."""
+    from genprm.runs.sources import sources
+
+    return {"problems.files": sources(problems.files), "problems.pool": sources(problems.pool)}
 
 
 def problems_of(source: Problems, seed: int = 0) -> list[ProblemRow | BadRow]:
@@ -210,8 +220,10 @@ async def prm_of(config: JudgeConfig | None, seed: int, run: RunFolder) -> Async
         yield prm
 
 
-def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics, plots and page, and prints the result."""
+def _finish(
+    run: RunFolder, recipe: Recipe, progress: Progress, as_json: bool, session: SessionMetrics, interrupted: bool
+) -> None:
+    """Writes metrics, plots and page, and prints what the run came to."""
     from genprm.benchmarks.searches import evaluate_searches
     from genprm.cli.search_report import plot, print_search
     from genprm.cli.session import finish_run
@@ -228,10 +240,10 @@ def _finish(run: RunFolder, recipe: Recipe, progress: Progress, session: Session
 
     def plots() -> None:
         if plot(run.path / "accuracy.svg", metrics):
-            stdout().print(f"plots: {run.path / 'accuracy.svg'}", soft_wrap=True)
+            (notes() if as_json else stdout()).print(f"plots: {run.path / 'accuracy.svg'}", soft_wrap=True)
 
     table = partial(print_search, stdout(), metrics)
-    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=plots)
+    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=plots, as_json=as_json)
 
 
 def finished_searches(run: RunFolder, progress: Progress) -> list[SearchRow]:

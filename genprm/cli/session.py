@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genprm.cli.boundary import stderr, stdout
+import typer
+
+from genprm.cli.boundary import notes, stderr, stdout
+from genprm.cli.log import LOG, logged
 from genprm.cli.progress import shown
+from genprm.cli.terminal import counted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
     from genprm.runs.rows import FailureRow
+
+logger = logging.getLogger("genprm")
 
 
 class CommandSession:
@@ -30,7 +37,7 @@ class CommandSession:
     def working(self) -> Generator[Callable[[Progress], None]]:
         """Shows progress; yields a function to call after every row."""
         self.started = time.perf_counter()
-        with shown(stderr()) as on_progress:
+        with shown(notes()) as on_progress:
             yield on_progress
 
 
@@ -47,21 +54,26 @@ def session_of(
 
     Raises:
         CancelledError: the work was stopped; `finish` has been called.
-        BatchError: it was abandoned; `finish` has been called.
+        BatchError: it was given up; `finish` has been called.
+        WriteError: the disk is full; `finish` has been called.
     """
     import asyncio
 
     from genprm.benchmarks.metrics import SessionMetrics
     from genprm.runs.driver import BatchError
+    from genprm.runs.folder import WriteError
 
     if run.done:
-        stderr().print(f"Resuming {run.path}: {len(run.done):,} rows are done.", soft_wrap=True)
+        notes().print(f"Going on with {run.path}: {_are(len(run.done))} there.", soft_wrap=True)
     session = CommandSession()
     stopped: BaseException | None = None
-    try:
-        yield session
-    except (asyncio.CancelledError, BatchError) as error:
-        stopped = error
+    with logged(run.path / LOG):
+        logger.info("genprm %s on %s", run.info.command, run.path)
+        try:
+            yield session
+        except (asyncio.CancelledError, BatchError, WriteError) as error:
+            logger.info("stopped: %s", error or type(error).__name__)
+            stopped = error
     seconds = time.perf_counter() - session.started
     did = SessionMetrics(
         rows=progress.judged,
@@ -70,14 +82,23 @@ def session_of(
         seconds=round(seconds, 3),
         generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
     )
-    finish(did, stopped is not None)
+    try:
+        finish(did, stopped is not None)
+    except WriteError:
+        if stopped is None:
+            raise
     if progress.duplicates:
         shown = "; ".join(progress.duplicates[:3]) + ("; ..." if len(progress.duplicates) > 3 else "")
-        text = f"{len(progress.duplicates):,} repeated rows were skipped: {shown}"
-        stderr().print(text, soft_wrap=True, markup=False)
+        were = "was" if len(progress.duplicates) == 1 else "were"
+        text = f"{counted(len(progress.duplicates), 'repeated row')} {were} skipped: {shown}"
+        notes().print(text, soft_wrap=True, markup=False)
     if stopped is not None:
-        stderr().print(f"Stopped. {len(run.done):,} rows are kept; the same command resumes.")
+        notes().print(f"Stopped. {_are(len(run.done))} kept; the same command goes on from there.")
         raise stopped
+
+
+def _are(rows: int) -> str:
+    return f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
 
 
 def finish_run(
@@ -88,33 +109,64 @@ def finish_run(
     table: Callable[[], None],
     page: Callable[[Path, list[FailureRow]], int] | None = None,
     more: Callable[[], None] = lambda: None,
+    as_json: bool = False,
 ) -> None:
     """Writes a run's metrics and, unless it was interrupted, its page; prints the results.
 
     Args:
         run: the folder.
-        metrics: the content of `metrics.json`.
-        interrupted: the work was stopped before its end.
+        metrics: what `metrics.json` holds.
+        interrupted: the work was stopped before its end. What there is is printed all the same where the disk is full,
+            as it may be in no file.
         table: prints the result.
-        page: writes the page, given its path and the failures; returns how many rows' texts did not fit.
-        more: prints what comes after the table and the failures, such as the paths of plots.
+        page: writes the page, given its path and the failures; returns the rows whose texts found no room in it.
+        more: writes and prints what comes after the table and the failures, such as plots.
+        as_json: print one JSON object, as `genprm show --json` does, in place of the table.
+
+    Raises:
+        WriteError: metrics or page cannot be written; the result has been printed.
     """
     import json
 
     from genprm.cli import summary
-    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of, write_atomically
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, WriteError, read_rows_of, write_atomically
     from genprm.runs.rows import FailureRow
 
-    text = json.dumps(metrics, indent=2) if isinstance(metrics, Mapping) else metrics.model_dump_json(indent=2)
-    write_atomically(run.path / METRICS, text)
-    if interrupted:
+    failed: WriteError | None = None
+    found = dict(metrics) if isinstance(metrics, Mapping) else metrics.model_dump(mode="json")
+    try:
+        write_atomically(run.path / METRICS, json.dumps(found, indent=2))
+    except WriteError as error:
+        failed = error
+    if interrupted and not run.full:
+        if failed:
+            raise failed
         return
     failures = list(read_rows_of(run.path, FailureRow, FAILURES))
-    left_out = 0 if page is None else page(run.path / REPORT, failures)
-    table()
+    left_out = 0
+    try:
+        left_out = 0 if page is None else page(run.path / REPORT, failures)
+    except WriteError as error:
+        failed = error
+    if as_json:
+        print_json(run.info.command, run.info.config, found)
+    else:
+        table()
     summary.print_failures(stderr(), failures, str(run.path / FAILURES))
     if left_out:
-        stderr().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit.")
+        notes().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+    if failed:
+        raise failed
+    if interrupted:
+        return
     more()
     if page is not None:
-        stdout().print(f"page: {run.path / REPORT}", soft_wrap=True)
+        (notes() if as_json else stdout()).print(f"page: {run.path / REPORT}", soft_wrap=True)
+
+
+def print_json(command: str, config: Mapping[str, JsonValue], metrics: JsonValue) -> None:
+    """Prints a run's result as one JSON object on one line."""
+    import json
+
+    # Not through the console, which would wrap it.
+    typer.echo(json.dumps({"command": command, "config": dict(config), "metrics": metrics}))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genprm.cli.boundary import friendly, stderr, stdout
+from genprm.cli.session import print_json
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -25,10 +26,7 @@ def show(
 
         info = read_info(run)
         if as_json:
-            import json
-
-            # The console would wrap it.
-            typer.echo(json.dumps({"command": info.command, "config": info.config, "metrics": _metrics(run, info)}))
+            print_json(info.command, info.config, _metrics(run, info))
         else:
             _tables(run, info)
 
@@ -60,7 +58,7 @@ def _tables(run: Path, info: RunInfo) -> None:
     from genprm.cli.bench_metrics import BenchMetrics
     from genprm.cli.bench_tables import print_best_of_n, print_prmbench, print_processbench
     from genprm.cli.search_report import print_refinement, print_search
-    from genprm.runs.folder import FAILURES, ROWS, RunError, read_rows_of
+    from genprm.runs.folder import FAILURES, ROWS, RunError, read_ordered, read_rows_of
     from genprm.runs.rows import FailureRow, VerifyRow
 
     console = stdout()
@@ -78,7 +76,7 @@ def _tables(run: Path, info: RunInfo) -> None:
             summary.print_counts(console, counts)
         case _:
             if info.command == "verify" and _lines(run / ROWS) <= summary.ROWS_SHOWN:
-                summary.print_rows(console, read_rows_of(run, VerifyRow))
+                summary.print_rows(console, read_ordered(run, VerifyRow))
             tables = BenchMetrics.model_validate(metrics)
             if tables.processbench is not None:
                 print_processbench(console, tables.processbench)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genprm.cli.boundary import FAILED, UsageError, run_async
-from genprm.cli.data import PushToHub, open_models, print_counts, push, workers_of
+from genprm.cli.boundary import FAILED, UsageError, notes, run_async, stdout
+from genprm.cli.data import PushToHub, open_models, push, workers_of
 from genprm.cli.options import Options
 from genprm.config import RunConfig
 from genprm.fields import free_fields
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genprm.rpe.rows import SynthesisRow
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import FailureRow
     from genprm.train.synthesized import Student
 
 FREE = ("labels", *free_fields(TeacherConfig), *free_fields(RunConfig))
@@ -79,7 +80,7 @@ _Review = Callable[[_Labelled], Awaitable["SynthesisRow"]]
 async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: str | None) -> int:
     from genprm.cli.session import session_of
     from genprm.rpe.dataset import check_installed
-    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.driver import Finished, Progress, drive, is_finished, kept
     from genprm.runs.folder import digest, open_run, read_info
 
     info = read_info(labels)
@@ -101,7 +102,10 @@ async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: 
         student = await asyncio.to_thread(open_student, config.student, config.style, config.question)
     with open_run(out, command="synthesize", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, config, hub, student)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, config, hub, student, how.as_json)) as session:
+            if is_finished(rows, run):
+                await kept(rows, run, progress)
+                return FAILED if progress.failed else 0
             async with AsyncExitStack() as stack:
                 name, workers, review = await _reviewer(config, how.seed, stack)
                 run.note({"teacher": name, "labels": {"facts": info.facts, "config": info.config}})
@@ -227,11 +231,14 @@ def _finish(
     config: TeacherConfig,
     hub: str | None,
     student: Student | None,
+    as_json: bool,
     session: SessionMetrics,
     interrupted: bool,
 ) -> None:
     """Writes the data set and metrics, and prints the result."""
     from genprm.cli.session import finish_run
+    from genprm.cli.summary import print_counts
+    from genprm.report.data_page import write_synthesis_page
     from genprm.rpe.dataset import balanced, distinct, filter_metrics, synthesis_metrics, write_training
     from genprm.rpe.rows import SynthesisRow
     from genprm.runs.folder import ROWS
@@ -245,16 +252,22 @@ def _finish(
         made = distinct(made)
         made = balanced(made) if config.balance else made
     counts = {**synthesis_metrics(made), **found}
-    folder = write_training(run.path / "dataset", made, run.info, counts)
-    if student is not None and any(row.kept for row in made):
+    ids: Path | None = None
+    if student is not None and any(row.kept for row in made) and not interrupted:
         from genprm.train.synthesized import write_ids
 
-        folder = run.path / "dataset-ids"
-        counts |= write_ids(folder, made, student, run.path / ROWS)
+        write_training(run.path / "dataset", made, run.info, counts)
+        ids = run.path / "dataset-ids"
+        counts |= write_ids(ids, made, student, run.path / ROWS)
 
-    def table() -> None:
-        print_counts(counts, folder)
+    def more() -> None:
+        folder = ids or write_training(run.path / "dataset", made, run.info, counts)
+        (notes() if as_json else stdout()).print(f"data set: {folder}", soft_wrap=True)
         push(folder, hub)
 
+    def page(path: Path, failures: list[FailureRow]) -> int:
+        return write_synthesis_page(path, info=run.info, rows=made, failures=failures)
+
     metrics = {**counts, "session": session.model_dump(), "interrupted": interrupted}
-    finish_run(run, metrics, interrupted=interrupted, table=table)
+    table = partial(print_counts, stdout(), counts)
+    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more, as_json=as_json)

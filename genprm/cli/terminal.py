@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -68,8 +69,35 @@ def stdout() -> Console:
 
 @cache
 def stderr() -> Console:
-    """The console for progress and messages."""
+    """Where errors go."""
     return console(stderr=True)
+
+
+@cache
+def notes() -> Console:
+    """Where progress and remarks go, which `--quiet` leaves out; errors go to `stderr`."""
+    return console(stderr=True)
+
+
+@dataclass(slots=True)
+class Verbosity:
+    """How much is printed."""
+
+    quiet: bool = False
+    """Results and errors alone."""
+    logs: bool = False
+    """What libraries print and log stays on the terminal."""
+
+
+@cache
+def verbosity() -> Verbosity:
+    """How much this process prints."""
+    return Verbosity()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 solution`, `2,000 solutions`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class EscapedFormatter(logging.Formatter):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genprm.cli.boundary import FAILED, run_async, stderr, stdout
+from genprm.cli.boundary import FAILED, notes, run_async, stdout
+from genprm.cli.terminal import counted
 from genprm.config import JudgeConfig, RunConfig
 from genprm.fields import free_fields
 
@@ -33,8 +34,8 @@ def verify(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...",
-            help="JSONL files or JSON arrays of solutions (also ProcessBench's); - is standard input.",
+            metavar="FILE",
+            help="JSONL files or JSON arrays of solutions (ProcessBench as it is); - is standard input.",
             show_default=False,
         ),
     ],
@@ -55,12 +56,13 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
     from genprm.data.inputs import count_rows, read_rows
     from genprm.data.records import can_be_read_twice
     from genprm.grading.code_tests import CodeTests
-    from genprm.runs.driver import Progress
+    from genprm.runs.driver import Progress, is_finished, kept
     from genprm.runs.folder import digest, open_run
     from genprm.runs.opening import open_judge
+    from genprm.runs.sources import sources
     from genprm.runs.verify import default_concurrency, verify
 
-    stored: dict[str, JsonValue] = {"files": list(files), **config.stored(), **how.stored()}
+    stored: dict[str, JsonValue] = {"files": sources(files), **config.stored(), **how.stored()}
     total = count_rows(files)
     if total is not None:
         total = min(total, how.limit or total, how.sample or total)
@@ -70,9 +72,12 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
         out = Path("runs") / f"{stem}-{digest('verify', stored, FREE)[:8]}"
     with open_run(out, command="verify", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(total)
-        with session_of(run, progress, partial(_finish, run, progress)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, how.as_json)) as session:
             read = partial(read_rows, files, limit=how.limit, sample=how.sample, seed=how.seed)
             again = read if can_be_read_twice(files) else tuple
+            if again is read and is_finished(read(), run):
+                await kept(read(), run, progress)
+                return FAILED if progress.failed else 0
             async with (
                 open_judge(config, seed=how.seed, run=run, rows=again, tell=tell) as judge,
                 CodeTests(config.open_sandbox) as code_tests,
@@ -93,12 +98,12 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
 
 
 def tell(message: str) -> None:
-    """Prints a message about what was opened."""
-    stderr().print(message, soft_wrap=True, markup=False)
+    """Says something about what was opened."""
+    notes().print(message, soft_wrap=True, markup=False)
 
 
-def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics and page, and prints the results."""
+def _finish(run: RunFolder, progress: Progress, as_json: bool, session: SessionMetrics, interrupted: bool) -> None:
+    """Writes metrics and page, and prints the result."""
     from genprm.benchmarks.metrics import Tally
     from genprm.cli import summary
     from genprm.cli.session import finish_run
@@ -125,6 +130,7 @@ def _finish(run: RunFolder, progress: Progress, session: SessionMetrics, interru
 
     def more() -> None:
         if others := len(run.done) - tally.rows:
-            stderr().print(f"{others:,} rows in the folder are not in this input; they are kept but not counted.")
+            rows = counted(others, "row")
+            notes().print(f"{rows} in the folder not of this input: kept, but not counted.")
 
-    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more)
+    finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more, as_json=as_json)

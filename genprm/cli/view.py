@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genprm.cli.boundary import friendly, stderr, stdout
+from genprm.cli.boundary import friendly, notes, stdout
 
 if TYPE_CHECKING:
     from genprm.runs.folder import RunInfo
 
 
 def view(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page.", show_default="report.html in the folder")
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write the page.", show_default="report.html in the folder"),
     ] = None,
     max_mb: Annotated[
         float, typer.Option(min=0.0, help="Space for the rows' texts, in MiB; the list always has all rows.")
@@ -34,7 +35,7 @@ def view(
 def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     from genprm.benchmarks.metrics import Metrics, Tally
     from genprm.report import write_page
-    from genprm.runs.folder import FAILURES, METRICS, REPORT, RunError, read_info, read_rows_of
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, RunError, read_info, read_ordered, read_rows_of
     from genprm.runs.rows import FailureRow, VerifyRow
 
     info = read_info(run)
@@ -58,10 +59,10 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
         metrics = metrics.model_copy(update={"session": before.session, "interrupted": before.interrupted})
     page = out or run / REPORT
     left_out = write_page(
-        page, info=info, metrics=metrics, rows=read_rows_of(run, VerifyRow), failures=failures, max_mb=max_mb
+        page, info=info, metrics=metrics, rows=read_ordered(run, VerifyRow), failures=failures, max_mb=max_mb
     )
     if left_out:
-        stderr().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit (--max-mb).")
+        notes().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
     return page
 
 
@@ -88,7 +89,7 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
         found = SearchMetrics.model_validate_json(stored) if stored else found
         left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
     if left_out:
-        stderr().print(f"The page lists all problems, without the details of {left_out:,} that did not fit (--max-mb).")
+        notes().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
     return page
 
 
@@ -107,5 +108,5 @@ def _write_data(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Pa
         solutions = list(read_rows_of(run, SynthesisRow))
         left_out = write_synthesis_page(page, info=info, rows=solutions, failures=failures, max_mb=max_mb)
     if left_out:
-        stderr().print(f"The page lists all rows, without the details of {left_out:,} that did not fit (--max-mb).")
+        notes().print(f"The page lists all rows, but has no room for {left_out:,} of them (--max-mb).")
     return page

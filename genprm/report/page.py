@@ -21,7 +21,7 @@ from typing import TextIO, TypeVar
 from pydantic import BaseModel, JsonValue
 
 from genprm.benchmarks.metrics import Metrics
-from genprm.runs.folder import RunInfo
+from genprm.runs.folder import RunInfo, replacing
 from genprm.runs.rows import FailureRow, VerifyRow
 
 MAX_MB = 64
@@ -80,13 +80,13 @@ def write_rows(
         metrics: content of `metrics.json`.
         rows: read once.
         failures: inputs without a row.
-        max_mb: space for rows.
+        max_mb: room for rows.
+
+    Raises:
+        WriteError: the page cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as page:
-        left_out = _write(page, script, entry, info, metrics, rows, failures, int(max_mb * 2**20))
-    temporary.replace(path)
-    return left_out
+    with replacing(path) as page:
+        return _write(page, script, entry, info, metrics, rows, failures, int(max_mb * 2**20))
 
 
 def _write(

