@@ -101,9 +101,7 @@ def explained(error: Exception) -> tuple[int, str]:
         return FAILED, f"the Python package {error.name!r} is not installed: pip install {error.name}"
     if isinstance(error, MemoryError):
         return FAILED, "out of memory"
-    return FAILED, (
-        f"{type(error).__name__}: {error}\nThis is unexpected. With `--debug` the command shows where it comes from."
-    )
+    return FAILED, (f"{type(error).__name__}: {error}\nThis is a bug. With `--debug` the command shows the traceback.")
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

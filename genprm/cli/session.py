@@ -64,7 +64,7 @@ def session_of(
     from genprm.runs.folder import WriteError
 
     if run.done:
-        notes().print(f"Going on with {run.path}: {_are(len(run.done))} there.", soft_wrap=True)
+        notes().print(f"Resuming {run.path}: {_are(len(run.done))} done.", soft_wrap=True)
     session = CommandSession()
     stopped: BaseException | None = None
     with logged(run.path / LOG):
@@ -93,7 +93,7 @@ def session_of(
         text = f"{counted(len(progress.duplicates), 'repeated row')} {were} skipped: {shown}"
         notes().print(text, soft_wrap=True, markup=False)
     if stopped is not None:
-        notes().print(f"Stopped. {_are(len(run.done))} kept; the same command goes on from there.")
+        notes().print(f"Stopped. {_are(len(run.done))} kept; the same command resumes.")
         raise stopped
 
 
