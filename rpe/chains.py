@@ -16,7 +16,7 @@ from typing import Protocol
 
 from genprm import prompts
 from genprm.data.word_problems import find_problem, first_error, read_equations
-from genprm.engines.base import Engine, Finish, Sampling
+from genprm.engines.base import Engine, Sampling
 from genprm.prms.step_labels import LabelKind, align_labels, unlabelled
 from genprm.prms.thinkprm.judge import INSTRUCTION, QUESTION, THINK_END
 from genprm.rpe.rationales import GENERATOR, TeacherError, holds
@@ -90,7 +90,7 @@ class ModelChainTeacher:
         sampling = Sampling(self._max_tokens, temperature=self._temperature, stop=(THINK_END,), seed=seed)
         done = await self._engine.generate(ids, sampling, chain=f"chain {problem[:40]} {len(ids)}")
         text = opening + done.text.removesuffix(THINK_END)
-        return VerificationChain(text, done.finish is not Finish.LENGTH, done.sampled_tokens)
+        return VerificationChain(text, done.finish.complete, done.sampled_tokens)
 
 
 class GeneratorChainTeacher:

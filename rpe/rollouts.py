@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from genprm import prompts
 from genprm.concurrency import gather
 from genprm.data.steps import join_steps, split_steps
-from genprm.engines.base import Engine, Finish, Sampling
+from genprm.engines.base import Engine, Sampling
 from genprm.grading.answers import AnswerChecker, Outcome, boxed_answer
 from genprm.rpe.budget import State, plan
 from genprm.rpe.journal import Journal, Rollout
@@ -326,7 +326,7 @@ class _Work:
                 self.settings.max_tokens, temperature=self.settings.temperature, seed=int.from_bytes(seed) >> 1
             )
             written = await engine.generate(ids, sampling, chain=f"{self.key} {what}")
-            finished = written.finish is not Finish.LENGTH
+            finished = written.finish.complete
             outcome = await self.of.checker.check(self.answer, boxed_answer(written.text) if finished else None)
             rollout = Rollout(outcome, finished, len(written.token_ids), written.text if whole else None)
             self.of.journal.add(self.key, name, rollout)

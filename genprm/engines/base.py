@@ -22,6 +22,13 @@ class Finish(StrEnum):
     """The model ended its turn. The end-of-sequence token is not among the ids returned."""
     LENGTH = "length"
     """`max_tokens` or the end of the context was reached."""
+    REPEATED = "repeated"
+    """The model wrote the same tokens again and again: see `genprm.engines.stops.repeats`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model came to an end by itself, so that what it wrote is whole."""
+        return self in (Finish.STOP, Finish.EOS)
 
 
 @dataclass(frozen=True, slots=True)

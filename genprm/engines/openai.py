@@ -17,7 +17,7 @@ from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.engines.http import HttpServer, NoAnswerError, StatusError, open_session
 from genprm.engines.requests import Connection, InFlight, check_choices, check_ids, fit_sampling
 from genprm.engines.routing import Router, Server
-from genprm.engines.stops import completion
+from genprm.engines.stops import REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES, completion
 from genprm.engines.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ _OVERFLOW = re.compile(
     r"context.?length|maximum model length|max_model_len|longer than the (model|maximum)", re.IGNORECASE
 )
 _LONGEST_PAUSE_S = 15.0
+_REPETITION = {
+    "max_pattern_size": REPEATED_MOST,
+    "min_pattern_size": REPEATED_LEAST,
+    "min_count": REPEATED_TIMES,
+}
 _TOP_LOGPROBS = 20
 """vLLM's maximum unless it was started with a larger --max-logprobs."""
 
@@ -184,6 +189,8 @@ class OpenAIEngine:
             stop=list(sampling.stop) or None,
             stop_token_ids=sorted(self.tokenizer.eos_ids),
             include_stop_str_in_output=True,
+            # vLLM's; other servers pass over it.
+            repetition_detection=_REPETITION,
             **({"logprobs": 0, "logprob_token_ids": sorted(set(sampling.watch))} if watches else {}),
         )
         choice = answer["choices"][0]

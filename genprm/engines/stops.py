@@ -9,6 +9,9 @@ from genprm.engines.base import Completion, Finish
 from genprm.engines.errors import EngineError
 from genprm.engines.tokenizer import Tokenizer
 
+REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES = 16, 200, 6
+"""Shortest and longest piece, in tokens, whose repetition ends a generation, and how often it must stand in a row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -85,9 +88,25 @@ def completion(
         watched: a row for each of `ids`: see `Completion.watched`.
     """
     cut = cut_at_stop(tokenizer, ids[:-1] if ended else ids, stop)
-    finish = Finish.STOP if cut.stop is not None else Finish.EOS if ended else Finish.LENGTH
+    cut_off = Finish.REPEATED if repeats(ids) else Finish.LENGTH
+    finish = Finish.STOP if cut.stop is not None else Finish.EOS if ended else cut_off
     rows = tuple(watched[: min(shared_start(cut.token_ids, ids) + 1, len(cut.token_ids))])
     return Completion(cut.text, cut.token_ids, finish, cut.stop, cached_tokens, rows, sampled_tokens=len(ids))
+
+
+def repeats(ids: Sequence[int]) -> bool:
+    """Whether ids end in the same piece of 16 to 200 ids, six times in a row.
+
+    A model that has come to that writes it to the end of its context. Shorter loops count as well, once they fill as
+    much: a single token 96 times, which no table, matrix or rule in a solution does.
+    """
+    for size in range(REPEATED_LEAST, REPEATED_MOST + 1):
+        span = size * (REPEATED_TIMES - 1)
+        if span + size > len(ids):
+            return False
+        if ids[-1] == ids[-1 - size] and all(ids[-1 - k] == ids[-1 - k - size] for k in range(span)):
+            return True
+    return False
 
 
 def shared_start(first: Sequence[int], second: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import EngineError
 from genprm.engines.requests import InFlight, check_choices, check_ids, fit_sampling
-from genprm.engines.stops import completion
+from genprm.engines.stops import REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES, completion
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.vllm_worker import EndsWithDriver
 from genprm.engines.weights import check_checkpoint
@@ -133,6 +133,8 @@ class VllmEngine:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         """Continues a prompt: see `Engine`."""
+        from vllm.sampling_params import RepetitionDetectionParams
+
         sampling = fit_sampling(prompt_ids, sampling, self._vocab_size, self.max_model_len)
         output = await self._request(
             prompt_ids,
@@ -145,6 +147,7 @@ class VllmEngine:
             stop_token_ids=sorted(self.tokenizer.eos_ids),
             include_stop_str_in_output=True,
             detokenize=bool(sampling.stop),
+            repetition_detection=RepetitionDetectionParams(REPEATED_MOST, REPEATED_LEAST, REPEATED_TIMES),
             **({"logprob_token_ids": sorted(set(sampling.watch))} if sampling.watch else {}),
         )
         written = output.outputs[0]

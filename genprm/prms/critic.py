@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from genprm import prompts
 from genprm.concurrency import gather
-from genprm.engines.base import Engine, Sampling
+from genprm.engines.base import Engine, Finish, Sampling
 from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import PRMError, model_facts
 from genprm.prms.calls import call_seed, chain_name, check_steps, check_votes
@@ -117,7 +117,9 @@ class Critic:
             combine_chains([_about(step, index) for _, index in answers], self.threshold) for step in range(len(steps))
         ]
         if not named:
-            by_step = [replace(step, reason="no chain names a paragraph of the solution, or -1") for step in by_step]
+            ends = sorted({chain.finish.value for chain, _ in answers})
+            reason = f"no chain names a paragraph of the solution, or -1 ({', '.join(ends)})"
+            by_step = [replace(step, reason=reason) for step in by_step]
         return Judgement(
             tuple(by_step),
             self.threshold,
@@ -169,7 +171,9 @@ class Critic:
         tokens = Tokens(len(prompt), done.sampled_tokens, done.cached_tokens, requests=1)
         index = find_index(done.text)
         if index is None or index >= len(steps):
-            return Chain(done.text, (), None, None, None, ChainFinish.NO_VERDICT, tokens), None
+            repeated = done.finish is Finish.REPEATED
+            finish = ChainFinish.REPEATED if repeated else ChainFinish.NO_VERDICT
+            return Chain(done.text, (), None, None, None, finish, tokens), None
         right = index == -1
         verdict = Verdict.YES if right else Verdict.NO
         return Chain(done.text, (), float(right), None, verdict, ChainFinish.VERDICT, tokens), index

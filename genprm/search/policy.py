@@ -182,9 +182,11 @@ class Policy:
             state = SolutionState.FINISHED if text.strip() and not part.thinking else SolutionState.CUT
             reason = None if text.strip() else "the policy wrote nothing"
         else:
-            state = SolutionState.CUT if done.finish is Finish.LENGTH else SolutionState.OPEN
-            reason = self._too_long() if state is SolutionState.CUT else None
-        if state is SolutionState.CUT and part.thinking:
+            state = SolutionState.OPEN if done.finish.complete else SolutionState.CUT
+            reason = self._too_long() if done.finish is Finish.LENGTH else None
+            if done.finish is Finish.REPEATED:
+                reason = "unfinished: the policy wrote the same again and again"
+        if state is SolutionState.CUT and part.thinking and done.finish is not Finish.REPEATED:
             reason = UNCLOSED
         ids, between = done.token_ids, ""
         if self.settings.opening and done.stop is not None and written:

@@ -53,6 +53,7 @@ async def test_what_is_sent_leaves_nothing_to_the_servers_defaults(
             "stop": ["x"],
             "stop_token_ids": [439],
             "include_stop_str_in_output": True,
+            "repetition_detection": {"max_pattern_size": 200, "min_pattern_size": 16, "min_count": 6},
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
             "add_special_tokens": False,

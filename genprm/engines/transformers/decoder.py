@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from genprm.engines.base import Completion, Sampling
-from genprm.engines.stops import completion, stop_window
+from genprm.engines.stops import completion, repeats, stop_window
 from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers.kv_cache import MIN_ROOM, SlotCache
 from genprm.engines.transformers.sampler import next_tokens
@@ -147,14 +147,15 @@ class Decoder:
         ids, sampling = generation.ids, generation.sampling
         ids.append(token)
         ended = token in self._eos_ids
-        finished = ended or len(ids) >= sampling.max_tokens
+        over = len(ids) >= sampling.max_tokens or repeats(ids)
+        finished = ended or over
         if not finished and sampling.stop:
             recent = self._tokenizer.decode(ids[-stop_window(sampling.stop) :])
             finished = any(string in recent for string in sampling.stop)
         if finished:
             result = completion(self._tokenizer, ids, sampling.stop, ended=ended, watched=generation.watched)
             # The window may begin inside a character and show a stop string that the whole text does not have.
-            finished = ended or result.stop is not None or len(ids) >= sampling.max_tokens
+            finished = ended or result.stop is not None or over
             if finished:
                 deliver(generation.future, result)
         return finished

@@ -85,6 +85,8 @@ class _Turn:
     rows: list[tuple[float, ...] | None] = field(default_factory=list[tuple[float, ...] | None])
     """For each of `ids`, the log-probabilities of the watched tokens at its position, if the engine returned them."""
     code: list[CodeRun] = field(default_factory=list[CodeRun])
+    repeated: bool = False
+    """Whether a piece of it was ended because it repeated itself."""
     analysed: int = 0
     """Length of the text up to the end of the analysis; a verdict before that is ignored."""
     executed: int = 0
@@ -174,7 +176,10 @@ class ChainRun:
         finish = await self._write(index, step, turn)
         score, log_odds, verdict = await self._score(turn)
         self._history = turn.before + encode(turn.lead) + turn.ids
-        finish = finish if verdict is not None else ChainFinish.NO_VERDICT
+        if turn.repeated:
+            finish = ChainFinish.REPEATED
+        elif verdict is None:
+            finish = ChainFinish.NO_VERDICT
         return Chain(turn.text, tuple(turn.code), score, log_odds, verdict, finish, self._tokens, copied=self.copied)
 
     def _join(self, index: int, user: Sequence[Trusted | Untrusted], opening: str, turn: _Turn) -> None:
@@ -220,7 +225,7 @@ class ChainRun:
                 tail = "\n" if turn.text.endswith("</output>") else OUTPUT_END
                 turn.append(tail, encode(tail))
                 return ChainFinish.VERDICT
-            if done.finish is Finish.LENGTH or not executes:
+            if done.finish in (Finish.LENGTH, Finish.REPEATED) or not executes:
                 break
             if not await self._run_code(turn, done) and done.finish is Finish.EOS:
                 break
@@ -252,6 +257,7 @@ class ChainRun:
         )
         self._tokens += Tokens(len(turn.prompt) + len(turn.ids), done.sampled_tokens, done.cached_tokens, requests=1)
         turn.append(done.text, done.token_ids, done.watched)
+        turn.repeated = turn.repeated or done.finish is Finish.REPEATED
         return done
 
     async def _run_code(self, turn: _Turn, done: Completion) -> bool:

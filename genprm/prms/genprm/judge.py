@@ -22,6 +22,7 @@ from genprm.concurrency import gather
 from genprm.config import Mode, Until
 from genprm.engines.admission import Admission
 from genprm.engines.base import Engine
+from genprm.engines.errors import ContextOverflowError
 from genprm.prms.base import OnStep, PRMError, ScoreMap, model_facts
 from genprm.prms.calls import characters_of, check_steps
 from genprm.prms.chat import ChatFrame
@@ -99,12 +100,32 @@ class GenPRM:
     async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
         """Judges every step and reports each; see `genprm.prms.base.WatchablePRM`."""
         check_steps(steps)
+        if self.until is Until.END:
+            self._check_room(problem, steps)
         async with self.admission.place(characters_of(problem, steps), self.votes) as place:
             async with AsyncExitStack() as stack:
                 runs = [ChainRun(self.setup, problem, seed, vote, stack) for vote in range(self.votes)]
                 by_step = await self._judge_steps(runs, steps, on_step)
                 place.tokens = sum(run.length for run in runs)
             return self.judgement_of(by_step, len(steps))
+
+    def _check_room(self, problem: str, steps: Sequence[str]) -> None:
+        """Refuses a solution that cannot fit the context, before hours go into its first steps.
+
+        Raises:
+            ContextOverflowError: its text and the forced part of every judgement alone are too long.
+        """
+        encode, room = self.engine.tokenizer.encode, self.engine.max_model_len
+        opening = self.setup.opening(0)
+        # A token stands for a byte at least: what is short in bytes fits for sure.
+        if len("".join((problem, *steps)).encode()) + len(steps) * len(opening) <= room:
+            return
+        least = len(encode(problem)) + sum(len(encode(step)) for step in steps) + len(steps) * len(encode(opening))
+        if least > room:
+            raise ContextOverflowError(
+                f"the problem and its {len(steps):,} steps take {least:,} tokens before anything is judged, and the "
+                f"context of {self.name!r} has {room:,}: judge the solution in parts"
+            )
 
     async def _judge_steps(self, runs: Sequence[ChainRun], steps: Sequence[str], on_step: OnStep) -> list[list[Chain]]:
         """The chains on each judged step."""

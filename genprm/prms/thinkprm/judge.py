@@ -263,7 +263,8 @@ class ThinkPRMJudge:
         else:
             log_odds = await self._ask(prompt, thought, name)
         if log_odds is None:
-            chain = Chain(thought.text, (), None, None, None, ChainFinish.NO_VERDICT, thought.tokens)
+            finish = ChainFinish.REPEATED if thought.finish is ChainFinish.REPEATED else ChainFinish.NO_VERDICT
+            chain = Chain(thought.text, (), None, None, None, finish, thought.tokens)
         else:
             log_odds /= self.profile.decision_temperature
             verdict = Verdict.YES if log_odds >= 0 else Verdict.NO
@@ -296,7 +297,8 @@ class ThinkPRMJudge:
         thought.tokens += Tokens(prompt + len(thought.ids), done.sampled_tokens, done.cached_tokens, requests=1)
         thought.text += done.text
         thought.ids += done.token_ids
-        thought.finish = ChainFinish.DEGRADED if done.finish is Finish.LENGTH else ChainFinish.VERDICT
+        ends = {Finish.LENGTH: ChainFinish.DEGRADED, Finish.REPEATED: ChainFinish.REPEATED}
+        thought.finish = ends.get(done.finish, ChainFinish.VERDICT)
 
     def _look_again(self, prompt: list[int], thought: _Thought, phrase: str) -> bool:
         """Reopens the thinking with a phrase; returns False if the context has no room for another round."""
