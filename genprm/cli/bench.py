@@ -37,7 +37,7 @@ def processbench(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE", help="ProcessBench's files, one a subset.", show_default="the published data set"
+            metavar="FILE", help="ProcessBench's files, one per subset.", show_default="the published data set"
         ),
     ],
     judge: JudgeConfig,
@@ -105,7 +105,7 @@ def best_of_n(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE", help="A pool: JSONL, a problem with several solutions a line.", show_default=False
+            metavar="FILE", help="A pool: JSONL, one problem with several solutions per line.", show_default=False
         ),
     ],
     judge: Annotated[JudgeConfig, Options(without=("model",))],

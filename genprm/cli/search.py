@@ -70,7 +70,7 @@ def search(
     run: Annotated[RunConfig, Options(without=tuple(WorkConfig.model_fields))],
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE", help="Problems, in place of those of the recipe.", show_default="the recipe's"),
+        typer.Argument(metavar="FILE", help="Problems, instead of the recipe's.", show_default="the recipe's"),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -154,7 +154,7 @@ def finish_run(
         table()
     summary.print_failures(stderr(), failures, str(run.path / FAILURES))
     if left_out:
-        notes().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them.")
+        notes().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit.")
     if failed:
         raise failed
     if interrupted:

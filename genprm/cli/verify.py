@@ -35,7 +35,7 @@ def verify(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="JSONL files or JSON arrays of solutions (ProcessBench as it is); - is standard input.",
+            help="JSONL files or JSON arrays of solutions (also ProcessBench's); - is standard input.",
             show_default=False,
         ),
     ],
@@ -131,6 +131,6 @@ def _finish(run: RunFolder, progress: Progress, as_json: bool, session: SessionM
     def more() -> None:
         if others := len(run.done) - tally.rows:
             rows = counted(others, "row")
-            notes().print(f"{rows} in the folder not of this input: kept, but not counted.")
+            notes().print(f"{rows} in the folder not in this input: kept but not counted.")
 
     finish_run(run, metrics, interrupted=interrupted, table=table, page=page, more=more, as_json=as_json)

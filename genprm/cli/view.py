@@ -62,7 +62,7 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
         page, info=info, metrics=metrics, rows=read_ordered(run, VerifyRow), failures=failures, max_mb=max_mb
     )
     if left_out:
-        notes().print(f"The page lists all rows, but has no room for the texts of {left_out:,} of them (--max-mb).")
+        notes().print(f"The page lists all rows, without the texts of {left_out:,} that did not fit (--max-mb).")
     return page
 
 
@@ -89,7 +89,7 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
         found = SearchMetrics.model_validate_json(stored) if stored else found
         left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
     if left_out:
-        notes().print(f"The page lists all problems, but has no room for {left_out:,} of them (--max-mb).")
+        notes().print(f"The page lists all problems, without the details of {left_out:,} that did not fit (--max-mb).")
     return page
 
 
@@ -108,5 +108,5 @@ def _write_data(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Pa
         solutions = list(read_rows_of(run, SynthesisRow))
         left_out = write_synthesis_page(page, info=info, rows=solutions, failures=failures, max_mb=max_mb)
     if left_out:
-        notes().print(f"The page lists all rows, but has no room for {left_out:,} of them (--max-mb).")
+        notes().print(f"The page lists all rows, without the details of {left_out:,} that did not fit (--max-mb).")
     return page

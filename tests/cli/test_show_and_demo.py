@@ -86,3 +86,25 @@ def test_a_shipped_recipe_from_any_folder(tmp_path, monkeypatch):
     result = genprm("search", "builtin:nothing")
     assert result.exit_code == 2
     assert "builtin:dvts" in result.stderr
+
+
+def test_doctor_names_the_next_thing_for_all_that_fails(monkeypatch):
+    from genprm.cli import doctor
+    from genprm.sandbox import checks
+    from genprm.sandbox.checks import Check, Level
+
+    names = ["kernel", "seccomp", "docker engine", "bubblewrap"]
+    broken = [Check(name, Level.FAIL if name == "kernel" else Level.WARN, "it does not work") for name in names]
+    monkeypatch.setattr(checks, "diagnose", lambda: broken)
+    found = {finding.name: finding for finding in doctor._sandbox()}
+    assert {name for name in names if found[name].state == "fail"} == {"kernel", "docker engine", "bubblewrap"}
+    assert all(finding.next for finding in found.values())
+    result = genprm("doctor", "--base-url", "http://127.0.0.1:9/v1")
+    assert result.exit_code == 1
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    failed = [place for place, line in enumerate(lines) if line.startswith("✗")]
+    assert len(failed) == 4
+    assert all(lines[place + 1].startswith("→") for place in failed)
+    # One engine that works is enough.
+    monkeypatch.setattr(checks, "diagnose", lambda: [*broken[1:3], Check("bubblewrap", Level.OK, "0.9")])
+    assert "fail" not in {finding.state for finding in doctor._sandbox()}
