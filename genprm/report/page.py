@@ -80,7 +80,7 @@ def write_rows(
         metrics: content of `metrics.json`.
         rows: read once.
         failures: inputs without a row.
-        max_mb: room for rows.
+        max_mb: space for rows.
 
     Raises:
         WriteError: the page cannot be written.

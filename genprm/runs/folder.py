@@ -1,9 +1,9 @@
 """The folder of a run: its configuration, its results, and resuming after a crash.
 
-    run.json         the resolved configuration and its digest, versions, platform, what model and sandbox it came to
-    rows.jsonl       one row an input, in the order they were finished; `key` is a hash of the input's content
+    run.json         the resolved configuration and its digest, versions, platform, the actual model and sandbox
+    rows.jsonl       one row per input, in the order of finishing; `key` is a hash of the input's content
     run.log          what genprm and other libraries logged, and all that they printed
-    failures.jsonl   the inputs that the latest run of the command could not judge; the next one tries them again
+    failures.jsonl   the inputs that the latest run of the command could not judge; the next one retries them
     metrics.json     counts, tokens, times, scores
     report.html      the page of the run
 
@@ -75,7 +75,7 @@ class RunFolder:
         self.path = path
         self.info = info
         self.done = done
-        """Keys of the rows that are there."""
+        """Keys of the finished rows."""
         self.full = False
         """Whether a row could not be written."""
         self._rows = rows
@@ -85,8 +85,8 @@ class RunFolder:
         """Writes a finished row, whose first field must be its key.
 
         Raises:
-            RunError: when there is a row with this key.
-            WriteError: when the disk is full.
+            RunError: there already is a row with this key.
+            WriteError: the disk is full.
         """
         if key in self.done:
             raise RunError(f"{self.path / ROWS} already has a row with the key {key!r}")
@@ -182,7 +182,7 @@ def open_run(
 
 
 def digest(command: str, config: Mapping[str, JsonValue], free: Collection[str] = ()) -> str:
-    """Hash of a command and of the fields of its configuration that change results: 64 hexadecimal digits."""
+    """Hash of a command and the configuration fields that change results: 64 hexadecimal digits."""
     fixed = {
         name: [place_of(one) for one in value] if isinstance(value, list) else value
         for name, value in config.items()
@@ -268,7 +268,7 @@ def replacing(path: Path) -> Generator[TextIO]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: readers see the old text or the new, never a part.
+    """Replaces a file atomically: readers see the old text or the new, never a part.
 
     Raises:
         WriteError: it cannot be written.

@@ -123,7 +123,7 @@ class FailureRow(_Model):
 def verify_row(
     row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL, place: int | None = None
 ) -> VerifyRow:
-    """Puts a judgement into the form that is stored and served."""
+    """Converts a judgement to its stored and served form."""
     full = keep is Keep.FULL
     steps: Sequence[str | None] = row.steps if full else [None] * len(row.steps)
     tokens = judgement.tokens

@@ -55,11 +55,11 @@ async def verify(
         seed: passed to the PRM for every row, so that a row does not depend on its position.
         keep: how much of a judgement is stored.
         code_tests: runs the tests of rows that have them; without it they are not run.
-        progress: counted up; a new one by default.
+        progress: the counters to update; new ones by default.
         on_progress: called after every row, and after every step of a judge that tells of steps.
 
     Raises:
-        BatchError: too many rows failed one after the other.
+        BatchError: too many consecutive rows failed.
         WriteError: a row cannot be written.
         InputError: a file cannot be read.
     """
