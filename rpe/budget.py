@@ -2,14 +2,14 @@
 
 Every step gets its own probability of being right (`genprm.rpe.posterior`). A step is decided when this is above the
 confidence or below one minus it. Rollouts go to the steps up to the first one that looks wrong, always to the prefix
-with the fewest rollouts next to a step that is open, until none is open or the budget is spent. What is saved on clear
-steps is spent on the others, and steps behind the first wrong one cost nothing.
+with the fewest rollouts next to an undecided step, until all are decided or the budget is spent. Rollouts saved on
+clear steps go to the others, and steps after the first wrong one cost nothing.
 
 With `search`, spans of steps are tested before single steps: if the value did not fall over a span, all its steps are
 labelled right, otherwise the span is halved. This is several times cheaper, and finds errors after which the answer is
-hardly ever reached. It misses errors that lower the value less than the right steps around them raise it.
+rarely reached. It misses errors that lower the value less than the right steps around them raise it.
 
-A plan depends on the counts alone, so that an interrupted run continues as if it had not been interrupted.
+A plan depends only on the counts, so an interrupted run continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class State(StrEnum):
     INFERRED = "inferred"
     """By the ratio over a span of steps, which were not tested one by one."""
     UNDECIDED = "undecided"
-    """Not decided within the budget; there is no label, but an uncertain estimate where there are rollouts."""
+    """Not decided within the budget; there is no label, but an uncertain estimate if there are rollouts."""
     AFTER = "after"
     """After the first wrong or undecided step; there is no label."""
 
@@ -51,8 +51,8 @@ class PlannedLabel:
     probability: float | None = None
     """Posterior probability that the step is right, by its own ratio or that of its span."""
     estimate: bool | None = None
-    """The label, or where that is open whether the ratio of the two shares is at least the threshold. None after the
-    first step that is estimated wrong, and where there are no rollouts."""
+    """The label or, if undecided, whether the ratio of the two shares is at least the threshold. None after the first
+        step that is estimated wrong, and without rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def plan(
     Args:
         values: (steps + 1,) counts by the number of steps of the prefix; the first is the problem alone.
         budget: most rollouts for all prefixes together, beyond `given`.
-        given: rollouts of the problem alone that were there before, and are not charged.
+        given: existing rollouts of the problem alone, which are not charged.
         threshold: least ratio of a right step.
         confidence: probability from which a label is decided, in (0.5, 1).
         search: whether spans of steps may be decided at once.
@@ -118,7 +118,7 @@ class _State:
         return True if p >= self.confidence else False if p <= 1 - self.confidence else None
 
     def every_step(self) -> tuple[int | None, list[PlannedLabel]]:
-        """What to roll out next, and the labels, when every step is tested by itself."""
+        """What to roll out next, and the labels, when every step is tested separately."""
         found = step_probabilities(self.values, self.threshold)
         end = next((index + 1 for index, p in enumerate(found) if self.looks_wrong(index, p)), self.steps)
         labels = [PlannedLabel(None, State.AFTER)] * self.steps
@@ -153,7 +153,7 @@ class _State:
         return None, labels
 
     def walk(self, low: int, high: int, labels: list[PlannedLabel]) -> tuple[bool, int | None]:
-        """Labels the steps of a span. Returns whether to go on after it, else the prefix to roll out."""
+        """Labels the steps of a span. Returns whether to continue after it, and else the prefix to roll out."""
         single = high - low == 1
         end = self.values[high]
         wanted = min(filter(self.affordable, (high, low)), key=lambda at: self.values[at].rollouts, default=None)

@@ -1,6 +1,6 @@
-r"""Verification chains for ThinkPRM: one text over a whole solution, with a label after each step.
+r"""Verification chains for ThinkPRM: one text about a whole solution, with a label after each step.
 
-ThinkPRM, arXiv 2504.16828, section 3.1: a teacher writes several chains over a labelled prefix, `Step 1: ... The step
+ThinkPRM, arXiv 2504.16828, section 3.1: a teacher writes several chains about a labelled prefix, `Step 1: ... The step
 is \boxed{correct}`, and stops at the first incorrect step. A chain is kept when its labels match the known ones up to
 the first wrong step (process-based filter). The outcome-based filter, for comparison, asks only whether the chain
 finds any wrong step where there is one. A prefix ends with the first wrong step, as labels do.
@@ -33,18 +33,18 @@ class Filter(StrEnum):
     PROCESS = "process"
     """Those whose labels match up to the first wrong step."""
     OUTCOME = "outcome"
-    """Those that find a wrong step exactly where the solution has one, whichever it is."""
+    """Those that find a wrong step if and only if the solution has one, whichever it is."""
     NONE = "none"
-    """All that are in the layout."""
+    """All that follow the layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationChain:
-    """What a teacher wrote about a solution."""
+    """A teacher's chain about a solution."""
 
     text: str
     finished: bool
-    """Whether it came to an end before the token limit."""
+    """Whether it ended before the token limit."""
     generated: int = 0
     """Generated tokens."""
 
@@ -69,7 +69,7 @@ class ModelChainTeacher:
 
     Args:
         engine: the model.
-        temperature: of the chains; 0.1 in the paper.
+        temperature: temperature of the chains; 0.1 in the paper.
         max_tokens: the longest chain that is kept; 4,096 in the paper.
     """
 
@@ -94,7 +94,7 @@ class ModelChainTeacher:
 
 
 class GeneratorChainTeacher:
-    """Writes chains over generated word problems by rule, from the known truth."""
+    """Writes chains about generated word problems by rule, from the known truth."""
 
     name = GENERATOR
 
@@ -110,7 +110,7 @@ class GeneratorChainTeacher:
             raise TeacherError(
                 f"the teacher {GENERATOR!r} reviews only the word problems of `--generate`, not {identity!r}"
             )
-        # With an end: a prefix need not give the answer.
+        # Not truncated: a prefix need not give the answer.
         wrong = first_error(made, [*steps, f"\\boxed{{{made.answer}}}"])
         lines = [prompts.render("teacher/chain_opening")]
         for index, step in enumerate(steps if wrong < 0 else steps[: wrong + 1]):
@@ -130,12 +130,12 @@ class GeneratorChainTeacher:
 
 
 def solution_text(steps: Sequence[str]) -> str:
-    """A solution as ThinkPRM is shown it: a line a step, each with its number."""
+    """A solution in ThinkPRM's layout: one numbered line per step."""
     return "\n".join(f"Step {number}: {step}" for number, step in enumerate(unlabelled(steps), start=1)).strip()
 
 
 def clean(text: str) -> str:
-    r"""A chain as it is trained on: `\boxed{\text{correct}}` without `\text`, and nothing after the last label."""
+    r"""A chain in the form for training: `\boxed{\text{correct}}` without `\text`, and nothing after the last label."""
     boxes = list(_BOX.finditer(text))
     if boxes:
         after = _AFTER_BOX.match(text, boxes[-1].end())
@@ -158,7 +158,7 @@ def agrees(label: int, found: int, kept: Filter) -> bool:
 
     Args:
         label: the known first wrong step, -1 for none.
-        found: that of the chain.
+        found: the chain's first wrong step.
         kept: the filter.
     """
     if kept is Filter.PROCESS:
@@ -170,8 +170,8 @@ def chain_drop(label: int | None, chain: VerificationChain | None, found: int | 
     """Returns why a chain is dropped; None when it is kept.
 
     Args:
-        label: the known first wrong step; None when undecided, where no chain is written.
-        chain: what the teacher wrote.
+        label: the known first wrong step; None when undecided: then no chain is written.
+        chain: the teacher's chain.
         found: its first wrong step, see `first_error_of`.
         kept: the filter.
     """
@@ -189,7 +189,7 @@ def chain_messages(problem: str, steps: Sequence[str], text: str, *, correct: bo
 
     Args:
         problem: the question.
-        steps: of the prefix.
+        steps: steps of the prefix.
         text: the chain, cleaned.
         correct: whether the chain finds no wrong step, which its answer must say.
     """

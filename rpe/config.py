@@ -1,4 +1,4 @@
-"""What labelling and synthesis are configured with."""
+"""The configuration of labelling and synthesis."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from genprm.rpe.labels import CONFIDENCE
 
 
 class LabelConfig(Config):
-    """How `genprm label` samples solutions and values their prefixes."""
+    """How `genprm label` samples solutions and estimates the values of their prefixes."""
 
     policy: str = Field(default=BUILT_IN_POLICY, description="The model that writes solutions: a name or a folder.")
     policy_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
-        default=(), description="A server of the policy. Repeat it for several."
+        default=(), description="A server with the policy. Repeat for several."
     )
     completer: Annotated[str | None, Option(shown="the policy")] = Field(
-        default=None, description="The model that continues them."
+        default=None, description="The model that continues prefixes of solutions."
     )
     completer_url: Annotated[tuple[str, ...], Option(shown="none", free=True)] = Field(
-        default=(), description="A server of the completer. Repeat it for several."
+        default=(), description="A server with the completer. Repeat for several."
     )
-    solutions: int = Field(default=4, ge=1, description="Solutions to label a problem, half of them right.")
-    first: int = Field(default=32, ge=1, description="Solutions to sample at first.")
-    most: int = Field(default=128, ge=1, description="Solutions to sample at most.")
-    temperature: float = Field(default=0.7, ge=0, le=2, description="Of solutions and of continuations.")
+    solutions: int = Field(default=4, ge=1, description="Solutions to label per problem, half of them right.")
+    first: int = Field(default=32, ge=1, description="Solutions sampled in the first round.")
+    most: int = Field(default=128, ge=1, description="Most solutions sampled per problem.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature of solutions and continuations.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest solution and longest continuation, in tokens.")
     budget: Annotated[int | str, Option(metavar="adaptive|dynamic|N", text=True)] = Field(
         default="adaptive",
         description="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number.",
     )
-    confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="From which an adaptive label is decided.")
+    confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="Probability at which an adaptive label is decided.")
     first_error: Annotated[bool, Option(flags=("--first-error/--every-step",))] = Field(
         default=False,
-        description="Whether an adaptive budget decides spans of steps at once: cheaper, but it misses errors.",
+        description="Let an adaptive budget decide spans of steps at once: cheaper, but it misses errors.",
     )
     method: Literal["ratio", "difference", "hard"] = Field(
         default="ratio", description="How the progress of a step is measured."
     )
     threshold: Annotated[float | None, Option(shown="0.8, -0.3 or 0 by method")] = Field(
-        default=None, description="Progress of a right step."
+        default=None, description="Lowest progress of a right step."
     )
 
     @field_validator("budget", mode="after")
@@ -51,7 +51,7 @@ class LabelConfig(Config):
         if budget in ("adaptive", "dynamic"):
             return budget
         if not str(budget).isdecimal() or int(budget) < 1:
-            raise ValueError(f"the budget is adaptive, dynamic or a number from 1, not {budget!r}")
+            raise ValueError(f"the budget must be adaptive, dynamic or a number from 1, not {budget!r}")
         return int(budget)
 
 
@@ -64,14 +64,14 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
 
     model: Annotated[str, Field(min_length=1)] = Field(
         default="generator",
-        description="A chat model, or `generator` for the rationales of word problems made by rule.",
+        description="A chat model, or `generator` for rule-based rationales of generated word problems.",
     )
     style: Literal["genprm", "thinkprm"] = Field(
         default="genprm",
-        description="Critiques with code for each step, or verification chains over the whole solution.",
+        description="Rationales with code for each step, or verification chains about the whole solution.",
     )
     temperature: Annotated[float | None, Option(shown="0.6, of chains 0.1")] = Field(
-        default=None, ge=0, le=2, description="Of the teacher."
+        default=None, ge=0, le=2, description="Sampling temperature of the teacher."
     )
     max_tokens: Annotated[int | None, Option(shown="16384, of chains 4096")] = Field(
         default=None, ge=1, description="Longest review or chain, in tokens."
@@ -79,30 +79,31 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
     chains: int = Field(default=4, ge=1, description="Chains for each solution; style thinkprm.")
     filter: Literal["process", "outcome", "none"] = Field(
         default="process",
-        description="Keep chains that match all labels, or only find an error where there is one; style thinkprm.",
+        description="Keep chains that match all labels, or only find an error if there is one; style thinkprm.",
     )
     balance: Annotated[bool, Option(flags=("--balance/--no-balance",))] = Field(
-        default=True, description="Keep as many chains over right as over wrong solutions; style thinkprm."
+        default=True, description="Keep as many chains about right as about wrong solutions; style thinkprm."
     )
     meta_check: Annotated[bool, Option(flags=("--meta-check/--no-meta-check",))] = Field(
-        default=True, description="Drop critiques whose code contradicts the verdict or computes nothing of the step."
+        default=True, description="Drop rationales whose code contradicts the verdict or computes nothing from the
+        step."
     )
-    verdicts: int = Field(default=4, ge=1, description="How often the conclusion is sampled.")
+    verdicts: int = Field(default=4, ge=1, description="Number of samples of the conclusion.")
     question: Literal["question", "bare"] = Field(
         default="question",
-        description="First user turn: with `Question: ` as in the released data, or bare as `nano` has it.",
+        description="First user turn: with `Question: ` as in the released data, or bare as for `nano`.",
     )
     format: Annotated[Literal["messages", "ids"], Option(free=True)] = Field(
         default="messages",
-        description="`ids` also writes `input_ids` and `labels`, masked as training wants them, for any trainer.",
+        description="`ids` also writes masked `input_ids` and `labels`, for any trainer.",
     )
     student: Annotated[str | None, Option(shown="none", free=True)] = Field(
-        default=None, description="Model that is to be trained, whose ids they are; format ids."
+        default=None, description="Model to be trained, whose tokenizer is used; format ids."
     )
 
     @property
     def teaching(self) -> tuple[float, int]:
-        """Temperature and longest text in tokens, the style's where they are not set."""
+        """Temperature and longest text in tokens; by default the style's."""
         temperature, max_tokens = _TEACHING[self.style]
         return (
             temperature if self.temperature is None else self.temperature,
@@ -112,7 +113,7 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
     @model_validator(mode="after")
     def _ids_are_of_a_model(self) -> TeacherConfig:
         if self.format == "ids" and self.student is None:
-            raise ValueError("--format ids needs --student MODEL: the model that is to be trained, whose ids they are")
+            raise ValueError("--format ids needs --student MODEL: the model to be trained, whose tokenizer is used")
         if self.format == "messages" and self.student is not None:
             raise ValueError(f"--student {self.student!r} is for --format ids: messages fit every model")
         return self

@@ -15,7 +15,7 @@ def drop_reason(label: int | None, steps: Sequence[str], review: Review, *, meta
 
     A solution is kept when the teacher and the labels agree on the first wrong step. This is the paper's filter: with
     the same first wrong step, all labels up to it agree, and training rows end there. Every step up to it must have a
-    critique with code that was run.
+    rationale with code that ran.
 
     Args:
         label: first wrong step by rollouts, 0-based; -1 for none, None when undecided.
@@ -50,7 +50,7 @@ def to_messages(problem: str, steps: Sequence[str], label: int, review: Review, 
         problem: the question.
         steps: the steps of the solution.
         label: first wrong step, 0-based; -1 for none.
-        review: a review with a critique of every step up to `label`.
+        review: a review with a rationale for every step up to `label`.
         question: whether the first user turn begins with `Question: `, as in the released training data.
     """
     messages = [Message(role="system", content=prompts.render("genprm/system"))]

@@ -85,9 +85,9 @@ def _counts(value: ValueRow | None) -> Counts:
 
 
 def balanced(rows: Sequence[SynthesisRow]) -> list[SynthesisRow]:
-    """Drops kept chains of the larger kind, right or wrong solutions, until both are as many.
+    """Drops kept chains about right or wrong solutions, whichever are more, until there are as many of both.
 
-    Which ones are dropped depends on the keys alone. Where one kind has none, nothing is dropped.
+    The choice depends only on the keys. If one kind has none, nothing is dropped.
     """
     kinds = {wrong: [row for row in rows if row.kept and (row.first_error != -1) is wrong] for wrong in (True, False)}
     fewest = min(map(len, kinds.values()))
@@ -101,7 +101,7 @@ def balanced(rows: Sequence[SynthesisRow]) -> list[SynthesisRow]:
 
 
 def distinct(rows: Sequence[SynthesisRow]) -> list[SynthesisRow]:
-    """Drops kept chains that are equal to an earlier one over the same solution."""
+    """Drops kept chains that equal an earlier one about the same solution."""
     seen: set[tuple[str, str]] = set()
     made: list[SynthesisRow] = []
     for row in rows:
@@ -116,7 +116,7 @@ def _dropped(row: SynthesisRow, why: Drop) -> SynthesisRow:
 
 
 def filter_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
-    """How many chains in the layout pass each filter of ThinkPRM, whichever was used."""
+    """Number of chains in the layout that pass each of ThinkPRM's filters, whichever was used."""
     asked = [row for row in rows if row.label is not None]
     pairs = [
         (row.label, row.first_error)
@@ -149,7 +149,7 @@ def synthesis_metrics(rows: Sequence[SynthesisRow]) -> dict[str, int | float]:
 def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
     """Writes labelled solutions as ProcessBench-style rows: `label` is the 0-based first wrong step, -1 for none.
 
-    Solutions whose first wrong step is undecided have the label null.
+    The label is null if the first wrong step is undecided.
 
     Raises:
         DatasetError: the libraries are not installed.
@@ -209,9 +209,9 @@ def write_labels(folder: Path, rows: Sequence[LabelRow], info: RunInfo) -> Path:
 
 
 LABEL_FIELDS = {
-    "label": "0-based index of the first wrong step, -1 for none, null where the rollouts did not decide",
+    "label": "0-based index of the first wrong step, -1 for none, null if undecided",
     "label_estimate, uncertain": "the same, with undecided steps by their point estimate; whether there are any",
-    "mc, rollouts": "Monte Carlo value after each step and its number of rollouts; null where nothing was rolled out",
+    "mc, rollouts": "Monte Carlo value after each step and its number of rollouts; null without rollouts",
     "mc_mean": "posterior mean of the value, (successes + 1) / (rollouts + 2), whenever sampling stops",
     "mc_low, mc_high": "95 % confidence sequence of the value: it covers the value whenever sampling stops",
     "step_labels, states": "label of each step, null where unknown or after the first wrong one; how it was decided",
@@ -219,7 +219,7 @@ LABEL_FIELDS = {
     "progress_low, progress_high": "95 % confidence interval of the progress, valid whenever sampling stops",
 }
 TRAIN_FIELDS = {
-    "messages": "system turn, then a user turn (the step) and an assistant turn (the critique) a step, up to the first "
+    "messages": "system turn, then a user turn (the step) and an assistant turn (the rationale) per step, up to the first "
     "wrong one; ready for TRL's SFTTrainer",
     "steps, label": "the whole solution, and the 0-based index of its first wrong step (-1 for none), on which "
     "rollouts and teacher agree",
@@ -270,12 +270,12 @@ def write_training(
             [row.first_error for row in kept if row.first_error is not None],
         ),
         "length": (
-            "characters of the critiques",
+            "characters of the rationales",
             [len(m.content) for r in kept for m in r.messages if m.role == "assistant"],
         ),
     }
     chains = info.config.get("style") == "thinkprm"
-    title = "Verification chains over solutions" if chains else "Critiques of solutions, with executed code"
+    title = "Verification chains about solutions" if chains else "Rationales about solutions, with executed code"
     fields = TRAIN_FIELDS | ({"messages": CHAIN_MESSAGES, "steps, label": CHAIN_STEPS} if chains else {})
     _write(folder, made, schema, title, fields, info, metrics, plots)
     return folder
@@ -343,7 +343,7 @@ def _card(
         "    path: data/*.parquet",
     ]
     lines += ["tags: [process-reward-model, genprm]", "---", "", f"# {title}", ""]
-    lines += [f"Made by `genprm {info.command}`. No person has checked it.", "", "## Fields", ""]
+    lines += [f"Made by `genprm {info.command}`, without human review.", "", "## Fields", ""]
     lines += ["| field | meaning |", "|---|---|", *(f"| {name} | {what} |" for name, what in fields.items())]
     lines += ["", "## Counts", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in metrics.items()]

@@ -22,7 +22,7 @@ FILE = "rollouts.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What a model wrote from a prefix on."""
+    """A model's continuation of a prefix."""
 
     outcome: Outcome
     finished: bool
@@ -30,7 +30,7 @@ class Rollout:
     generated: int
     """Number of generated tokens."""
     text: str | None = None
-    """The text of a whole solution; None for a continuation, of which only the outcome is kept."""
+    """The text of a whole solution; None for a continuation, which is stored only as its outcome."""
 
 
 class Journal:
@@ -48,7 +48,7 @@ class Journal:
         if self._path.exists():
             kept: list[str] = []
             for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # A torn last line is a rollout that was cut off while it was written.
+                # A torn last line is a rollout cut off while being written.
                 with suppress(ValueError, KeyError, TypeError):
                     row = json.loads(line)
                     problem, name = row.pop("problem"), row.pop("name")

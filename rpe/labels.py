@@ -1,4 +1,4 @@
-"""From Monte Carlo values to step labels (GenPRM, arXiv 2504.00891, section 3.2). Pure."""
+"""Step labels from Monte Carlo values (GenPRM, arXiv 2504.00891, section 3.2). Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_THRESHOLDS = {Method.RATIO: 0.8, Method.DIFFERENCE: -0.3, Method.HARD: 0
 
 
 def dynamic_rollouts(pass_at_1: float) -> int:
-    """Rollouts a step by how hard the problem is (eq. 9): 128 where Pass@1 is below 0.1, 64 below 0.9, else 32.
+    """Rollouts per step by the problem's difficulty (eq. 9): 128 for Pass@1 below 0.1, 64 below 0.9, else 32.
 
     Raises:
         ValueError: `pass_at_1` is not in [0, 1].
@@ -44,12 +44,12 @@ class StepLabel:
     label: bool
     """Whether the step is right."""
     progress: float
-    """What was compared with the threshold: a ratio in [0, inf), a difference in [-1, 1], or the Monte Carlo value."""
+    """Compared with the threshold: a ratio in [0, inf), a difference in [-1, 1], or the Monte Carlo value."""
     standard_error: float | None = None
-    """Of `progress`, to first order, for a number of rollouts that was fixed beforehand. None where that number is
-    unknown or the error is undefined."""
+    """Standard error of `progress`, to first order, for a number of rollouts that was fixed in advance. None if that
+        number is unknown or the error is undefined."""
     rollouts: int | None = None
-    """Rollouts behind the value after the step; None where unknown, or where the value is exact."""
+    """Rollouts behind the value after the step; None if unknown, or if the value is exact."""
 
 
 def step_labels(
@@ -78,7 +78,7 @@ def step_labels(
         start_rollouts: the same for `start`.
 
     Returns:
-        One label a step.
+        One label per step.
 
     Raises:
         ValueError: a value is out of range, or the lengths differ.
@@ -134,7 +134,7 @@ def _standard_error(
 
 
 def _variance(value: float, rollouts: int | None) -> float:
-    """Of a binomial mean, at its posterior mean, so that it is not zero at 0 or 1; zero for an exact value."""
+    """Variance of a binomial mean, at its posterior mean, so that it is not zero at 0 or 1; zero for an exact value."""
     if rollouts is None:
         return 0.0
     mean = (value * rollouts + 1) / (rollouts + 2)

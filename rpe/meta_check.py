@@ -1,12 +1,12 @@
-"""Does a critique's code support its verdict? Drops rationales that have the right label for a wrong reason. Pure.
+"""Checks whether a rationale's code supports its verdict, to drop right labels with wrong reasons. Pure.
 
-Two faults are looked for, and only where they are clear:
+It detects two faults, and only clear cases:
 
-* The executed output contradicts the verdict: an equality check of the code printed False, or an assertion failed, and
-  the step is called correct; or the code said in words that the step is right and it is called wrong, or the reverse.
+* The executed output contradicts the verdict: an equality check printed False, or an assertion failed, and the step is
+called correct; or the output says that the step is right and it is called wrong, or the reverse.
 * The code is idle: the step has a calculation, and the code computes nothing with any number of the step.
 
-That all checks print True does not contradict a step that is called wrong: its sums may hold and answer another
+If all checks print True, this does not contradict a step called wrong: a correct calculation can answer the wrong
 question.
 """
 
@@ -33,29 +33,29 @@ _SHOWS = {"print", "str", "repr", "format", "round"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A block of a critique, and the output under it."""
+    """A code block of a rationale, and its output."""
 
     source: str
     output: str | None
-    """None where the block was not run."""
+    """None if the block was not run."""
 
 
 def runs_of(verification: str) -> list[Run]:
-    """The blocks of a critique in order."""
+    """The code blocks of a rationale in order."""
     return [Run(source, output) for source, output in _RUN.findall(verification)]
 
 
 def contradicts(verification: str, *, correct: bool) -> bool:
-    """Whether what the code printed contradicts the verdict on the step.
+    """Whether the code's output contradicts the verdict on the step.
 
     Args:
-        verification: of the critique, with the output of every block.
+        verification: the rationale's verification, with the output of every block.
         correct: whether the step is called right.
     """
     runs = [run for run in runs_of(verification) if run.output]
     if not runs:
         return False
-    # A later block may correct an earlier one: the last says what the critique found.
+    # A later block may correct an earlier one, so the last one counts.
     source, output = runs[-1].source, runs[-1].output or ""
     bad, good = bool(_BAD.search(output)), bool(_GOOD.search(_BAD.sub("", output)))
     if bad != good and bad is correct:
@@ -64,7 +64,7 @@ def contradicts(verification: str, *, correct: bool) -> bool:
 
 
 def idle(step: str, verification: str) -> bool:
-    """Whether a step has a calculation, and no block of its critique computes anything with a number of the step."""
+    """Whether a step has a calculation, but no block of its rationale computes anything with a number of the step."""
     if not _CALCULATION.search(step):
         return False
     numbers = {value for text in _NUMBER.findall(step) if (value := _value(text.replace(",", ""))) is not None}
@@ -72,7 +72,7 @@ def idle(step: str, verification: str) -> bool:
 
 
 def _only_equalities(source: str) -> bool:
-    """Whether every truth value that the code can print is that of an equality."""
+    """Whether every truth value that the code can print comes from an equality."""
     tree = _parse(source)
     if tree is None:
         return False

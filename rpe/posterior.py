@@ -1,10 +1,10 @@
-"""What rollouts say about values and steps: posteriors and intervals that stay valid when sampling stops early. Pure.
+"""Posteriors and intervals of values and steps from rollouts, valid when sampling stops early. Pure.
 
 Step probabilities come from a hidden Markov model of the values of one solution, on a grid over [0, 1]. A step is wrong
-with probability `WRONG`; a wrong step takes the value to zero (`KILLED` of them) or to a uniform place below
-`threshold` times the value before. A right step takes it to a uniform place above the value before, and with
-probability `LOSS` to one between the threshold and that value. Every rollout is one draw from the value at its prefix,
-so that the rollouts of a prefix inform both the step before and the step after it. Inference is exact on the grid.
+with probability `WRONG`; a wrong step takes the value to zero (`KILLED` of them) or to a uniform value below
+`threshold` times the value before. A right step takes it to a uniform value above the value before, or with
+probability `LOSS` to one between that value and `threshold` times it. Every rollout is one draw from the value at its
+prefix, so the rollouts of a prefix inform both the step before and the step after it. Inference is exact on the grid.
 
 The prior says nothing about how fast values rise: a completer may gain on every step, on one key step, or never.
 """
@@ -28,7 +28,7 @@ KILLED = 0.3
 LOSS = 0.1
 """Share of the right steps that lower the value."""
 COVERAGE = 0.95
-"""Of the intervals of values."""
+"""Coverage of the intervals of values."""
 _CELLS = 64
 _GRID = (np.arange(_CELLS) + 0.5) / _CELLS
 
@@ -75,7 +75,7 @@ def step_probabilities(values: Sequence[Counts], threshold: float) -> list[float
     if not inner:
         return []
     likely = [_likelihood(count.successes, count.rollouts) for count in inner]
-    # Backwards: the likelihood of all later rollouts by the value here. Zero is a state of its own, and final.
+    # Backwards: the likelihood of all later rollouts by the value here. Zero is a separate, absorbing state.
     later: list[_Vector] = [np.ones(_CELLS)]
     dead = [1.0]
     for index in range(len(inner) - 1, 0, -1):
@@ -132,7 +132,7 @@ def _likelihood(successes: int, rollouts: int) -> tuple[_Vector, float]:
 def probability(before: Counts, after: Counts, threshold: float) -> float:
     """Returns the probability that the value after a step is at least `threshold` times the value before it.
 
-    Both values have independent uniform priors; exact values are taken as they are. If the value before is exactly
+    Both values have independent uniform priors, except exact values. If the value before is exactly
     zero, every step is wrong, as in `step_labels`.
     """
     return _probability(
@@ -172,7 +172,7 @@ def value_interval(counts: Counts, coverage: float = COVERAGE) -> Interval:
 
     It is a confidence sequence: the values `p` at which the likelihood ratio of the uniform mixture over `p` is below
     `1 / (1 - coverage)`. The ratio is a martingale at the true value, so by Ville's inequality the interval covers it
-    at all numbers of rollouts together with this probability (Robbins, 1970; Howard et al., arXiv 1810.08240).
+    simultaneously at all numbers of rollouts with this probability (Robbins, 1970; Howard et al., arXiv 1810.08240).
     """
     if counts.exact:
         return Interval(counts.value, counts.value)

@@ -1,4 +1,4 @@
-r"""A teacher reviews a solution paragraph by paragraph, with code that is run while it writes.
+r"""A teacher reviews a solution paragraph by paragraph; its code runs while it writes.
 
 GenPRM, arXiv 2504.00891, section 3.2: the review has `<analyze>` and `<verify>` for each paragraph, code runs as soon
 as its block is closed, and the teacher ends with the number of the first wrong paragraph. The teacher sees neither the
@@ -54,7 +54,7 @@ class Review:
     """The review of a solution."""
 
     critiques: tuple[StepCritique | None, ...]
-    """One per paragraph; None where the teacher did not follow the layout."""
+    """One per paragraph; None if the teacher did not follow the layout."""
     first_error: int | None
     """First wrong step, 0-based; -1 for none. None without a conclusion that names a paragraph."""
     text: str
@@ -213,7 +213,7 @@ class GeneratorTeacher:
 
 
 def read_critiques(text: str, steps: int) -> tuple[StepCritique | None, ...]:
-    """Parses a review: one critique per paragraph, None where a paragraph was not reviewed in the layout asked for."""
+    """Parses a review: one critique per paragraph, None if a paragraph's review has another layout."""
     found: dict[int, StepCritique] = {}
     headings = list(_HEADING.finditer(text))
     for place, heading in enumerate(headings):
@@ -229,7 +229,7 @@ def read_critiques(text: str, steps: int) -> tuple[StepCritique | None, ...]:
 
 
 def to_turn(paragraph: int, critique: StepCritique, *, correct: bool) -> str:
-    """Renders a critique as an assistant turn in the layout that GenPRM is trained on.
+    """Renders a critique as an assistant turn in GenPRM's training layout.
 
     Args:
         paragraph: number of the paragraph, 1-based.

@@ -1,4 +1,4 @@
-r"""Samples solutions with a policy, and values their prefixes with rollouts of a completer.
+r"""Samples solutions with a policy, and estimates the values of their prefixes with rollouts of a completer.
 
 GenPRM, arXiv 2504.00891, section 3.1 and the released code: solutions begin with a forced `Step 1:`, equal numbers of
 right and wrong ones are picked, and the value of a prefix is the share of continuations that reach the reference
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from genprm.engines.tokenizer import Tokenizer
 
 MOST_ATTEMPTS = 4
-"""A prefix is given up after this many times the requested rollouts had an unknown outcome."""
+"""A prefix fails when this many times the requested rollouts have an unknown outcome."""
 
 
 class RolloutError(RuntimeError):
@@ -56,12 +56,13 @@ class Settings:
     budget: Literal["adaptive", "dynamic"] | int = "adaptive"
     """`dynamic` is equation 9 of the paper; a number is a fixed number of rollouts per step."""
     confidence: float = CONFIDENCE
-    """Posterior probability from which an adaptive label is decided."""
+    """Posterior probability at which an adaptive label is decided."""
     search: bool = False
-    """Whether an adaptive budget may decide spans of steps at once; cheaper, but it misses errors that kill seldom."""
+    """Whether an adaptive budget may decide spans of steps at once; cheaper, but it misses errors with a small
+    effect."""
     method: Method = Method.RATIO
     threshold: float | None = None
-    """Least progress of a right step; None means the method's default, which takes its place."""
+    """Lowest progress of a right step; None is replaced by the method's default."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ class _Work:
         self.settings = labeller.settings
         self.key, self.problem, self.answer = key, problem, answer
         self.values: dict[tuple[str, ...], ValueRow] = {}
-        """By prefix, so that solutions with a common beginning share rollouts."""
+        """By prefix, so that solutions with a common prefix share rollouts."""
         self.rollouts = self.generated = 0
 
     async def sample(self) -> tuple[Samples, list[_Solution]]:
@@ -240,7 +241,7 @@ class _Work:
         return rows
 
     async def adaptive(self, solutions: Sequence[_Solution], fixed: int) -> list[SolutionRow]:
-        """Rolls out where labels are open, one batch per solution at a time."""
+        """Rolls out next to undecided steps, one batch per solution at a time."""
         given, threshold = self.values[()].rollouts, self.settings.threshold
         assert threshold is not None
         while True:
@@ -300,7 +301,7 @@ class _Work:
         value = self.values.get(prefix, ValueRow(successes=0, rollouts=0))
         successes, known, unknown = value.successes, value.rollouts, value.unknown
         begun, goal = known, known + count
-        # Solutions of the same engine count for the problem alone; they are not continuations with numbers of theirs.
+        # Solutions of the same engine count as rollouts of the problem alone, without numbers of their own.
         number = known + unknown
         while known < goal:
             if unknown - value.unknown > MOST_ATTEMPTS * count:
@@ -314,7 +315,7 @@ class _Work:
         self.values[prefix] = ValueRow(successes=successes, rollouts=known, unknown=unknown)
 
     async def _rollout(self, prefix: tuple[str, ...], number: int, *, whole: bool = False) -> Rollout:
-        """One continuation: from the journal if it is there, else from the engine."""
+        """One continuation, from the journal if possible, else from the engine."""
         engine = self.of.policy if whole else self.of.completer
         what = hashlib.blake2b("\0".join(prefix).encode(), digest_size=8).hexdigest()
         name = f"{'solution' if whole else what}-{number}"

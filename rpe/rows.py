@@ -35,9 +35,9 @@ class StepLabelRow(_Model):
     progress: float | None = None
     """Value after the step divided by the value before it; for other methods their difference, or the value after."""
     standard_error: float | None = None
-    """Of `progress`, where the number of rollouts was fixed beforehand."""
+    """Standard error of `progress`, if the number of rollouts was fixed in advance."""
     estimate: bool | None = None
-    """The label, or the uncertain point estimate where the budget did not decide. None after the first wrong one."""
+    """The label, or the uncertain point estimate if undecided. None after the first wrong step."""
     probability: float | None = None
     """Posterior probability that the step is right; adaptive budgets only."""
     rollouts: int = 0
@@ -56,7 +56,7 @@ class SolutionRow(_Model):
     first_error: int | None
     """First wrong step, 0-based; -1 for none, None when an undecided label comes first."""
     first_error_estimate: int | None = None
-    """The same by the estimates of the steps: uncertain where `first_error` is None."""
+    """The same from the steps' estimates; uncertain if `first_error` is None."""
 
 
 class Samples(_Model):
@@ -89,7 +89,7 @@ class LabelRow(_Model):
     start: ValueRow | None = None
     """The value before the first step."""
     budget: int = 0
-    """Rollouts per step by equation 9, or the fixed number asked for."""
+    """Rollouts per step by equation 9, or the requested fixed number."""
     solutions: list[SolutionRow] = []
     rollouts: int = 0
     """Sampled continuations, over all solutions."""
@@ -101,23 +101,23 @@ class Drop(StrEnum):
     """Why a labelled solution does not become a training row."""
 
     UNDECIDED = "undecided"
-    """The rollouts did not decide where its first wrong step is."""
+    """The rollouts did not determine its first wrong step."""
     DISAGREES = "disagrees"
     """The teacher names a different first wrong step."""
     NO_VERDICT = "no_verdict"
     """The teacher gave no valid conclusion."""
     LAYOUT = "layout"
-    """A paragraph up to the first wrong one was not reviewed in the layout asked for."""
+    """The review of a paragraph up to the first wrong one has the wrong layout."""
     CODE = "code"
     """The review of a paragraph has no code that ran."""
     CONTRADICTS = "contradicts"
     """The output of the code contradicts the verdict on its step."""
     IDLE_CODE = "idle_code"
-    """A step has a calculation, and its code computes nothing of it."""
+    """A step has a calculation, but its code computes nothing from it."""
     DUPLICATE = "duplicate"
-    """The same chain over the same solution is there already. Known when the data set is written."""
+    """It equals an earlier chain about the same solution. Set when the data set is written."""
     BALANCE = "balance"
-    """Left out so that right and wrong solutions are as many. Known when the data set is written."""
+    """Dropped to balance right and wrong solutions. Set when the data set is written."""
     LENGTH = "length"
     """The chain was cut off at the token limit."""
 
@@ -130,7 +130,7 @@ class Message(_Model):
 
 
 class SynthesisRow(_Model):
-    """A labelled solution with its critiques, or with one verification chain."""
+    """A labelled solution with its rationales, or with one verification chain."""
 
     key: str
     id: str

@@ -82,7 +82,7 @@ def test_a_shipped_recipe_from_any_folder(tmp_path, monkeypatch):
     for recipe in ("builtin:best-of-n", "mine.yaml"):
         result = genprm("search", recipe, "--dry-run")
         assert result.exit_code == 0, result.output
-        assert "eight solutions a problem" in result.stdout
+        assert "eight solutions per problem" in result.stdout
     result = genprm("search", "builtin:nothing")
     assert result.exit_code == 2
     assert "builtin:dvts" in result.stderr
