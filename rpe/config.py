@@ -27,13 +27,15 @@ class LabelConfig(Config):
     solutions: int = Field(default=4, ge=1, description="Solutions to label per problem, half of them right.")
     first: int = Field(default=32, ge=1, description="Solutions sampled in the first round.")
     most: int = Field(default=128, ge=1, description="Most solutions sampled per problem.")
-    temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature of solutions and continuations.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Temperature of solutions and continuations.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest solution and longest continuation, in tokens.")
     budget: Annotated[int | str, Option(metavar="adaptive|dynamic|N", text=True)] = Field(
         default="adaptive",
         description="Rollouts: `adaptive` stops when a label is decided, `dynamic` is the paper's, or a number.",
     )
-    confidence: float = Field(default=CONFIDENCE, gt=0.5, lt=1, description="Probability at which an adaptive label is decided.")
+    confidence: float = Field(
+        default=CONFIDENCE, gt=0.5, lt=1, description="Probability that decides an adaptive label."
+    )
     first_error: Annotated[bool, Option(flags=("--first-error/--every-step",))] = Field(
         default=False,
         description="Let an adaptive budget decide spans of steps at once: cheaper, but it misses errors.",
@@ -85,8 +87,8 @@ class TeacherConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default=True, description="Keep as many chains about right as about wrong solutions; style thinkprm."
     )
     meta_check: Annotated[bool, Option(flags=("--meta-check/--no-meta-check",))] = Field(
-        default=True, description="Drop rationales whose code contradicts the verdict or computes nothing from the
-        step."
+        default=True,
+        description="Drop rationales whose code contradicts the verdict or computes nothing from the step.",
     )
     verdicts: int = Field(default=4, ge=1, description="Number of samples of the conclusion.")
     question: Literal["question", "bare"] = Field(

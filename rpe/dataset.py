@@ -219,8 +219,8 @@ LABEL_FIELDS = {
     "progress_low, progress_high": "95 % confidence interval of the progress, valid whenever sampling stops",
 }
 TRAIN_FIELDS = {
-    "messages": "system turn, then a user turn (the step) and an assistant turn (the rationale) per step, up to the first "
-    "wrong one; ready for TRL's SFTTrainer",
+    "messages": "system turn, then a user turn (the step) and an assistant turn (the rationale) per step, up to the "
+    "first wrong one; ready for TRL's SFTTrainer",
     "steps, label": "the whole solution, and the 0-based index of its first wrong step (-1 for none), on which "
     "rollouts and teacher agree",
     "teacher": "the model that wrote the rationales",

@@ -135,7 +135,7 @@ def test_the_command_keeps_chains_that_match_the_labels(made: Path) -> None:
     stored = json.loads((made / "run.json").read_text())["config"]
     assert (stored["temperature"], stored["max_tokens"]) == (0.1, 4096)
     card = (made / "dataset/README.md").read_text()
-    assert "# Verification chains over solutions" in card
+    assert "# Verification chains about solutions" in card
 
 
 async def test_the_rows_are_what_thinkprm_is_asked_and_can_be_trained_on(made: Path) -> None:
