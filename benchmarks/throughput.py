@@ -6,14 +6,22 @@
 * lock_step: batches of chains that all generate, then all run their code, round by round, as batch-synchronous tool
   loops do: nobody starts a round before everybody has ended the last;
 * ours: every chain a coroutine of its own;
-* replayed: ours with the sandbox's answers from memory, which is the same work for the model alone.
+* replayed: ours with the sandbox's answers from memory, which is the same work for the model alone;
+* bound: the requests of `ours` again, chain by chain, with no protocol, no sandbox and no driver between: the same
+  prompts, found in the prefix cache as far as then, and as many tokens to write. Nothing that asks the same can be
+  faster on this engine.
+
+`ours`, `replayed` and `bound` judge the same solutions, each with an empty prefix cache. What is reported is the share
+of the bound that is reached, and where the time of the chains went.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
+import os
 import random
 import sys
 import time
@@ -27,10 +35,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm.config import Mode
 from genprm.engines import BUILT_IN, load_engine
-from genprm.engines.base import Engine
+from genprm.engines.base import Completion, Engine, Sampling
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.profiles import read_profile
 from genprm.sandbox import Result, open_sandbox
+from genprm.spent import Spent, spent_so_far
+from genprm.types import Judgement
 
 Row = tuple[str, list[str]]
 STEPS = (18, 90, 169, 187, 154, 98, 90, 52, 39, 27, 25, 13, 10, 8, 9)
@@ -131,17 +141,71 @@ class Memory:
         return known if known is not None else await session.run(source)
 
 
-async def concurrent(prm: GenPRM, rows: Sequence[Row], chains: int) -> float:
-    """Seconds for the rows with so many chains in flight."""
-    slots = asyncio.Semaphore(chains)
+class Recorder:
+    """An engine that remembers what each chain asked, in order, and how many tokens were written."""
 
-    async def one(row: Row) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.chains: dict[str, list[tuple[list[int], Sampling]]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        done = await self._engine.generate(prompt_ids, sampling, chain=chain)
+        # As many tokens as were written, with nothing to look for in them: their text need not be made.
+        flat = dataclasses.replace(sampling, max_tokens=done.sampled_tokens, stop=(), watch=())
+        self.chains.setdefault(str(chain), []).append((list(prompt_ids), flat))
+        return done
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written."""
+        return sum(flat.max_tokens for asked in self.chains.values() for _, flat in asked)
+
+
+async def flat_bound(engine: Engine, recorded: Recorder, chains: int) -> tuple[float, int]:
+    """Seconds for the recorded requests with so many chains in flight, and the tokens that were written."""
+    slots, written = asyncio.Semaphore(chains), 0
+
+    async def one(asked: Sequence[tuple[list[int], Sampling]]) -> None:
+        nonlocal written
         async with slots:
-            await prm.judge(*row)
+            for prompt, flat in asked:
+                written += (await engine.generate(prompt, flat)).sampled_tokens
 
     started = time.perf_counter()
-    await asyncio.gather(*(one(row) for row in rows))
-    return time.perf_counter() - started
+    await asyncio.gather(*(one(asked) for asked in recorded.chains.values()))
+    return time.perf_counter() - started, written
+
+
+async def forget(engine: Engine) -> None:
+    """Empties the prefix cache, where there is one."""
+    if (llm := getattr(engine, "llm", None)) is not None:
+        await llm.reset_prefix_cache()
+
+
+async def concurrent(prm: GenPRM, rows: Sequence[Row], chains: int) -> tuple[float, list[Judgement], Spent]:
+    """Seconds for the rows with so many chains in flight, what was found, and where the time went."""
+    slots = asyncio.Semaphore(chains)
+
+    async def one(row: Row) -> Judgement:
+        async with slots:
+            return await prm.judge(*row)
+
+    started, before = time.perf_counter(), spent_so_far()
+    judged = await asyncio.gather(*(one(row) for row in rows))
+    return time.perf_counter() - started, judged, spent_so_far().since(before)
+
+
+def shares(spent: Spent, seconds: float, chains: int) -> dict[str, float]:
+    """Where the time of the chains in flight went: parts of 1, and the part of a core that the driver's thread took."""
+    total = seconds * chains
+    rest = total - spent.engine - spent.sandbox - spent.waiting
+    parts = {"engine": spent.engine, "sandbox": spent.sandbox, "waiting": spent.waiting, "driver": rest}
+    return {name: round(part / total, 3) for name, part in parts.items()} | {
+        "driver_core": round(spent.driver / seconds, 3)
+    }
 
 
 async def lock_step(make: Callable[..., GenPRM], engine: Engine, box: Any, rows: Sequence[Row], chains: int) -> float:
@@ -176,8 +240,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     def make(engine: Any, box: Any) -> GenPRM:
         return GenPRM(engine, box, mode=Mode.EXECUTE, profile=known.profile, sampling=known.sampling)
 
-    figures: dict[str, Any] = {"lock_step": {}, "ours": {}, "replayed": {}}
-    memory = Memory()
+    figures: dict[str, Any] = {"lock_step": {}, "ours": {}, "replayed": {}, "bound": {}, "time": {}}
+    figures["load_before"] = os.getloadavg()[0]
     try:
         async with open_sandbox(options.sandbox) as box:
             plain = make(engine, box)
@@ -188,23 +252,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 await plain.judge(*row)
             figures["one_at_a_time"] = round(len(few) / (time.perf_counter() - started), 2)
             for chains in options.chains:
-                # Fresh numbers for every size, so that no method finds another's prompts in the prefix cache. Many more
-                # solutions than go at once: the last few, which leave the engine half empty, count little then.
-                count = max(options.alone, min(options.rows, 12 * chains))
-                pools = [solutions(count, options.seed + 10 * chains + k) for k in range(3)]
-                seconds = await lock_step(make, engine, box, pools[0], chains)
-                figures["lock_step"][str(chains)] = round(count / seconds, 2)
-                seconds = await concurrent(plain, pools[1], chains)
-                figures["ours"][str(chains)] = round(count / seconds, 2)
-                recorded = make(engine, WrappedSandbox(box, memory.record))
-                await concurrent(recorded, pools[2], chains)
-                # Another question in front, or the prefix cache would know these prompts.
-                again = [("How many apples does one count at last?", steps) for _, steps in pools[2]]
-                seconds = await concurrent(make(engine, WrappedSandbox(box, memory.replay)), again, chains)
-                figures["replayed"][str(chains)] = round(count / seconds, 2)
-                print(
-                    chains, {name: figures[name][str(chains)] for name in ("lock_step", "ours", "replayed")}, flush=True
-                )
+                await measure_at(chains, figures, make, engine, box, options)
             if options.delay_rows:
                 figures["delay"] = await delayed(make, engine, box, options)
             figures["sandbox"] = box.backend
@@ -212,6 +260,37 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         await engine.close()
     figures["engine"] = options.engine
     return figures
+
+
+async def measure_at(
+    chains: int, figures: dict[str, Any], make: Callable[..., GenPRM], engine: Engine, box: Any, options: Any
+) -> None:
+    """All ways with so many chains in flight: adds them to the figures."""
+    # Many more solutions than go at once: the last few, which leave the engine half empty, count little then.
+    count = max(options.alone, min(options.rows, 12 * chains))
+    key = str(chains)
+    await forget(engine)
+    seconds = await lock_step(make, engine, box, solutions(count, options.seed + 10 * chains), chains)
+    figures["lock_step"][key] = round(count / seconds, 2)
+    rows, memory, recorder = solutions(count, options.seed + 10 * chains + 1), Memory(), Recorder(engine)
+    await forget(engine)
+    seconds, judged, spent = await concurrent(make(recorder, WrappedSandbox(box, memory.record)), rows, chains)
+    figures["ours"][key] = round(count / seconds, 2)
+    figures["time"][key] = shares(spent, seconds, chains)
+    requests, steps = sum(one.tokens.requests for one in judged), sum(len(one.steps) for one in judged)
+    figures["requests_per_step"] = round(requests / steps, 3)
+    # Each is followed by the bound on the same solutions: the machine's own rate moves.
+    await forget(engine)
+    seconds, _, _ = await concurrent(make(engine, WrappedSandbox(box, memory.replay)), rows, chains)
+    figures["replayed"][key] = round(count / seconds, 2)
+    await forget(engine)
+    seconds, written = await flat_bound(engine, recorder, chains)
+    figures["bound"][key] = round(count / seconds, 2)
+    if abs(written - recorder.tokens) > 0.02 * recorder.tokens:
+        print(
+            f"the bound wrote {written} tokens, ours {recorder.tokens}: the bound is not of the same work", flush=True
+        )
+    print(chains, {name: figures[name][key] for name in ("lock_step", "ours", "replayed", "bound", "time")}, flush=True)
 
 
 async def delayed(make: Callable[..., GenPRM], engine: Engine, box: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -224,7 +303,7 @@ async def delayed(make: Callable[..., GenPRM], engine: Engine, box: Any, options
     figures: dict[str, Any] = {"rows": options.delay_rows, "in_flight": options.delay_chains}
     for name, sandbox in (("none", box), ("one_second", WrappedSandbox(box, late))):
         rows = solutions(options.delay_rows, options.seed + 7 + len(name))
-        seconds = await concurrent(make(engine, sandbox), rows, options.delay_chains)
+        seconds, _, _ = await concurrent(make(engine, sandbox), rows, options.delay_chains)
         steps = sum(len(steps) for _, steps in rows)
         figures[name] = round(steps / seconds, 2)
     figures["loss"] = round(1 - figures["one_second"] / figures["none"], 3)
@@ -237,7 +316,7 @@ def main() -> None:
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--model", help="folder or model id of a GenPRM; the built-in one by default")
     parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
-    parser.add_argument("--chains", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--chains", type=int, nargs="+", default=[8, 32, 128, 512])
     parser.add_argument("--rows", type=int, default=1536, help="most solutions a measurement")
     parser.add_argument("--alone", type=int, default=12, help="solutions judged one at a time")
     parser.add_argument("--delay-rows", type=int, default=0, help="solutions for the measurement with slow snippets")
@@ -247,12 +326,19 @@ def main() -> None:
     options = parser.parse_args()
     figures = asyncio.run(measure(options))
     alone = figures["one_at_a_time"]
-    print(
-        f"{'chains at once':>15} {'lock-step':>10} {'ours':>10} {'replayed':>10} {'to alone':>10} {'to lock-step':>13}"
-    )
+    names = ("lock_step", "ours", "replayed", "bound")
+    print(f"{'chains at once':>15}", *(f"{name:>10}" for name in (*names, "to alone", "of bound", "replayed of bound")))
     for chains, ours in figures["ours"].items():
-        step, replayed = figures["lock_step"][chains], figures["replayed"][chains]
-        print(f"{chains:>15} {step:>10} {ours:>10} {replayed:>10} {ours / alone:>9.1f}x {ours / step:>12.2f}x")
+        bound = figures["bound"][chains]
+        print(
+            f"{chains:>15}",
+            *(f"{figures[name][chains]:>10}" for name in names),
+            f"{ours / alone:>9.1f}x {ours / bound:>10.1%} {figures['replayed'][chains] / bound:>17.1%}",
+        )
+    print("\nwhere the time of the chains goes; driver_core is the share of one core that the driver's thread takes")
+    for chains, time_shares in figures["time"].items():
+        print(f"{chains:>15}", " ".join(f"{name} {share:.1%}" for name, share in time_shares.items()))
+    print(f"requests a step: {figures['requests_per_step']}; load before the run: {figures['load_before']:.1f}")
     print(f"one at a time: {alone} chains a second")
     if "delay" in figures:
         print(f"a second more in every snippet: {figures['delay']}")

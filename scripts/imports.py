@@ -25,7 +25,7 @@ STOREYS = (
     ("calibrate", "cluster", "runs"),
     ("prms",),
     ("data", "engines", "grading"),
-    ("concurrency", "chat_text", "config", "errors", "fields", "lazy", "prompts", "sandbox", "text", "types"),
+    ("concurrency", "chat_text", "config", "errors", "fields", "lazy", "prompts", "sandbox", "spent", "text", "types"),
 )
 """The rooms of the house from top to bottom. Imports point down, or to a room of the same storey."""
 
@@ -61,6 +61,7 @@ _LEFT_OUT = {
     "errors",
     "text",
     "concurrency",
+    "spent",
     "types",
     "guards",
     "step_tokens",

@@ -21,6 +21,25 @@ class LabelMetrics(BaseModel):
     correct: int
 
 
+class TimeSpent(BaseModel):
+    """Where the time of a run went.
+
+    Calls overlap: the first three are seconds of chains, summed over all that were under way.
+    """
+
+    engine_s: float
+    """Waiting for the model, its queue included."""
+    sandbox_s: float
+    """Waiting for snippets, the sandbox's queue included."""
+    waiting_s: float
+    """Waiting for room in the engine's cache."""
+    driver_s: float
+    """CPU time of the thread that drives: prompts, parsing, rows, and the client of the engine. A run is as fast as one
+    core of Python allows when it comes near `seconds`."""
+    engine_calls: int
+    sandbox_calls: int
+
+
 class SessionMetrics(BaseModel):
     """Metrics of the latest run of the command, without earlier runs into the same folder."""
 
@@ -31,6 +50,8 @@ class SessionMetrics(BaseModel):
     seconds: float
     generated_per_s: float
     """Generated tokens per second, of finished rows."""
+    time: TimeSpent | None = None
+    """None where the model was asked by other processes: the workers of a cluster."""
 
 
 class Metrics(BaseModel):

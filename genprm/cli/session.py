@@ -15,11 +15,12 @@ from genprm.cli.boundary import notes, stderr, stdout
 from genprm.cli.log import LOG, logged
 from genprm.cli.progress import shown
 from genprm.cli.terminal import counted
+from genprm.spent import spent_so_far
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue
 
-    from genprm.benchmarks.metrics import SessionMetrics
+    from genprm.benchmarks.metrics import SessionMetrics, TimeSpent
     from genprm.runs.driver import Progress
     from genprm.runs.folder import RunFolder
     from genprm.runs.rows import FailureRow
@@ -31,12 +32,31 @@ class CommandSession:
     """One run of a command on a run's folder. Time counts from the call of `working`, when the models are open."""
 
     def __init__(self) -> None:
-        self.started = time.perf_counter()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.started, self._before = time.perf_counter(), spent_so_far()
+
+    def time_spent(self) -> TimeSpent | None:
+        """Where the time since `started` went; None where this process asked no model."""
+        from genprm.benchmarks.metrics import TimeSpent
+
+        spent = spent_so_far().since(self._before)
+        if not spent.engine_calls:
+            return None
+        return TimeSpent(
+            engine_s=round(spent.engine, 3),
+            sandbox_s=round(spent.sandbox, 3),
+            waiting_s=round(spent.waiting, 3),
+            driver_s=round(spent.driver, 3),
+            engine_calls=spent.engine_calls,
+            sandbox_calls=spent.sandbox_calls,
+        )
 
     @contextmanager
     def working(self) -> Generator[Callable[[Progress], None]]:
         """Shows progress; yields a function to call after every row."""
-        self.started = time.perf_counter()
+        self._begin()
         with shown(notes()) as on_progress:
             yield on_progress
 
@@ -81,6 +101,7 @@ def session_of(
         duplicates=len(progress.duplicates),
         seconds=round(seconds, 3),
         generated_per_s=round(progress.generated / seconds, 1) if seconds > 0 else 0.0,
+        time=session.time_spent(),
     )
     try:
         finish(did, stopped is not None)

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from genprm.spent import Part, spent_in
+
 _PRIOR_CHARACTERS, _PRIOR_TOKENS = 4_000, 16_000
 """Before the first chain has ended, estimates are four tokens per character of input, which is generous."""
 _MEMORY_CHARACTERS = 100_000
@@ -67,7 +69,8 @@ class Admission:
             turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._waiting.append((characters, chains, turn))
             try:
-                wanted = await turn
+                with spent_in(Part.WAITING):
+                    wanted = await turn
             except asyncio.CancelledError:
                 if turn.cancelled():
                     self._admit()  # those behind it may fit

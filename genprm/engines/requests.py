@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar
 
 from genprm.engines.base import Sampling
 from genprm.engines.errors import ContextOverflowError, EngineError
+from genprm.spent import Part, spent_in
 
 MAX_CHOICES = 16
 
@@ -87,7 +88,8 @@ class InFlight:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            return await task
+            with spent_in(Part.ENGINE):
+                return await task
         except asyncio.CancelledError:
             # Either the caller was cancelled, and the task with it, or `close` cancelled only the task.
             current = asyncio.current_task()

@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 
 from genprm.sandbox import Result, Sandbox, Status
+from genprm.spent import Part, spent_in
 from genprm.types import Chain, ChainFinish, CodeRun, Judgement, StepJudgement, Verdict
 
 _FENCED = re.compile(
@@ -63,8 +64,9 @@ async def check_code(judgement: Judgement, steps: Sequence[str], tests: str, box
     if not blocks:
         return judgement
     async with box.session() as session:
-        runs = [_run(block.source, await session.run(block.source)) for block in blocks]
-        result = await session.run(tests)
+        with spent_in(Part.SANDBOX):
+            runs = [_run(block.source, await session.run(block.source)) for block in blocks]
+            result = await session.run(tests)
     runs.append(_run(tests, result))
     passed = result.status is Status.OK
     verdict = Verdict.YES if passed else Verdict.NO

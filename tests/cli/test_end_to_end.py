@@ -79,6 +79,12 @@ def test_the_examples_are_judged(finished):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["rows"] == 12
     assert metrics["tokens"]["generated"] > 0
+    spent = metrics["session"]["time"]
+    assert spent["engine_calls"] == metrics["tokens"]["requests"]
+    assert spent["sandbox_calls"] == sum(metrics["code"].values())
+    assert spent["engine_s"] > 0
+    assert spent["sandbox_s"] > 0
+    assert 0 < spent["driver_s"] < metrics["session"]["seconds"]
     facts = json.loads((folder / "run.json").read_text())["facts"]
     assert (facts["engine"], facts["sandbox"]) == ("transformers", "bubblewrap")
     assert facts["weights"].startswith("sha256:")

@@ -28,6 +28,7 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.engines.transformers.decoder import Decoder, Generation, deliver
 from genprm.engines.transformers.int8 import to_int8
 from genprm.engines.weights import check_report
+from genprm.spent import Part, spent_in
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,8 @@ class TransformersEngine:
             queue.append(job)
             self._wake.notify()
         # Cancelling the caller cancels the future, which tells the thread.
-        return await asyncio.wrap_future(future)
+        with spent_in(Part.ENGINE):
+            return await asyncio.wrap_future(future)
 
     def _work(self) -> None:
         with torch.inference_mode():

@@ -27,6 +27,7 @@ from genprm.prms.genprm.protocol import (
 )
 from genprm.prms.genprm.verdicts import Answers, Pair, question_at
 from genprm.sandbox import Sandbox, Session
+from genprm.spent import Part, spent_in
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
 
@@ -270,7 +271,8 @@ class ChainRun:
         if block is None or not block.source:
             return False
         turn.append(block.closing, encode(block.closing))
-        result = await (await self._ready()).run(block.source)
+        with spent_in(Part.SANDBOX):
+            result = await (await self._ready()).run(block.source)
         if result.status.keeps_state:
             self._ran.append(block.source)
             self._held.append(block.source)
