@@ -40,10 +40,20 @@ def render(name: str, /, **values: object) -> str:
     Raises:
         PromptError: there is no such template, or it names a value that is not given.
     """
+    return _rendered(name, values) if values else _fixed(name)
+
+
+@cache
+def _fixed(name: str) -> str:
+    """A template that names no values."""
+    return _rendered(name, {})
+
+
+def _rendered(name: str, values: dict[str, object]) -> str:
     from jinja2 import UndefinedError
 
     try:
-        return _template(name).render(**values)
+        return _template(name).render(values)
     except UndefinedError as error:
         raise PromptError(f"prompt {name!r}: {error}") from error
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genprm.config import Mode
 from genprm.engines.base import Completion, Sampling
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import RELEASED
-from genprm.prms.genprm.verdicts import Answers, question_at
+from genprm.prms.genprm.verdicts import Answers, _tokens_within, question_at
 from genprm.sandbox import Sandbox
 from genprm.types import Chain, Verdict
 from tests.fakes import ScriptedEngine, byte_tokenizer
@@ -135,3 +135,12 @@ def test_a_word_inside_a_token_is_asked_for_anew() -> None:
     question = question_at(tokenizer, Answers.of(tokenizer), tokenizer.encode("$\\boxed{Yes}"), "$\\boxed{")
     assert not question.written
     assert tokenizer.decode(question.ids) == "$\\boxed{"
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab \n\u20ac\U0001f600Yes", max_size=60), st.data())
+def test_tokens_within_a_length_are_those_that_a_look_at_each_finds(text: str, data: st.DataObject) -> None:
+    ids = TOKENIZER.encode(text)
+    length = data.draw(st.integers(0, len(text) + 1))
+    fitting = [count for count in range(len(ids) + 1) if len(TOKENIZER.decode(ids[:count])) <= length]
+    assert _tokens_within(TOKENIZER, ids, length) == fitting[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 
 from genprm import prompts
 from genprm.config import Mode
@@ -31,6 +32,11 @@ from genprm.spent import Part, spent_in
 from genprm.types import Chain, ChainFinish, CodeRun, Tokens, Verdict, sigmoid
 
 
+@cache
+def _analyze(paragraph: int) -> str:
+    return prompts.render("genprm/analyze", paragraph=paragraph)
+
+
 @dataclass(frozen=True, slots=True)
 class ChainSetup:
     """Shared by all chains of a judge; the fields are arguments of `genprm.prms.genprm.judge.GenPRM`."""
@@ -43,6 +49,13 @@ class ChainSetup:
     certainty: float
     frame: ChatFrame
     answers: Answers
+    _known: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of a text of the protocol itself. There are few of them, and every chain needs them."""
+        if (ids := self._known.get(text)) is None:
+            ids = self._known[text] = self.engine.tokenizer.encode(text)
+        return ids
 
     def first_user_turn(self, problem: str, step: str) -> list[Trusted | Untrusted]:
         """Everything up to the end of the first user turn."""
@@ -55,7 +68,7 @@ class ChainSetup:
         """The forced beginning of the assistant turn on a step."""
         if self.mode is Mode.DIRECT:
             return prompts.render("genprm/output")
-        opening = prompts.render("genprm/analyze", paragraph=index + 1)
+        opening = _analyze(index + 1)
         return opening.rstrip(" ") if self.profile.seam == "open" else opening
 
     def with_bos(self, ids: list[int]) -> list[int]:
@@ -154,7 +167,7 @@ class ChainRun:
 
     async def step(self, index: int, step: str) -> Chain:
         """Judges the next step."""
-        setup, encode = self.setup, self.setup.engine.tokenizer.encode
+        setup, encode = self.setup, self.setup.encode
         self._tokens = Tokens()
         frame = setup.frame
         user = (
@@ -176,7 +189,8 @@ class ChainRun:
             turn.analysed = len(turn.text)
         finish = await self._write(index, step, turn)
         score, log_odds, verdict = await self._score(turn)
-        self._history = turn.before + encode(turn.lead) + turn.ids
+        lead = setup.engine.tokenizer.encode(turn.lead) if turn.lead else ()
+        self._history = [*turn.before, *lead, *turn.ids]
         if turn.repeated:
             finish = ChainFinish.REPEATED
         elif verdict is None:
@@ -200,7 +214,7 @@ class ChainRun:
 
     async def _write(self, index: int, step: str, turn: _Turn) -> ChainFinish:
         """Fills one assistant turn after its analysis: code rounds, judgement."""
-        setup, encode, profile = self.setup, self.setup.engine.tokenizer.encode, self.setup.profile
+        setup, encode, profile = self.setup, self.setup.encode, self.setup.profile
         output = prompts.render("genprm/output")
         analysis, analysis_ids = turn.text, list(turn.ids)
         executes = setup.mode.executes
@@ -213,7 +227,7 @@ class ChainRun:
             lead = prompts.render("genprm/verify")
             turn.append(lead, encode(lead))
         # Text in the prompt also counts towards the turn's budget, as in the released code.
-        budget = profile.step_tokens - len(encode(turn.lead))
+        budget = profile.step_tokens - len(setup.engine.tokenizer.encode(turn.lead) if turn.lead else ())
         stop = (FENCE_END, OUTPUT_END, FAKE_OUTPUT) if executes else (OUTPUT_END,)
         for number in range(1, profile.rounds + 1):
             left = budget - len(turn.ids)
@@ -263,14 +277,13 @@ class ChainRun:
 
     async def _run_code(self, turn: _Turn, done: Completion) -> bool:
         """Runs the block written since the last run and appends its real output; returns False if there is none."""
-        encode = self.setup.engine.tokenizer.encode
         if done.stop == FAKE_OUTPUT:
             # The model started to invent an output: replace it by the real one, or none.
             turn.drop(FAKE_OUTPUT, done, self.setup.engine.tokenizer)
         block = last_block(turn.text[turn.executed :])
         if block is None or not block.source:
             return False
-        turn.append(block.closing, encode(block.closing))
+        turn.append(block.closing, self.setup.encode(block.closing))
         with spent_in(Part.SANDBOX):
             result = await (await self._ready()).run(block.source)
         if result.status.keeps_state:
@@ -278,7 +291,7 @@ class ChainRun:
             self._held.append(block.source)
         turn.code.append(CodeRun(block.source, result.status.value, result.stdout, result.error, result.duration_s))
         shown = prompts.render("genprm/code_output", output=code_output(result, self.setup.profile.output_chars))
-        turn.append(shown, encode(shown))
+        turn.append(shown, self.setup.engine.tokenizer.encode(shown))
         turn.executed = len(turn.text)
         return True
 

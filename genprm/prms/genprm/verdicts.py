@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genprm.engines.stops import cut_at_stop
 from genprm.engines.tokenizer import Tokenizer
@@ -22,6 +22,11 @@ class Answers:
     plain: Pair
     spaced: Pair | None
     """With a leading space; None if the tokenizer has no such tokens."""
+    watch: tuple[int, ...] = field(init=False)
+    """All of them, for `Sampling.watch`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "watch", tuple(dict.fromkeys((*self.plain, *(self.spaced or ())))))
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Answers:
@@ -35,11 +40,6 @@ class Answers:
             raise PRMError(f"the tokenizer of {tokenizer.name!r} does not tell 'Yes' from 'No' by their last token")
         lead, (spaced_yes, spaced_no) = where_they_part(*(tokenizer.encode(f" {word}") for word in Verdict))
         return cls((yes, no), None if lead else (spaced_yes, spaced_no))
-
-    @property
-    def watch(self) -> tuple[int, ...]:
-        """All of them, for `Sampling.watch`."""
-        return tuple(dict.fromkeys((*self.plain, *(self.spaced or ()))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,27 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
 
 
 def _tokens_within(tokenizer: Tokenizer, ids: Sequence[int], length: int) -> int:
-    """Number of first ids that decode to at most `length` characters."""
-    low, high = 0, len(ids)
+    """How many of the first ids decode to at most `length` characters.
+
+    A verdict stands near the end of a long turn: it is looked for from there, in pieces that double.
+    """
+    whole = len(tokenizer.decode(ids))
+    low, high, piece = 0, len(ids), 8
+    while low < high:
+        middle = max(low, high - piece)
+        if middle == low or whole - len(tokenizer.decode(ids[middle:])) <= length:
+            low = middle
+            break
+        high, piece = middle, 2 * piece
     while low < high:
         middle = (low + high + 1) // 2
-        if len(tokenizer.decode(ids[:middle])) <= length:
+        if whole - len(tokenizer.decode(ids[middle:])) <= length:
             low = middle
         else:
             high = middle - 1
+    # A character that is split over tokens counts on both sides of a cut: the beginning itself decides.
+    while low and len(tokenizer.decode(ids[:low])) > length:
+        low -= 1
+    while low < len(ids) and len(tokenizer.decode(ids[: low + 1])) <= length:
+        low += 1
     return low
