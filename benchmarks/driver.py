@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class AtOnce:
     backend, note = "at-once", None
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AtOnce]:
+    async def session(self) -> AsyncGenerator[AtOnce]:
         yield self
 
     async def run(self, source: str) -> Result:
@@ -146,7 +146,7 @@ def child(checkout: str, options: argparse.Namespace) -> float:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--chains", type=int, default=64, help="solutions in flight")
