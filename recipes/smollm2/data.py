@@ -13,7 +13,9 @@ import json
 import random
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "nano"))
 
@@ -24,17 +26,21 @@ from mistakes import (
     LEADS,
     Step,
     answer_step,
+    in_words,
+    misread,
     mistaken,
     read_solution,
+    restated,
     right_step,
     to_latex,
 )
 
 from genprm import prompts
 from genprm.prms.code_blocks import code_output
-from genprm.sandbox import Session, open_sandbox
+from genprm.sandbox import Sandbox, Session, open_sandbox
 
-STYLES = (r"\( @ \)", r"$@$", "\\[\n@\n\\]", r"\[ @ \]")
+STYLES = (r"\( @ \)", r"$@$", "\\[\n@\n\\]", r"\[ @ \]", "$$@$$", "\n\\[ @ \\]\n")
+NUMBERINGS = ("Step {}: ", "{}. ", "**Step {}:** ", "### Step {}\n", "({}) ", "- ", "**{}.** ", "Step {}\n")
 
 
 def solution(problem: str, lines: list[str], rng: random.Random, wrong: float) -> list[Step] | None:
@@ -42,8 +48,12 @@ def solution(problem: str, lines: list[str], rng: random.Random, wrong: float) -
     read = read_solution(lines)
     if read is None:
         return None
-    latex = rng.random() < 0.45
+    latex = rng.random() < 0.5
+    givens = [restated(problem, rng) for _ in range(rng.choice((1, 1, 2)))] if rng.random() < 0.25 else []
     if rng.random() < wrong:
+        if rng.random() < 0.05:
+            given = misread(problem, rng)
+            return worded([given], rng, latex=latex) if given else None
         steps = mistaken(problem, read, rng, latex=latex)
         if steps is None or steps[-1].correct or not all(step.correct for step in steps[:-1]):
             return None
@@ -52,7 +62,7 @@ def solution(problem: str, lines: list[str], rng: random.Random, wrong: float) -
         if rng.random() < 0.6:
             value = read[-1][1][-1].value if read[-1][1] else None
             steps += [answer_step(value, value, rng, latex=latex)] if value else []
-    return worded(steps, rng, latex=latex)
+    return worded([*(given for given in dict.fromkeys(givens) if given), *steps], rng, latex=latex)
 
 
 def worded(steps: list[Step], rng: random.Random, *, latex: bool) -> list[Step]:
@@ -62,17 +72,17 @@ def worded(steps: list[Step], rng: random.Random, *, latex: bool) -> list[Step]:
     for step in steps:
         if latex and step.spans:
             step = to_latex(step, [_shown(step, span) for span in step.spans], rng, style)
+        elif step.spans and rng.random() < 0.3:
+            step = in_words(step, [_shown(step, span) for span in step.spans], rng)
         text = step.text
         if chatty and rng.random() < 0.4 and step.claims:
             lead = rng.choice(BRIDGES) if rng.random() < 0.5 else rng.choice(LEADS)
             starts = text[:1].isupper() and not re.match(r"[A-Z][a-z]*('s)? ", text) and not lead.endswith(". ")
             text = lead + (text[:1].lower() + text[1:] if starts else text)
         made.append(Step(text, step.claims))
-    numbering = rng.random()
-    if numbering < 0.2:
-        made = [Step(f"Step {k + 1}: {s.text}", s.claims) for k, s in enumerate(made)]
-    elif numbering < 0.35:
-        made = [Step(f"{k + 1}. {s.text}", s.claims) for k, s in enumerate(made)]
+    if rng.random() < 0.5:
+        numbering = rng.choice(NUMBERINGS)
+        made = [Step(numbering.format(k + 1) + s.text, s.claims) for k, s in enumerate(made)]
     if chatty and rng.random() < 0.5:
         made.insert(0, Step(rng.choice(INTROS), ()))
     if len(made) > 2 and rng.random() < 0.15:
@@ -125,6 +135,29 @@ async def turn(number: int, step: Step, with_code: bool, session: Session) -> st
     return f"{opening}{analysis}{block}{remark}\n</verify>\n{verdict}"
 
 
+def choose(
+    source: list[tuple[str, list[str]]], rng: random.Random, options: argparse.Namespace
+) -> Iterator[tuple[str, list[Step], bool]]:
+    """Problems with a solution in some wording, and whether its critique runs code; without end."""
+    while True:
+        for problem, lines in rng.sample(source, len(source)):
+            steps = solution(problem, lines, rng, options.wrong)
+            if steps is not None and len(problem) + sum(len(s.text) for s in steps) <= options.longest:
+                yield problem, steps, rng.random() < 0.9
+
+
+async def critique(problem: str, steps: list[Step], with_code: bool, box: Sandbox) -> dict[str, Any]:
+    """One row of the training set."""
+    async with box.session() as session:
+        turns = [await turn(k + 1, step, with_code, session) for k, step in enumerate(steps)]
+    messages = [{"role": "system", "content": prompts.render("genprm/system")}]
+    for k, (step, said) in enumerate(zip(steps, turns, strict=True)):
+        user = prompts.render("genprm/first_turn", problem=problem, step=step.text) if k == 0 else step.text
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": said}]
+    label = next((k for k, step in enumerate(steps) if not step.correct), -1)
+    return {"problem": problem, "steps": [s.text for s in steps], "label": label, "messages": messages}
+
+
 async def main() -> None:
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -146,36 +179,15 @@ async def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     async with open_sandbox("auto") as box:
         for name, (source, wanted) in parts.items():
-            written = wrong = 0
             with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-                while written < wanted:
-                    for problem, lines in rng.sample(source, len(source)):
-                        steps = solution(problem, lines, rng, options.wrong)
-                        if steps is None or len(problem) + sum(len(s.text) for s in steps) > options.longest:
-                            continue
-                        with_code = rng.random() < 0.9
-                        async with box.session() as session:
-                            turns = [await turn(k + 1, step, with_code, session) for k, step in enumerate(steps)]
-                        messages = [{"role": "system", "content": prompts.render("genprm/system")}]
-                        for k, (step, said) in enumerate(zip(steps, turns, strict=True)):
-                            user = (
-                                prompts.render("genprm/first_turn", problem=problem, step=step.text)
-                                if k == 0
-                                else step.text
-                            )
-                            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": said}]
-                        label = next((k for k, step in enumerate(steps) if not step.correct), -1)
-                        row = {
-                            "problem": problem,
-                            "steps": [s.text for s in steps],
-                            "label": label,
-                            "messages": messages,
-                        }
+                chosen = choose(source, rng, options)
+                labels: list[int] = []
+                while len(labels) < wanted:
+                    some = [next(chosen) for _ in range(min(16, wanted - len(labels)))]
+                    for row in await asyncio.gather(*(critique(*one, box) for one in some)):
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        written += 1
-                        wrong += label >= 0
-                        if written == wanted:
-                            break
+                        labels.append(row["label"])
+            written, wrong = len(labels), sum(label >= 0 for label in labels)
             print(f"{options.out / name}.jsonl: {written:,} solutions, {wrong:,} with a mistake")
 
 

@@ -201,6 +201,59 @@ def left_out(steps: list[tuple[str, tuple[Equation, ...]]], rng: random.Random) 
     return None
 
 
+GIVENS = (
+    "We know that {}",
+    "According to the problem, {}",
+    "We are given that {}",
+    "First, note that {}",
+    "The problem states: {}",
+    "From the problem: {}",
+)
+
+
+def _sentence(problem: str, rng: random.Random) -> tuple[str, list[re.Match[str]]] | None:
+    """A sentence of the problem that states numbers, and where they stand."""
+    said = [s for s in re.split(r"(?<=[.!])\s+", problem) if s.endswith(".") and len(s) < 160]
+    found = [(s, list(NUMBER.finditer(s))) for s in said]
+    found = [(s, numbers) for s, numbers in found if 0 < len(numbers) <= LONGEST]
+    return rng.choice(found) if found else None
+
+
+def _given(sentence: str, rng: random.Random) -> str:
+    lead = rng.choice(GIVENS)
+    name = re.match(r"[A-Z][a-z]*('s)? [a-z]", sentence)
+    small = re.match(r"(The|A|An|He|She|It|They|There|If|In|Each|Every|On|For|At) ", sentence)
+    return lead.format(sentence[:1].lower() + sentence[1:] if small and name and ":" not in lead else sentence)
+
+
+def restated(problem: str, rng: random.Random) -> Step | None:
+    """A step that repeats what the problem gives."""
+    found = _sentence(problem, rng)
+    if found is None:
+        return None
+    numbers = tuple(clean_number(m.group()) for m in found[1])
+    return Step(_given(found[0], rng), tuple(Claim(n, n) for n in numbers))
+
+
+def misread(problem: str, rng: random.Random) -> Step | None:
+    """A step that repeats what the problem gives, with another number."""
+    found = _sentence(problem, rng)
+    if found is None:
+        return None
+    sentence, numbers = found
+    at = rng.randrange(len(numbers))
+    right = [clean_number(m.group()) for m in numbers]
+    old = float(right[at])
+    others = [float(clean_number(m)) for m in NUMBER.findall(problem)] + [old * 10, old + 1, old * 2, old - 1]
+    others = [value for value in others if value > 0 and abs(value - old) > 0.04]
+    if not others:
+        return None
+    said = show_number(rng.choice(others))
+    sentence = sentence[: numbers[at].start()] + said + sentence[numbers[at].end() :]
+    claims = tuple(Claim(n, said if k == at else n) for k, n in enumerate(right))
+    return Step(_given(sentence, rng), claims)
+
+
 ANSWERS = (
     "Therefore, the answer is {}.",
     "So the answer is {}.",
@@ -209,6 +262,11 @@ ANSWERS = (
     "Hence, the total is {}.",
     "Therefore, the result we were looking for is {}.",
     "Answer: {}",
+    "The answer is {}.",
+    "Therefore, the final answer is {}.",
+    "**Answer:** {}",
+    "This means the answer to the question is {}.",
+    "In conclusion, we get {}.",
 )
 INTROS = (
     "Let's break down the problem step by step.",
@@ -216,6 +274,11 @@ INTROS = (
     "First, let's look at what we are given in the problem.",
     "To find the answer, we work through the information step by step.",
     "Let's think about this step by step, starting with what we know.",
+    "Let's solve this step by step:",
+    "To determine the answer, we need to consider each part of the problem.",
+    "We can solve this problem by breaking it into smaller parts.",
+    "Sure, let's work through it.",
+    "## Solution",
 )
 LEADS = ("First, ", "Next, ", "Then, ", "Now, ", "After that, ", "Finally, ")
 BRIDGES = (
@@ -283,6 +346,26 @@ def mistaken(
     return [*(right_step(*s) for s in steps[:at]), made] if made is not None else None
 
 
+_WORDS = {
+    "*": (" times ", " multiplied by ", " × ", " \u00d7 ", " x ", " * "),
+    "/": (" divided by ", " ÷ ", " / "),
+    "+": (" plus ", " + ", " added to "),
+    "-": (" minus ", " - "),
+}
+
+
+def in_words(step: Step, expressions: list[str], rng: random.Random) -> Step:
+    """The step with its equations written in words, or with other signs."""
+    text = step.text
+    for (low, _, start, end), shown in sorted(zip(step.spans, expressions, strict=True), reverse=True):
+        if low < 0 or not shown:
+            continue
+        put = re.sub(r"(?<=[\d)])[-+*/]", lambda op: rng.choice(_WORDS[op.group()]), shown)
+        equals = rng.choice((" = ", " equals ", " is ", ", which is ", ", which gives ", " is equal to "))
+        text = text[:low] + put + equals + text[start:end] + text[end:]
+    return replace(step, text=text, spans=())
+
+
 _LATEX_OPERATORS = {"*": r" \times ", "/": r" \div ", "+": " + ", "-": " - "}
 
 
@@ -309,5 +392,13 @@ def to_latex(step: Step, expressions: list[str], rng: random.Random, style: str)
         if low < 0 or not shown:
             continue
         value = text[start:end]
-        text = text[:low] + style.replace("@", f"{latex_of(shown, rng)} = {value}") + text[end:]
+        money = low > 0 and text[low - 1] == "$"
+        unit = re.match(r" ([a-z]+)", text[end:])
+        if money:  # "$3*5=$15" is written with its sign inside, or without
+            low -= 1
+            value = rf"\${value}" if rng.random() < 0.5 else value
+        elif unit and rng.random() < 0.4:
+            value, end = rf"{value} \text{{ {unit[1]}}}", end + len(unit[0])
+        put = rf"{latex_of(shown, rng)} = {value}"
+        text = text[:low] + style.replace("@", put) + text[end:]
     return replace(step, text=text, spans=())
