@@ -54,6 +54,17 @@ def processbench(
 
     A row without a prediction counts as wrong. Intervals are 95 % bootstrap intervals over the rows of a subset.
     """
+    raise typer.Exit(run_async(processbench_into(files, judge, run, tune_on)))
+
+
+async def processbench_into(
+    files: Sequence[str] | None, judge: JudgeConfig, run: RunConfig, tune_on: str | None = None
+) -> int:
+    """Judges labelled solutions into a run's folder, with ProcessBench's table. Returns the exit code.
+
+    Raises:
+        UsageError: there are no labels, or no such subset.
+    """
     from genprm.benchmarks.processbench import SUBSETS, subset_of
     from genprm.data.inputs import InputRow, read_rows
 
@@ -68,7 +79,7 @@ def processbench(
     def finish(folder: RunFolder, metrics: Metrics, judged: dict[str, VerifyRow]) -> Finished:
         return _finish_processbench(folder, metrics, judged, labelled, tune_on)
 
-    raise typer.Exit(run_async(judge_into("bench processbench", judge, run, files, rows, finish)))
+    return await judge_into("bench processbench", judge, run, files, rows, finish)
 
 
 @command(app, "prmbench")

@@ -63,15 +63,15 @@ def label(
     stopped run; finished rollouts are never sampled again.
     """
     if bool(files) == bool(generate):
-        raise UsageError("give files with problems, or --generate with a number of them")
+        raise UsageError("give files with problems, or --generate with a number")
     from genprm.runs.sources import sources
 
     named = sources(files or ())
     source: dict[str, JsonValue] = {"files": named, "generate": generate, "generate_seed": generate_seed}
-    raise typer.Exit(run_async(_label(source, files or [], labelling, engine, cluster, run, push_to_hub)))
+    raise typer.Exit(run_async(label_into(source, files or [], labelling, engine, cluster, run, push_to_hub)))
 
 
-async def _label(
+async def label_into(
     source: dict[str, JsonValue],
     files: list[str],
     labelling: LabelConfig,
@@ -80,6 +80,17 @@ async def _label(
     how: RunConfig,
     hub: str | None,
 ) -> int:
+    """Labels problems into a run's folder. Returns the exit code.
+
+    Args:
+        source: as `run.json` has it: `files`, or `generate` and `generate_seed`.
+        files: the files themselves.
+        labelling: how.
+        shared: the engine of both models.
+        cluster: where they run.
+        how: the folder, and how much of the input.
+        hub: repository to push the data set to.
+    """
     from genprm.cli.session import session_of
     from genprm.grading.answers import AnswerChecker
     from genprm.prms.load import model_path
@@ -101,7 +112,7 @@ async def _label(
         **how.stored(),
     }
     stored = {name: value for name, value in parts.items() if name != "keep"}
-    rows = list(_problems(source, files, how))
+    rows = list(problems_of(source, files, how))
     out = how.out or Path("runs") / f"label-{digest('label', stored, FREE)[:8]}"
     check_installed()
     with open_run(out, command="label", config=stored, free=FREE, clean=how.clean) as run:
@@ -165,7 +176,8 @@ def _settings(labelling: LabelConfig, seed: int) -> Settings:
         raise UsageError(str(error)) from None
 
 
-def _problems(source: dict[str, JsonValue], files: list[str], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
+def problems_of(source: dict[str, JsonValue], files: list[str], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
+    """The problems that a run labels."""
     from genprm.data.inputs import take
     from genprm.data.problems import generated, read_problems
 

@@ -14,6 +14,7 @@ from genprm.cli import (
     demo,
     doctor,
     label,
+    loop,
     options,
     refine,
     sandbox,
@@ -82,6 +83,7 @@ options.command(app, "search", epilog=search.EPILOG)(search.search)
 options.command(app, "refine", epilog=refine.EPILOG)(refine.refine)
 options.command(app, "label", epilog=label.EPILOG)(label.label)
 options.command(app, "synthesize", epilog=synthesize.EPILOG)(synthesize.synthesize)
+options.command(app, "loop", epilog=loop.EPILOG)(loop.loop)
 app.command("show", cls=Command)(show.show)
 options.command(app, "serve", epilog=serve.EPILOG)(serve.serve)
 app.command("view", cls=Command)(view.view)

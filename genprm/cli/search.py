@@ -97,10 +97,17 @@ def search(
 
         print_plan({name: getattr(resolved, name) for name in type(resolved).model_fields})
         return
-    raise typer.Exit(run_async(_search(recipe.stem.removeprefix("builtin:"), resolved, run)))
+    raise typer.Exit(run_async(search_into(recipe.stem.removeprefix("builtin:"), resolved, run)))
 
 
-async def _search(name: str, recipe: Recipe, how: RunConfig) -> int:
+async def search_into(name: str, recipe: Recipe, how: RunConfig) -> int:
+    """Searches as a recipe says, into a run's folder. Returns the exit code.
+
+    Args:
+        name: part of the folder's name where `how` names none.
+        recipe: all about the search.
+        how: the folder.
+    """
     import yaml
 
     from genprm.benchmarks.searches import flattened

@@ -71,13 +71,19 @@ def synthesize(
     The run's folder holds one row per solution, with the reason if it was dropped, and `dataset/` with Parquet (column
     `messages` for TRL), card and plots.
     """  # fmt: skip
-    raise typer.Exit(run_async(_synthesize(labels, teacher, run, push_to_hub)))
+    raise typer.Exit(run_async(synthesize_into(labels, teacher, run, push_to_hub)))
 
 
 _Review = Callable[[_Labelled], Awaitable["SynthesisRow"]]
 
 
-async def _synthesize(labels: Path, config: TeacherConfig, how: RunConfig, hub: str | None) -> int:
+async def synthesize_into(labels: Path, config: TeacherConfig, how: RunConfig, hub: str | None) -> int:
+    """Reviews the solutions of a labelling run into a run's folder. Returns the exit code.
+
+    Raises:
+        UsageError: `labels` is another command's run.
+        RunError: it is none.
+    """
     from genprm.cli.session import session_of
     from genprm.rpe.dataset import check_installed
     from genprm.runs.driver import Finished, Progress, drive, is_finished, kept

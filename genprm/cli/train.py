@@ -55,9 +55,19 @@ def sft(
     A row of DATA has `messages` (and `problem` and `steps`), as `genprm synthesize` writes it, or `input_ids` and
     `labels`. The loss covers what the model writes at inference, not user turns, forced prefixes or executed output.
     """
+    sft_into(training.model_copy(update={"data": data}))
+
+
+def sft_into(config: SftConfig) -> None:
+    """Trains a generative PRM on `config.data` into a run's folder, and prints the results.
+
+    Raises:
+        typer.Exit: a signal stopped the run.
+        TrainError: the data or the model cannot be used.
+    """
     from genprm.train.sft import train_sft
 
-    _train(training.model_copy(update={"data": data}), "train sft", train_sft)
+    _train(config, "train sft", train_sft)
 
 
 def discriminative(

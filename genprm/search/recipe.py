@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -104,11 +104,22 @@ class Recipe(WorkConfig):
         )
 
 
+RecipeT = TypeVar("RecipeT", bound=Config)
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, object] | None = None) -> Recipe:
+    """Reads the recipe of a search: see `read_recipe`."""
+    return read_recipe(path, Recipe, overrides, changes)
+
+
+def read_recipe(
+    path: Path, kind: type[RecipeT], overrides: Sequence[str] = (), changes: Mapping[str, object] | None = None
+) -> RecipeT:
     """Reads a recipe and the recipes that it extends.
 
     Args:
         path: the file; `builtin:NAME` is a recipe in the package.
+        kind: what it is a recipe of.
         overrides: `key=value`, where a key may be `policy.temperature` and a value is YAML. They override the file.
         changes: further values, in the recipe's structure. They override both.
 
@@ -128,9 +139,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
             value = {part: value}
         values = _over(values, cast("dict[str, object]", value))
     try:
-        return Recipe.model_validate(_over(values, changes or {}))
+        return kind.model_validate(_over(values, changes or {}))
     except ValidationError as error:
-        raise ConfigError(f"{str(path)!r}: {explain(error, Recipe, more_keys=(EXTENDS,))}") from None
+        raise ConfigError(f"{str(path)!r}: {explain(error, kind, more_keys=(EXTENDS,))}") from None
 
 
 def _over(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

@@ -159,6 +159,9 @@ class SftConfig(TrainConfig, Asked, Verified):
     """`genprm train sft`."""
 
     packing: bool = Field(default=True, description="Several sequences in one row of a batch; none sees another.")
+    from_scratch: bool = Field(
+        default=False, description="Begin with random weights, by the seed, of the model's architecture."
+    )
 
 
 class DiscriminativeConfig(TrainConfig):

@@ -156,7 +156,7 @@ def card(config: TrainConfig, trained: Trained, product: Product) -> str:
     lines += ["", product.measured, ""]
     lines += [f"![curves]({CURVES})", "", "## Settings", "", "```json"]
     versions = {name: package_version(name) for name in ("genprm", "trl", "transformers", "torch", "peft")}
-    base = weights_of(config.model, config.revision)
+    base = None if getattr(config, "from_scratch", False) else weights_of(config.model, config.revision)
     lines += [json.dumps({"settings": settings, "base_weights": base, "versions": versions}, indent=2), "```", ""]
     return "\n".join(lines)
 

@@ -216,6 +216,28 @@ def load_network(config: TrainConfig, kind: Any, **more: Any) -> Any:
         raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
 
 
+def random_network(config: TrainConfig, kind: Any) -> Any:
+    """A network of the model's architecture with random weights, by the seed.
+
+    Args:
+        config: of the run.
+        kind: a class with `from_config`.
+
+    Raises:
+        TrainError: there is no such model.
+    """
+    import torch
+    import transformers
+
+    path, where = _place(config)
+    transformers.set_seed(config.seed)
+    try:
+        shape = transformers.AutoConfig.from_pretrained(path, **where)
+        return kind.from_config(shape, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
+
+
 def need_template(tokenizer: Any, model: str) -> None:
     """Makes sure that a model can be asked in turns.
 

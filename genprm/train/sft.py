@@ -22,6 +22,7 @@ from genprm.train.running import (
     longest_of,
     lora_config,
     need_template,
+    random_network,
     training_arguments,
 )
 from genprm.train.token_rows import TokenSet, tokenize
@@ -143,7 +144,8 @@ def load_model(config: SftConfig) -> tuple[Any, Any, Tokenizer]:
 
     hf, tokenizer = load_tokenizers(config)
     need_template(hf, config.model)
-    return load_network(config, transformers.AutoModelForCausalLM), hf, tokenizer
+    make = random_network if config.from_scratch else load_network
+    return make(config, transformers.AutoModelForCausalLM), hf, tokenizer
 
 
 def to_dataset(data: TokenSet) -> Any:

@@ -8,7 +8,8 @@ from genprm.search.recipe import Recipe, load_recipe
 from genprm.search.run import Choose, Method
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
-RECIPES = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != "train")
+LOOPS = sorted(path for path in ROOT.rglob("*.yaml") if "loop" in (path.parent.name, path.stem.partition("-")[0]))
+RECIPES = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != "train" and path not in LOOPS)
 MINIMAL = "problems: {files: [a.jsonl]}\npolicy: {model: m}\nprm: {}\n"
 
 

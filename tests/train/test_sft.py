@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,47 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(data: Path, tmp_pat
     train_sft(asked, parts)
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     assert [line["step"] for line in read_log(parts / LOG) if "loss" in line] == list(range(1, 7))
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from genprm.train.config import SftConfig
+from genprm.train.sft import train_sft
+
+def kill(line):
+    if line.startswith("step 3 of 6 "):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_sft(SftConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), say=kill)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
+    """SIGKILL after step 3, with the newest checkpoint behind step 2: that step is trained and logged once more."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    asked = config(data, epochs=2, save_steps=2)
+    train_sft(asked, whole)
+    command = [sys.executable, "-c", _KILLED, asked.model_dump_json(), str(parts)]
+    done = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == -signal.SIGKILL
+    assert [line["step"] for line in read_log(parts / LOG)] == [1, 2, 3]
+    train_sft(asked, parts)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert [line["step"] for line in read_log(parts / LOG) if "loss" in line] == list(range(1, 7))
+
+
+def test_weights_from_scratch_are_random_by_the_seed(data: Path, tmp_path: Path) -> None:
+    from genprm.train.sft import load_model
+
+    first, again, other, trained = (
+        load_model(config(data, **how))[0].get_input_embeddings().weight
+        for how in ({"from_scratch": True}, {"from_scratch": True}, {"from_scratch": True, "seed": 1}, {})
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == trained.shape
+    assert first.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_packed_and_adapted_runs_have_the_same_loss_on_the_same_tokens(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,282 @@
+"""`genprm loop`: from a policy's rollouts to a better judge, as a recipe says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from genprm.cli.boundary import run_async, stderr, stdout
+from genprm.cli.options import Options
+from genprm.config import JudgeConfig, RunConfig
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from genprm.runs.folder import RunFolder
+    from genprm.train.loop import LoopRecipe, StageRow
+
+HELD_OUT = "held-out"
+
+EPILOG = """Examples:\n
+  genprm loop builtin:loop --out runs/loop\n
+  genprm loop builtin:loop --set rounds=2 --set problems.generate=1000\n
+  genprm loop recipe.yaml --dry-run"""
+
+
+def loop(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML recipe; `builtin:loop` and `builtin:loop-tiny` come with the package.",
+            show_default=False,
+        ),
+    ],
+    run: Annotated[RunConfig, Options(without=("seed", "concurrency", "keep", "limit", "sample", "dry_run"))],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Another value for a key of the recipe, such as `rounds=2` or `train.epochs=3`. Repeat it.",
+            show_default="none",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, and stop.")] = False,
+) -> None:
+    """Labels a policy's solutions, has critiques written, trains a judge on them, measures it, and searches with it.
+
+    Every stage is a run of its own command in a folder of its own below the loop's. What is finished is not done again:
+    the same command goes on where it stopped, in the middle of a stage too. A stage that came to too little for the
+    next one ends the loop. `report.html` shows the whole.
+    """
+    from genprm.search.recipe import read_recipe
+    from genprm.train.loop import LoopRecipe
+
+    resolved = read_recipe(recipe, LoopRecipe, set_ or ())
+    if dry_run:
+        from genprm.cli.plan import print_plan
+
+        print_plan({name: getattr(resolved, name) for name in type(resolved).model_fields})
+        return
+    loop_into(recipe.stem.removeprefix("builtin:"), resolved, run)
+
+
+def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
+    """Runs the stages that are not done yet.
+
+    Args:
+        name: part of the folder's name where `how` names none.
+        recipe: all about the loop.
+        how: the folder.
+
+    Raises:
+        LoopError: a stage came to too little.
+        typer.Exit: a signal stopped it.
+    """
+    from genprm.benchmarks.searches import flattened
+    from genprm.rpe.dataset import check_installed as data_installed
+    from genprm.runs.folder import digest, open_run
+    from genprm.train.sft import check_installed
+
+    check_installed()
+    data_installed()
+    kept = {key: getattr(recipe, key) for key in type(recipe).model_fields}
+    plain = {key: value.stored() if hasattr(value, "stored") else value for key, value in kept.items()}
+    stored = cast("dict[str, JsonValue]", flattened(plain))
+    out = how.out or Path("runs") / f"loop-{name}-{digest('loop', stored, recipe.free())[:8]}"
+    with open_run(out, command="loop", config=stored, free=recipe.free(), clean=how.clean) as run:
+        if how.clean:
+            for old in (*out.glob("round-*"), out / HELD_OUT):
+                shutil.rmtree(old, ignore_errors=True)
+        Loop(recipe, run).go()
+    stdout().print(f"page: {out / 'report.html'}", soft_wrap=True)
+
+
+class Loop:
+    """The stages of a loop, each done once."""
+
+    def __init__(self, recipe: LoopRecipe, run: RunFolder) -> None:
+        from genprm.train.loop import StageRow
+
+        self._recipe = recipe
+        self._run = run
+        self._rows = {row.key: row for row in run.rows(StageRow)}
+        self._judge: Path | None = None
+
+    def go(self) -> None:
+        """Runs what is not done yet."""
+        recipe = self._recipe
+        if recipe.benchmark is not None and recipe.benchmark.generate:
+            self._stage(0, HELD_OUT, self._held_out)
+        for number in range(1, recipe.rounds + 1):
+            self._stage(number, "label", partial(self._label, number))
+            self._stage(number, "synthesize", partial(self._synthesize, number))
+            judge = self._stage(number, "train", partial(self._train, number))
+            self._judge = judge
+            if recipe.benchmark is not None:
+                self._stage(number, "benchmark", partial(self._benchmark, number))
+            if recipe.search is not None:
+                self._stage(number, "search", partial(self._search, number))
+        self._page(None)
+
+    def _stage(self, number: int, stage: str, work: Callable[[Path], dict[str, Any]]) -> Path:
+        """Does a stage, unless it is done. Returns its folder."""
+        from genprm.train.loop import LoopError, StageRow, gate
+
+        key = f"round-{number}/{stage}" if number else stage
+        folder = self._run.path / key
+        if key in self._rows:
+            stderr().print(f"{key}: done", markup=False)
+            return folder
+        stderr().print(f"{key}", style="bold", markup=False)
+        started = time.perf_counter()
+        found = work(folder)
+        figures = {name: value for name, value in found.items() if value is None or type(value) in (int, float)}
+        row = StageRow(
+            key=key, round=number, stage=stage, figures=figures, seconds=round(time.perf_counter() - started, 1)
+        )
+        why = gate(stage, figures, self._recipe.gates)
+        if why is not None:
+            self._page(f"{key}: {why}", row)
+            raise LoopError(f"{key}: {why}. The same command goes on from here.")
+        self._run.add(row, key)
+        self._rows[key] = row
+        self._page(None)
+        return folder
+
+    def _label(self, number: int, folder: Path) -> dict[str, Any]:
+        from genprm.cli.label import label_into
+        from genprm.config import ClusterConfig, EngineConfig
+        from genprm.rpe.config import LabelConfig
+        from genprm.train.loop import part, run_config
+
+        section, recipe = self._recipe.label, self._recipe
+        how = run_config(folder, recipe.seed + number - 1, recipe.problems)
+        parts = part(section, LabelConfig), part(section, EngineConfig), part(section, ClusterConfig)
+        run_async(label_into(recipe.source(number), list(recipe.problems.files), *parts, how, None))
+        counts = _metrics(folder)
+        rows = _label_rows(folder)
+        decided = [s.first_error for row in rows for s in row.solutions if s.first_error is not None]
+        return {**counts, "labelled": len(decided), "labelled_wrong": sum(label >= 0 for label in decided)}
+
+    def _synthesize(self, number: int, folder: Path) -> dict[str, Any]:
+        from genprm.cli.synthesize import synthesize_into
+        from genprm.train.loop import run_config
+
+        how = run_config(folder, self._recipe.seed + number - 1)
+        run_async(synthesize_into(folder.parent / "label", self._recipe.synthesize, how, None))
+        counts = _metrics(folder)
+        return {**counts, "kept_right": counts["kept"] - counts["kept_with_a_wrong_step"]}
+
+    def _train(self, number: int, folder: Path) -> dict[str, Any]:
+        from genprm.cli.train import sft_into
+
+        changes: dict[str, object] = {"data": str(folder.parent / "synthesize"), "out": folder}
+        if self._judge is not None:
+            changes |= {"model": str(self._judge), "revision": None, "from_scratch": False}
+        sft_into(self._recipe.train.model_copy(update=changes))
+        counts = _metrics(folder)
+        return {"steps": counts["steps"], "loss": counts["loss"], **counts["metrics"], **counts["data"]}
+
+    def _benchmark(self, number: int, folder: Path) -> dict[str, Any]:
+        from genprm.cli.bench import processbench_into
+        from genprm.train.loop import part, run_config
+
+        section = self._recipe.benchmark
+        assert section is not None
+        files = list(section.files) or [str(self._run.path / HELD_OUT / f"{HELD_OUT}.jsonl")]
+        judge = part(section, JudgeConfig, model=str(folder.parent / "train"))
+        run_async(processbench_into(files, judge, run_config(folder, self._recipe.seed)))
+        table = _metrics(folder)["processbench"]
+        accuracies = {}
+        if len(table["subsets"]) == 1:
+            accuracies = {name: table["subsets"][0][name] for name in ("rows", "error_accuracy", "correct_accuracy")}
+        return {"f1": table["macro_f1"], "low": table["macro_low"], "high": table["macro_high"], **accuracies}
+
+    def _search(self, number: int, folder: Path) -> dict[str, Any]:
+        from genprm.cli.search import search_into
+        from genprm.train.loop import run_config
+
+        section = self._recipe.search
+        assert section is not None
+        assert section.prm is not None
+        prm = section.prm.model_copy(update={"model": str(folder.parent / "train")})
+        run_async(search_into("loop", section.model_copy(update={"prm": prm}), run_config(folder, section.seed)))
+        counts = _metrics(folder)
+        return {name: counts[name] for name in ("accuracy", "low", "high", "rows")} | _best_of_n(counts)
+
+    def _held_out(self, folder: Path) -> dict[str, Any]:
+        """The policy's solutions of problems that no round learns from, labelled by the truth."""
+        from genprm.cli.label import label_into, problems_of
+        from genprm.config import ClusterConfig, EngineConfig
+        from genprm.data.word_problems import find_problem, first_error
+        from genprm.rpe.config import LabelConfig
+        from genprm.runs.folder import write_atomically
+        from genprm.train.loop import part, run_config
+
+        recipe, section = self._recipe, self._recipe.benchmark
+        assert section is not None
+        # One rollout: the solutions are wanted, and their labels come from the truth.
+        parts = (
+            part(recipe.label, LabelConfig, budget=1),
+            part(recipe.label, EngineConfig),
+            part(recipe.label, ClusterConfig),
+        )
+        source: dict[str, JsonValue] = {
+            "files": [],
+            "generate": section.generate,
+            "generate_seed": section.generate_seed,
+        }
+        run_async(label_into(source, [], *parts, run_config(folder, recipe.seed), None))
+        rounds = range(1, recipe.rounds + 1)
+        how = run_config(folder, recipe.seed)
+        files = list(recipe.problems.files)
+        learned = {
+            getattr(row, "problem", "") for number in rounds for row in problems_of(recipe.source(number), files, how)
+        }
+        made: list[dict[str, object]] = []
+        for row in sorted(_label_rows(folder), key=lambda row: row.key):
+            problem = find_problem(row.id, row.problem)
+            if problem is None or row.problem in learned:
+                continue
+            for solution in row.solutions:
+                label = first_error(problem, solution.steps)
+                made.append(
+                    {"id": f"{HELD_OUT}-{len(made)}", "problem": row.problem, "steps": solution.steps, "label": label}
+                )
+        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made)
+        write_atomically(folder / f"{HELD_OUT}.jsonl", text)
+        return {"solutions": len(made), "wrong": sum(one["label"] != -1 for one in made)}
+
+    def _page(self, stopped: str | None, last: StageRow | None = None) -> None:
+        from genprm.report.loop_page import write_loop_page
+
+        rows = [*self._rows.values(), *([last] if last is not None else [])]
+        write_loop_page(self._run.path, info=self._run.info, rows=rows, stopped=stopped)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    from genprm.runs.folder import METRICS
+
+    return json.loads((folder / METRICS).read_text(encoding="utf-8"))
+
+
+def _label_rows(folder: Path) -> list[Any]:
+    from genprm.rpe.rows import LabelRow
+    from genprm.runs.folder import read_rows_of
+
+    return list(read_rows_of(folder, LabelRow))
+
+
+def _best_of_n(counts: dict[str, Any]) -> dict[str, Any]:
+    """How often the ways to choose are right with all solutions, the judge's and those without it."""
+    methods = (counts.get("best_of_n") or {}).get("methods", [])
+    most = max((one["n"] for one in methods), default=0)
+    return {f"{one['method']}@{one['n']}": one["accuracy"] for one in methods if one["n"] == most}

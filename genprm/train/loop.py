@@ -1,0 +1,199 @@
+"""The recipe of `genprm loop`: the stages from a policy's rollouts to a better judge, and what each must come to.
+
+The sections are those of the commands: `label`, `synthesize`, `train` and `search` take the keys that the files of
+these commands take. What one stage hands to the next (folders, the judge's name) is not set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
+
+from genprm.config import ClusterConfig, EngineConfig, JudgeConfig, RunConfig
+from genprm.fields import Config, free_fields
+from genprm.rpe.config import LabelConfig, TeacherConfig
+from genprm.runs.sources import sources
+from genprm.search.recipe import Problems, Recipe
+from genprm.train.config import SftConfig
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class LoopError(RuntimeError):
+    """A stage produced too little for the next one."""
+
+
+def _refuse(values: Any, names: tuple[str, ...], why: str) -> None:
+    if isinstance(values, Mapping):
+        given = cast("Mapping[str, object]", values)
+        if wrong := next((name for name in names if name in given), None):
+            raise ValueError(f"{wrong} {given[wrong]!r} cannot be set here: {why}")
+
+
+class Labels(LabelConfig, ClusterConfig, EngineConfig):
+    """`genprm label`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_models(cls, values: Any) -> Any:
+        _refuse(values, ("model", "base_url", "revision", "tokenizer"), "it has a policy and a completer")
+        return values
+
+
+class Benchmark(JudgeConfig):
+    """`genprm bench processbench`, on files or on solutions that the policy writes."""
+
+    files: tuple[str, ...] = Field(default=(), description="Labelled solutions, in the form of ProcessBench.")
+    generate: int | None = Field(
+        default=None,
+        ge=1,
+        description="Instead: the policy's solutions of so many word problems made by rule, labelled by their truth.",
+    )
+    generate_seed: int = Field(default=5000, ge=0, description="Of the problems made by rule.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_is_made(cls, values: Any) -> Any:
+        _refuse(values, ("model",), "the judge is the one that the loop makes")
+        return values
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.files) == bool(self.generate):
+            raise ValueError("give files of labelled solutions, or generate")
+        return self
+
+
+class Gates(Config):
+    """What a stage must come to, or the loop stops there and says so."""
+
+    labelled: int = Field(default=20, ge=1, description="Solutions whose first wrong step the rollouts decide.")
+    kept: int = Field(default=20, ge=1, description="Solutions on which rollouts and teacher agree.")
+    each: int = Field(default=5, ge=0, description="Right ones, and as many wrong ones, among these.")
+    f1: float = Field(default=0.0, ge=0, le=1, description="F1 of the benchmark.")
+
+
+class LoopRecipe(Config):
+    """A loop."""
+
+    description: str = Field(default="", description="What the recipe is for.")
+    rounds: int = Field(default=1, ge=1, le=100, description="How often the stages run; each goes on from the judge.")
+    seed: int = Field(default=0, ge=0, description="Of sampling in the first round; the next round has the next one.")
+    problems: Problems = Field(description="Problems with answers, to learn from: files, or made by rule.")
+    label: Labels = Field(default=Labels(), description="Rollouts and step labels.")
+    synthesize: TeacherConfig = Field(default=TeacherConfig(), description="Rationales, and the consensus filter.")
+    train: SftConfig = Field(default=SftConfig(), description="The judge.")
+    benchmark: Benchmark | None = Field(default=None, description="How the judge is measured.")
+    search: Recipe | None = Field(default=None, description="How the policy is searched with the judge.")
+    gates: Gates = Field(default=Gates(), description="What the stages must come to.")
+
+    @field_validator("problems")
+    @classmethod
+    def _labelled(cls, problems: Problems) -> Problems:
+        if problems.pool or problems.dataset:
+            raise ValueError("the loop takes problems from files or generate")
+        return problems
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _handed_on(cls, values: Any) -> Any:
+        _refuse(values, ("data", "out", "clean"), "the loop sets it")
+        return values
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _judge_is_made(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            given = cast("Mapping[str, object]", values)
+            _refuse(given.get("prm"), ("model",), "the judge is the one that the loop makes")
+            return {**given, "prm": given.get("prm") or {}}
+        return values
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        first = self.problems.generate_seed
+        seeds = range(first, first + self.rounds) if self.problems.generate else range(0)
+        held_out = [("benchmark", self.benchmark.generate_seed)] if self.benchmark and self.benchmark.generate else []
+        if self.search is not None and self.search.problems.generate:
+            held_out.append(("search.problems", self.search.problems.generate_seed))
+        for where, seed in held_out:
+            if seed in seeds:
+                raise ValueError(
+                    f"{where}.generate_seed {seed} makes problems that round {seed - first + 1} learns from"
+                )
+        return self
+
+    def source(self, number: int) -> dict[str, JsonValue]:
+        """The problems of a round, from 1, as `genprm label` takes them."""
+        made = self.problems
+        return {
+            "files": sources(made.files),
+            "generate": made.generate,
+            "generate_seed": made.generate_seed + number - 1 if made.generate else 0,
+        }
+
+    def free(self) -> tuple[str, ...]:
+        """Keys that do not change what was done already, as `run.json` has them: more rounds may follow."""
+        sections = {"label": Labels, "synthesize": TeacherConfig, "train": SftConfig, "benchmark": Benchmark}
+        inner = [name for section, kind in sections.items() for name in free_fields(kind, f"{section}.")]
+        return ("description", "rounds", *(f"gates.{name}" for name in Gates.model_fields), *inner)
+
+
+class StageRow(BaseModel):
+    """A stage that is done."""
+
+    key: str
+    """`round-1/label` for example: also its folder."""
+    round: int
+    """From 1; 0 for what is made once."""
+    stage: str
+    figures: dict[str, float | None]
+    """What it came to."""
+    seconds: float
+
+
+def part(config: Config, kind: type[ConfigT], **changes: object) -> ConfigT:
+    """The fields of a section that one of its kinds has."""
+    values = {name: value for name, value in config if name in kind.model_fields and name in config.model_fields_set}
+    return kind.model_validate({**values, **changes})
+
+
+def run_config(folder: Path, seed: int, problems: Problems | None = None) -> RunConfig:
+    """How a stage's command runs."""
+    if problems is None:
+        return RunConfig(out=folder, seed=seed)
+    return RunConfig(out=folder, seed=seed, limit=problems.limit, sample=problems.sample)
+
+
+def gate(stage: str, figures: Mapping[str, float | None], gates: Gates) -> str | None:
+    """Why the loop stops after a stage; None where it goes on.
+
+    Args:
+        stage: its name.
+        figures: what it came to.
+        gates: what it must come to.
+    """
+
+    def short(name: str, least: float, key: str, advice: str) -> str | None:
+        found = figures.get(name) or 0.0
+        if found >= least:
+            return None
+        what = name.replace("_", " ")
+        return f"{what}: {found:g}, and gates.{key} asks for {least:g}. Give it {advice}, or lower the gate"
+
+    more = "more problems, a larger budget or more solutions"
+    teach = "more labelled solutions or another teacher"
+    checks = {
+        "label": [("labelled", gates.labelled, "labelled", more)],
+        "synthesize": [
+            ("kept", gates.kept, "kept", teach),
+            ("kept_with_a_wrong_step", gates.each, "each", teach),
+            ("kept_right", gates.each, "each", teach),
+        ],
+        "benchmark": [("f1", gates.f1, "f1", "more rows or more steps")],
+    }
+    found = [short(*check) for check in checks.get(stage, ())]
+    return next((why for why in found if why is not None), None)

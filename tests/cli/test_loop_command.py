@@ -1,0 +1,82 @@
+"""`genprm loop` on the built-in models: killed in the middle of a stage, gone on with, and stopped by a gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genprm.cli.main import app
+
+pytestmark = [
+    pytest.mark.bubblewrap,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+CHOICES = [f"{section}.sandbox=bubblewrap" for section in ("synthesize", "train", "benchmark", "search.prm")]
+ARGUMENTS = ["loop", "builtin:loop-tiny", "--out", "run"]
+for choice in CHOICES:
+    ARGUMENTS += ["--set", choice]
+STAGES = ["held-out", *(f"round-1/{stage}" for stage in ("label", "synthesize", "train", "benchmark", "search"))]
+
+
+def loop(*more: str):
+    return CliRunner().invoke(app, [*ARGUMENTS, *more], env={"COLUMNS": "160", "OMP_NUM_THREADS": "1"})
+
+
+def stages(run: Path) -> list[str]:
+    return [json.loads(line)["key"] for line in (run / "rows.jsonl").read_text().splitlines()]
+
+
+def test_a_loop_goes_on_after_a_kill_and_ends_in_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, labels = tmp_path / "run", tmp_path / "run" / "round-1" / "label" / "rows.jsonl"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "genprm", *ARGUMENTS], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
+    )
+    try:
+        for _ in range(3000):
+            if child.poll() is not None or (labels.exists() and labels.read_bytes().count(b"\n") >= 3):
+                break
+            time.sleep(0.1)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert stages(run) == STAGES[:1]
+    before = labels.read_bytes()
+    before = before[: before.rindex(b"\n") + 1]
+
+    stopped = loop("--set", "gates.kept=1000")
+    assert stopped.exit_code == 1
+    assert "and gates.kept asks for 1000" in " ".join(stopped.output.split())
+    assert stages(run) == STAGES[:2]
+    assert "Stopped." in (run / "report.html").read_text()
+
+    done = loop()
+    assert done.exit_code == 0, done.output
+    assert stages(run) == STAGES
+    assert labels.read_bytes().startswith(before)  # what was labelled before the kill was not labelled again
+    assert len(labels.read_bytes().splitlines()) == 12
+    page = (run / "report.html").read_text()
+    assert "Stopped." not in page
+    assert "round-1/train/curves.png" in page
+    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
+    figures = {row["key"]: row["figures"] for row in rows}
+    assert figures["round-1/synthesize"]["kept"] == figures["round-1/train"]["critiques"]
+    assert 0 <= figures["round-1/benchmark"]["f1"] <= 1
+    held_out = [json.loads(line) for line in (run / "held-out" / "held-out.jsonl").read_text().splitlines()]
+    learned = {json.loads(line)["problem"] for line in labels.read_text().splitlines()}
+    assert not learned & {row["problem"] for row in held_out}
+    config = json.loads((run / "round-1/benchmark/run.json").read_text())["config"]
+    assert config["model"] == "run/round-1/train"
+
+    again = loop("--set", "seed=1")
+    assert again.exit_code == 2
+    assert "seed: 0 -> 1" in again.output
