@@ -80,16 +80,13 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
         LoopError: a stage came to too little.
         typer.Exit: a signal stopped it.
     """
-    from genprm.benchmarks.searches import flattened
     from genprm.rpe.dataset import check_installed as data_installed
     from genprm.runs.folder import digest, open_run
     from genprm.train.sft import check_installed
 
     check_installed()
     data_installed()
-    kept = {key: getattr(recipe, key) for key in type(recipe).model_fields}
-    plain = {key: value.stored() if hasattr(value, "stored") else value for key, value in kept.items()}
-    stored = cast("dict[str, JsonValue]", flattened(plain))
+    stored = stored_recipe(recipe)
     out = how.out or Path("runs") / f"loop-{name}-{digest('loop', stored, recipe.free())[:8]}"
     with open_run(out, command="loop", config=stored, free=recipe.free(), clean=how.clean) as run:
         if how.clean:
@@ -97,6 +94,16 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
                 shutil.rmtree(old, ignore_errors=True)
         Loop(recipe, run).go()
     stdout().print(f"page: {out / 'report.html'}", soft_wrap=True)
+
+
+def stored_recipe(recipe: LoopRecipe) -> dict[str, JsonValue]:
+    """What `run.json` holds of a recipe."""
+    from genprm.benchmarks.searches import flattened
+    from genprm.fields import Config
+
+    parts = {key: getattr(recipe, key) for key in type(recipe).model_fields}
+    plain = {key: value.stored() if isinstance(value, Config) else value for key, value in parts.items()}
+    return cast("dict[str, JsonValue]", flattened(plain))
 
 
 class Loop:
