@@ -150,7 +150,7 @@ def resolved(options: argparse.Namespace, seed: int, variant: Variant) -> LoopRe
 
 
 def run(options: argparse.Namespace, seed: int, part: str, name: str, variant: Variant) -> tuple[Path, float]:
-    """Makes one judge, where it is not made yet. Returns the folder of its loop and the seconds that its stages took."""
+    """Makes one judge, where it is not made yet. Returns the folder of its loop, and the seconds of its stages."""
     first = options.out / f"seed-{seed}" / "ratio"
     plain = variant == Variant()
     folder = first if plain else options.out / f"seed-{seed}" / f"{part}-{name.replace('/', '-of-')}".replace(", ", "-")

@@ -41,7 +41,7 @@ def test_a_loop_goes_on_after_a_kill_and_ends_in_a_judge(tmp_path: Path, monkeyp
         [sys.executable, "-m", "genprm", *ARGUMENTS], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
     )
     try:
-        for _ in range(3000):
+        for _ in range(6000):
             if child.poll() is not None or (labels.exists() and labels.read_bytes().count(b"\n") >= 3):
                 break
             time.sleep(0.1)
