@@ -4,7 +4,7 @@
         async with box.session() as session:
             result = await session.run("print(sum(range(10)))")
 
-What is contained, and what is not, stands in docs/threat-model.md, a test behind each sentence.
+docs/threat-model.md says what is contained and what is not, with a test for each sentence.
 """
 
 from .box import Sandbox, Session

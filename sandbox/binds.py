@@ -1,6 +1,6 @@
-"""What of this machine bubblewrap shows to its guest: this interpreter, four packages, and the libraries they need.
+"""What bubblewrap mounts in its guest: this interpreter, four packages, and the libraries they need.
 
-Everything appears under /opt/sandbox, whatever it is called outside, so that no name of the host is seen inside.
+Everything appears under /opt/sandbox, so that no path of the host is visible inside.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .results import SandboxError
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
 ROOT = "/opt/sandbox"
 _LEFT_OUT = ("_tkinter", "_ssl", "_sqlite3", "_curses", "_curses_panel", "readline", "nis", "_dbm", "_gdbm", "_crypt")
-"""Extension modules of the standard library that drag in libraries no snippet needs."""
+"""Extension modules of the standard library that need libraries no snippet uses."""
 _LDD_LINE = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are outside and inside."""
+    """Paths outside and inside."""
 
     interpreter: str
-    """Inside."""
+    """Path inside."""
     binds: tuple[tuple[str, str], ...]
     """(outside, inside), all read-only."""
     hidden: tuple[str, ...]
-    """Folders inside that have to be covered: site-packages within the standard library."""
+    """Folders inside to cover: site-packages within the standard library."""
     environment: tuple[tuple[str, str], ...]
 
 
 @functools.cache
 def find_layout() -> Layout:
-    """Look at the running interpreter and the installed packages.
+    """Finds the paths of the running interpreter and the installed packages.
 
     Raises:
         SandboxError: a package is missing.
@@ -87,7 +87,7 @@ def _package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SandboxError(
-            f"the bubblewrap sandbox lends its snippets this environment's {name!r}, which is not installed: "
+            f"the bubblewrap sandbox needs {name!r} in this environment, which is not installed: "
             f"pip install {' '.join(PACKAGES)}"
         )
     return Path(spec.submodule_search_locations[0]).resolve()
@@ -100,7 +100,7 @@ def _is_loader(name: str) -> bool:
 def _shared_libraries(files: list[Path], bundled: tuple[str, ...]) -> dict[str, str]:
     """Libraries from outside the bundled folders that these files need, by name; the loader by its full path.
 
-    `ldd` is asked about one file for every needed name only: it takes several milliseconds a file.
+    `ldd` runs on only one file for each needed name: it takes several milliseconds per file.
     """
     have = {path.name for path in files}
     witnesses: dict[str, Path] = {}
@@ -109,7 +109,7 @@ def _shared_libraries(files: list[Path], bundled: tuple[str, ...]) -> dict[str, 
             if name not in have:
                 witnesses.setdefault(name, path)
     asked = {files[0], *witnesses.values()}
-    # Without this process's environment: an LD_PRELOAD (vLLM sets one) would be listed as if it were needed.
+    # Without this process's environment: an LD_PRELOAD (vLLM sets one) would be listed as needed.
     clean = {"PATH": os.defpath, "LC_ALL": "C"}
     ldd = ["ldd", *map(str, sorted(asked))]
     answer = subprocess.run(ldd, capture_output=True, text=True, check=False, env=clean).stdout
@@ -124,7 +124,7 @@ def _shared_libraries(files: list[Path], bundled: tuple[str, ...]) -> dict[str, 
 
 
 def _needed(path: Path) -> list[str]:
-    """DT_NEEDED entries of a 64-bit ELF file; none for another file."""
+    """DT_NEEDED entries of a 64-bit ELF file; none for other files."""
     data = path.read_bytes()
     if data[:5] != b"\x7fELF\x02":
         return []

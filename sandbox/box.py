@@ -1,4 +1,4 @@
-"""The sandbox: lanes that come and go with the work, and the sessions on them."""
+"""The sandbox: lanes, started and stopped with the load, and their sessions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .limits import Limits
 from .results import Result, SandboxError, Status
 
 RUNS_BEFORE_RENEWAL = 20_000
-"""A guest gets no new sessions after so many snippets, and ends with its last session."""
+"""After this many snippets a guest gets no new sessions, and ends with its last one."""
 _IDLE_S = 120.0
-"""A lane without sessions for so long is given back; the last one stays."""
+"""A lane without sessions for this long is closed, except the last one."""
 _HOUSEKEEPING_S = 15.0
 _GIVEN_UP_MOST = 3
-"""A session whose state the guest gives up so often for one snippet is ended as `killed`."""
-_HOLDS_TOO_MUCH = "the session holds too much between its snippets: its state was given up again and again"
+"""A session whose state the guest discards this often for one snippet is ended as `killed`."""
+_HOLDS_TOO_MUCH = "the session holds too much between its snippets: its state was discarded repeatedly"
 
 
 class Backend(Protocol):
@@ -32,19 +32,19 @@ class Backend(Protocol):
     note: str
 
     async def launch(self) -> Channel:
-        """Start a guest. Raises LaneBroken."""
+        """Starts a guest. Raises LaneBroken."""
         ...
 
     async def close(self) -> None:
-        """Give back what all guests shared."""
+        """Releases what all guests share."""
         ...
 
 
 class Session:
-    """One fresh namespace for one chain. Names live from snippet to snippet; files, threads and processes do not.
+    """One fresh namespace for one chain. Names persist between snippets; files, threads and processes do not.
 
-    A snippet that ends with `ok` or `exception` leaves its effects. Any other ending takes them away: the next snippet
-    finds the state from before. `sandbox.Sandbox.session` makes these.
+    A snippet that ends with `ok` or `exception` keeps its effects. Any other ending undoes them: the next snippet finds
+    the state from before. `sandbox.Sandbox.session` makes these.
     """
 
     def __init__(self, box: Sandbox, key: int) -> None:
@@ -53,7 +53,7 @@ class Session:
         self._lane: Lane | None = None
         self._kept: list[tuple[str, Status]] = []
         self._given_up = 0
-        """How often in a row the guest gave up this session's state, because it held too much."""
+        """How often in a row the guest discarded this session's state because it held too much."""
         self._turn = asyncio.Lock()
         self._closed = False
 
@@ -64,10 +64,10 @@ class Session:
             code: at most one MiB of UTF-8.
 
         Returns:
-            What it did. Code that fails, hangs or kills its process is a result, not an error.
+            Its result. Code that fails, hangs or kills its process is a result, not an error.
 
         Raises:
-            SandboxError: the sandbox broke, and did so again at the second try.
+            SandboxError: the sandbox broke twice.
         """
         if self._closed:
             raise SandboxError("this session is closed")
@@ -100,7 +100,7 @@ class Session:
                 continue
             except LaneBroken as broken:
                 self._lane = None
-                self._given_up = 0  # what happens now is not this session's doing
+                self._given_up = 0  # from here on, not caused by this session
                 reasons.append(str(broken))
                 continue
             if result is not None:
@@ -111,17 +111,17 @@ class Session:
         raise SandboxError(f"the sandbox broke twice: {'; then '.join(reasons)}")
 
     async def _give_up(self, lane: Lane) -> None:
-        """The guest gave up the state of this session, which held more than any other."""
+        """The guest discarded the state of this session, which held more than any other."""
         await lane.forget(self._key)
         self._lane = None
         self._given_up += 1
 
     async def _move(self, lane: Lane) -> Result | None:
-        """Bring this session's state to a lane: run again what has shaped it.
+        """Rebuilds this session's state on a lane by running its snippets again.
 
         Returns:
-            None, or the result of a session that cannot be brought back through its own doing: code that holds too
-            much and does something else each time must not get out of being judged.
+            None, or the result of a session that prevents its own rebuilding: code that holds too much and behaves
+                differently each time must still be judged.
         """
         for index, (code, status) in enumerate(self._kept):
             result = await lane.run(self._key, code, resumes=index > 0)
@@ -132,8 +132,8 @@ class Session:
                 await lane.forget(self._key)
                 what = f"snippet {index} ended with {result.status.value!r}, not {status.value!r} as before"
                 if self._given_up:
-                    return _killed(f"the session's state was given up and could not be made again: {what}")
-                raise SandboxError(f"a session's state was lost with its guest and could not be made again: {what}")
+                    return _killed(f"the session's state was discarded and could not be rebuilt: {what}")
+                raise SandboxError(f"a session's state was lost with its guest and could not be rebuilt: {what}")
         self._lane = lane
         return None
 
@@ -151,16 +151,16 @@ def _killed(reason: str) -> Result:
 
 
 class Sandbox:
-    """Runs untrusted Python. `open_sandbox` makes these; use it with `async with`, or `start` and `close`."""
+    """Runs untrusted Python. Create it with `open_sandbox`; use it with `async with`, or `start` and `close`."""
 
     def __init__(self, choose: Callable[[], Awaitable[Backend]], limits: Limits, lanes: int) -> None:
         self.limits = limits
         self.lanes = lanes
-        """Guests at most: how many snippets run at the same time."""
+        """Most guests, and so most concurrent snippets."""
         self._choose = choose
         self._backend: Backend | None = None
         self.guests_started = 0
-        """Guests started since it was opened: more than lanes when guests were lost or replaced."""
+        """Guests started since opening; more than lanes if guests were lost or replaced."""
         self._lanes: list[Lane] = []
         self._starting: set[asyncio.Task[Lane]] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -175,7 +175,7 @@ class Sandbox:
 
     @property
     def note(self) -> str:
-        """Why this backend, in a sentence for people."""
+        """Why this backend was chosen, as a sentence."""
         return self._chosen.note
 
     @property
@@ -186,14 +186,14 @@ class Sandbox:
 
     @property
     def isolation(self) -> str:
-        """What keeps sessions apart: `users` or `namespaces`."""
+        """What isolates sessions: `users` or `namespaces`."""
         return self._lanes[0].hello.isolation if self._lanes else "not started"
 
     async def start(self) -> Self:
-        """Choose the backend and wait until its first lane is ready. May run as a task while a model loads.
+        """Chooses the backend and waits until its first lane is ready. May run as a task while a model loads.
 
         Raises:
-            SandboxError: no backend can be used, with what to do about it.
+            SandboxError: no backend can be used; the message says what to do.
         """
         if self._closed:
             raise SandboxError("this sandbox is closed")
@@ -211,21 +211,21 @@ class Sandbox:
         return self
 
     def session(self) -> Session:
-        """A new session. Costs nothing before its first snippet; any number may be open."""
+        """Opens a new session. It costs nothing before its first snippet; any number may be open."""
         return Session(self, next(self._keys))
 
     async def stats(self) -> list[dict[str, int]]:
-        """Counts of what there is in each guest: processes, descriptors, memory in KiB."""
+        """Counts for each guest: processes, descriptors, memory in KiB."""
         return [await lane.stats() for lane in self._lanes if not lane.broken]
 
     async def grow(self, lanes: int | None = None) -> None:
-        """Start lanes now, up to `lanes` (all by default), rather than when they are needed."""
+        """Starts lanes now, up to `lanes` (all by default), instead of on demand."""
         while len(self._lanes) + len(self._starting) < min(self.lanes, lanes or self.lanes):
             self._begin_growing()
         await asyncio.gather(*self._starting)
 
     async def close(self) -> None:
-        """End everything and wait until it is gone."""
+        """Ends everything and waits until it is gone."""
         self._closed = True
         if self._housekeeper is not None:
             self._housekeeper.cancel()
@@ -241,7 +241,7 @@ class Sandbox:
             await self._backend.close()
 
     async def lane_for(self, current: Lane | None) -> Lane:
-        """The lane that a session stays on, or the least loaded one for a session that has none."""
+        """The session's lane, or the least loaded one for a session without a lane."""
         if self._backend is None or self._closed:
             raise SandboxError("this sandbox is not open: use it inside `async with`")
         if current is not None and not current.broken:
@@ -275,7 +275,7 @@ class Sandbox:
         def done(finished: asyncio.Task[Lane]) -> None:
             self._starting.discard(finished)
             if not finished.cancelled():
-                finished.exception()  # a caller that needs a lane and gets none sees it
+                finished.exception()  # reported to callers that need a lane
 
         task.add_done_callback(done)
 
@@ -290,7 +290,7 @@ class Sandbox:
         task.add_done_callback(self._ending.discard)
 
     async def _keep_house(self) -> None:
-        """Give back worn and idle lanes."""
+        """Closes worn and idle lanes."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             self._drop_broken()

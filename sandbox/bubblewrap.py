@@ -1,7 +1,7 @@
-"""Guests in bubblewrap: no daemon, no image; this machine's interpreter, seen read-only and nothing else.
+"""Guests in bubblewrap: no daemon, no image; only this machine's interpreter, read-only.
 
-Root keeps for the supervisor what a container's root has (SETUID, SETGID, KILL), so sessions get users of their own.
-An ordinary user has one user to give, so sessions get namespaces of their own.
+Under root, the supervisor keeps the capabilities of a container's root (SETUID, SETGID, KILL), so each session gets its
+own user. Under an ordinary user there is only one user, so each session gets its own namespaces.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BubblewrapBackend:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={},
-                start_new_session=True,  # Ctrl-C on the terminal is for the host alone
+                start_new_session=True,  # Ctrl-C on the terminal is only for the host
             )
         except OSError as error:
             raise LaneBroken(f"bwrap does not start: {error}") from None
@@ -74,11 +74,11 @@ class BubblewrapChannel(StreamChannel):
         return self._process.pid
 
     async def close(self) -> None:
-        """End of input ends the guest; if it does not, its namespace dies with bwrap."""
+        """End of input ends the guest; otherwise its namespace dies with bwrap."""
         self._writer.close()
         if not self._ended:
             self._ended = True
-            # Not by asyncio's own `kill`: it may reap the process behind its watcher's back.
+            # Not by asyncio's `kill`, which may reap the process before its watcher.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
             os.close(self._descriptor)
@@ -110,10 +110,10 @@ def bwrap_command(limits: Limits) -> list[str]:
     command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if root:
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_ADMIN", "CAP_SETPCAP"):
-            command += ["--cap-add", capability]  # the last two are used at once, and dropped
+            command += ["--cap-add", capability]  # the last two are used at the start, then dropped
     else:
         command += ["--unshare-user"]
-    # Folders on the way have to be passable for sessions, whose users differ.
+    # Parent folders must be accessible to the sessions' users.
     folders = {str(parent) for _, inside in layout.binds for parent in PurePosixPath(inside).parents}
     for folder in sorted({*folders, "/dev"} - {"/"}):
         command += ["--perms", "0755", "--dir", folder]
@@ -123,7 +123,7 @@ def bwrap_command(limits: Limits) -> list[str]:
         command += ["--tmpfs", folder, "--remount-ro", folder]
     for device in _DEVICES:
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    # Where sessions cannot go, the supervisor sees processes.
+    # A /proc for the supervisor, where sessions have no access.
     command += ["--perms", "0700", "--dir", "/supervisor", "--proc", "/supervisor/proc"]
     command += ["--perms", "0711", "--size", str(16 << 20), "--tmpfs", "/tmp"]
     command += ["--remount-ro", "/", "--chdir", "/"]
@@ -134,7 +134,7 @@ def bwrap_command(limits: Limits) -> list[str]:
 
 
 def why_not() -> str | None:
-    """Why bubblewrap cannot be used here, or None when it can."""
+    """Why bubblewrap cannot be used here, or None if it can."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         return "bubblewrap is not installed (install your distribution's package `bubblewrap`)"
@@ -146,5 +146,5 @@ def why_not() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap does not run: {error}"
     if answer.returncode:
-        return f"bubblewrap cannot make namespaces here: {answer.stderr.strip() or answer.returncode}"
+        return f"bubblewrap cannot create namespaces here: {answer.stderr.strip() or answer.returncode}"
     return None

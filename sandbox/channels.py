@@ -1,4 +1,4 @@
-"""What the channels of both backends have in common."""
+"""The channel shared by both backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What on this machine the sandbox needs, has, and should not trust. Behind `genprm doctor` and `genprm sandbox`."""
+"""Checks this machine for the sandbox's requirements and known vulnerabilities, for `genprm doctor`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class Check:
     text: str
 
 
-# The first release in which each escape was closed.
+# The first release with a fix for each escape.
 _RUNC_FIXES = (
-    ((1, 1, 12), "CVE-2024-21626 (a leaked descriptor gives the host's files)"),
+    ((1, 1, 12), "CVE-2024-21626 (a leaked descriptor exposes the host's files)"),
     ((1, 2, 8), "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 (masked paths can be redirected)"),
 )
 _ENGINE_FIXES = (
-    ((23, 0, 0), "no more than old stable updates: engines before 23 get no fixes of their own"),
-    ((25, 0, 0), "io_uring is open in the default profile (the sandbox brings its own, which closes it)"),
+    ((23, 0, 0), "engines before 23 get no security fixes upstream"),
+    ((25, 0, 0), "the default profile allows io_uring (the sandbox's own profile does not)"),
 )
 _OLD_KERNEL = (5, 11)
-"""Before it pidfd, close_range or seccomp's fast path is missing."""
+"""Older kernels lack pidfd, close_range or seccomp's fast path."""
 
 
 def diagnose() -> list[Check]:
-    """All checks, in the order in which they are worth reading. Takes a second or two; changes nothing."""
+    """Runs all checks, the most important first. Takes a second or two; changes nothing."""
     return [
         _kernel(),
         _architecture(),
@@ -87,7 +87,7 @@ def _seccomp() -> Check:
     except OSError:
         return Check("seccomp", Level.FAIL, "this kernel has no seccomp filters: sessions cannot be confined")
     if "errno" not in actions:
-        return Check("seccomp", Level.FAIL, f"this kernel's seccomp knows only {actions.strip()}")
+        return Check("seccomp", Level.FAIL, f"this kernel's seccomp supports only {actions.strip()}")
     return Check("seccomp", Level.OK, "filters are available")
 
 
@@ -117,9 +117,7 @@ def _user_namespaces() -> Check:
     if os.getuid() == 0:
         return Check("user namespaces", Level.OK, "not needed: this is root")
     if not most:
-        return Check(
-            "user namespaces", Level.WARN, "switched off (user.max_user_namespaces is 0): no bubblewrap for you"
-        )
+        return Check("user namespaces", Level.WARN, "disabled (user.max_user_namespaces is 0): bubblewrap cannot run")
     for switch in ("unprivileged_userns_clone", "apparmor_restrict_unprivileged_userns"):
         path = Path("/proc/sys/kernel") / switch
         wanted = "1" if switch.startswith("unprivileged") else "0"
@@ -138,7 +136,7 @@ def _docker() -> list[Check]:
     try:
         client = connect()
     except SandboxError as error:
-        return [Check("docker engine", Level.WARN, f"{error}; the sandbox falls back on bubblewrap")]
+        return [Check("docker engine", Level.WARN, f"{error}; the sandbox falls back to bubblewrap")]
     checks: list[Check] = []
     try:
         with contextlib.closing(client):
@@ -152,9 +150,11 @@ def _docker() -> list[Check]:
             if "seccomp" not in options:
                 checks.append(Check("docker seccomp", Level.FAIL, "the engine was built without seccomp"))
             if "userns" in options or "rootless" in options:
-                checks.append(Check("docker users", Level.OK, "root in a container is nobody on the host"))
+                checks.append(
+                    Check("docker users", Level.OK, "root in a container is an unprivileged user on the host")
+                )
             else:
-                text = "root in a container is root on the host; userns-remap or rootless mode would add a wall"
+                text = "root in a container is root on the host; userns-remap or rootless mode would add protection"
                 checks.append(Check("docker users", Level.WARN, text))
             if tag := find_image(client):
                 checks.append(Check("sandbox image", Level.OK, tag))
@@ -163,7 +163,7 @@ def _docker() -> list[Check]:
             else:
                 checks.append(Check("sandbox image", Level.OK, "not built yet; built on first use"))
     except (docker.errors.DockerException, requests.exceptions.RequestException, SandboxError) as error:
-        checks.append(Check("docker engine", Level.WARN, f"does not serve: {error}"))
+        checks.append(Check("docker engine", Level.WARN, f"does not work: {error}"))
     return checks
 
 

@@ -29,11 +29,11 @@ OWNER_LABEL = "genprm.sandbox.owner"
 _BASE_MB = 512
 """Supervisor, zygote and scratch."""
 _PROCESSES = 1024
-"""One a session at rest (at most 512), 128 threads that rest, and room for what runs and for the guest itself."""
+"""One per idle session (at most 512), 128 idle threads, and room for running snippets and the guest itself."""
 _CORES = 2
-"""A lane runs one snippet; a clone may be made ready beside it."""
+"""A lane runs one snippet; meanwhile the next clone may be prepared."""
 _ENGINE_BACK_S = 60.0
-"""How long to wait for an engine that was there before and is being restarted."""
+"""How long to wait for an engine that is being restarted."""
 _MULTIPLEX = struct.Struct(">BxxxI")
 _READABLE = ("/usr", "/lib", "/lib64", "/opt/sandbox", "/etc/ld.so.cache")
 
@@ -51,7 +51,7 @@ class DockerBackend:
         self._runtime = runtime
 
     async def launch(self) -> DockerChannel:
-        """Start a container and attach to it; waits for an engine that is just restarting."""
+        """Starts a container and attaches to it; waits for an engine that is restarting."""
         end = time.monotonic() + _ENGINE_BACK_S
         while True:
             try:
@@ -59,13 +59,13 @@ class DockerBackend:
                 break
             except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
                 if time.monotonic() > end or not _engine_is_away(error):
-                    raise LaneBroken(f"the engine starts no container: {error}") from None
+                    raise LaneBroken(f"the engine cannot start a container: {error}") from None
             await asyncio.sleep(0.5)
         reader, writer = await asyncio.open_connection(sock=link)
         return DockerChannel(self._client, identity, reader, writer)
 
     async def close(self) -> None:
-        """Let go of the engine."""
+        """Closes the connection to the engine."""
         await asyncio.to_thread(self._client.close)
 
     def _start(self) -> tuple[str, socket.socket]:
@@ -98,17 +98,17 @@ class DockerBackend:
             user="0:0",
             hostname="sandbox",
             working_dir="/",
-            stdin_open=True,  # and StdinOnce: the input ends when this process does, however it ends
+            stdin_open=True,  # with StdinOnce: the input ends with this process, however it ends
             environment={**dict(ENVIRONMENT), "PYTHONPATH": "/opt/sandbox"},
             labels={OWNER_LABEL: owner()},
             host_config=host,
         )
         identity: str = created["Id"]
-        for warning in created.get("Warnings") or ():  # a limit that this kernel does not have, for example
+        for warning in created.get("Warnings") or ():  # an unsupported limit, for example
             if warning not in self.note:
                 self.note += f"; the engine warns: {warning}"
         try:
-            # Attached before the start, so nothing is missed.
+            # Attached before the start, so that no output is missed.
             attached = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
             link = socket.socket(fileno=os.dup(attached.fileno()))
             attached._sock.close()  # the file object alone would leave the socket open
@@ -158,24 +158,26 @@ class DockerChannel(StreamChannel):
 
 
 def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
-    """Connect to the engine, clear away what dead processes left there, and see to the image.
+    """Connects to the engine, removes containers of dead processes, and builds the image if needed.
 
     Raises:
-        SandboxError: no engine answers, it does not know the runtime, or there is no image and none can be built.
+        SandboxError: no engine answers, the runtime is unknown, or the image cannot be built.
     """
     client = connect()
     try:
         if client.api.base_url.startswith("https") or "ssh" in client.api.base_url or "npipe" in client.api.base_url:
-            raise SandboxError("the sandbox speaks to an engine over a Unix socket or plain TCP only, not TLS or SSH")
+            raise SandboxError(
+                "the sandbox supports Docker engines only over a Unix socket or plain TCP, not TLS or SSH"
+            )
         runtimes = sorted(client.info().get("Runtimes", {}))
         if runtime is not None and runtime not in runtimes:
-            raise SandboxError(f"the Docker engine knows no runtime {runtime!r}; it has {', '.join(runtimes)}")
+            raise SandboxError(f"the Docker engine has no runtime {runtime!r}, only {', '.join(runtimes)}")
         sweep(client)
         image = ensure_image(client)
         version = client.version().get("Version", "?")
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         client.close()
-        raise SandboxError(f"the Docker engine does not serve ({_reason(error)})") from None
+        raise SandboxError(f"the Docker engine does not work ({_reason(error)})") from None
     except BaseException:
         client.close()
         raise
@@ -184,7 +186,7 @@ def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
 
 
 def connect() -> docker.DockerClient:
-    """A client of the engine that the environment names.
+    """A client of the environment's Docker engine.
 
     Raises:
         SandboxError: none answers.
@@ -197,7 +199,7 @@ def connect() -> docker.DockerClient:
 
 
 def _knock() -> None:
-    """Raise OSError if no engine listens. The SDK would leave its socket open when it finds that out."""
+    """Raises OSError if no engine listens. The SDK would leave its socket open in that case."""
     scheme, _, path = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST"))).partition("://")
     if scheme in ("unix", "http+unix"):
         with socket.socket(socket.AF_UNIX) as probe:
@@ -206,13 +208,13 @@ def _knock() -> None:
 
 
 def owner() -> str:
-    """What identifies this process: number, start, boot, and namespace of process numbers."""
+    """Identifies this process: its id, start time, boot id and process namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{os.getpid()} {_start_time(os.getpid())} {boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 def sweep(client: docker.DockerClient) -> int:
-    """Remove containers whose owner has died on this machine; how many there were."""
+    """Removes containers of owners that died on this machine; returns how many there were."""
     removed = 0
     here = owner().split(" ")[2:]
     for container in client.api.containers(all=True, filters={"label": OWNER_LABEL}):
@@ -231,7 +233,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _remove(client: docker.DockerClient, identity: str) -> None:
-    # Gone already, being removed, or the engine itself gone: then auto-removal or the next sweep does it.
+    # Already gone, being removed, or the engine is down: auto-removal or the next sweep handles it.
     with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException, OSError):
         _knock()
         client.api.remove_container(identity, force=True, v=True)

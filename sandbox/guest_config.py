@@ -1,4 +1,4 @@
-"""What every guest is started with, whatever it runs in."""
+"""The start configuration of guests, for every backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENVIRONMENT = (
     ("PYTHONUTF8", "1"),
     ("PYTHONDONTWRITEBYTECODE", "1"),
     ("PYTHONNOUSERSITE", "1"),
-    # Threads that a library starts at import do not survive a clone, and count against a session's processes.
+    # Threads started by a library at import do not survive a clone, and count as a session's processes.
     ("OPENBLAS_NUM_THREADS", "1"),
     ("OMP_NUM_THREADS", "1"),
     ("MKL_NUM_THREADS", "1"),

@@ -1,4 +1,4 @@
-"""The image that the Docker sandbox runs, named by the content of all that goes into it."""
+"""The Docker sandbox's image, tagged with a hash of its contents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .results import SandboxError
 
 DEFAULT_BASE = "python:3.11-slim-bookworm"
 LOCAL_BASE = "genprm-sandbox-base:bookworm"
-"""What scripts/build-sandbox-base makes, for machines that reach no registry."""
+"""The image built by scripts/build-sandbox-base, for machines without a registry."""
 BASE_VARIABLE = "GENPRM_SANDBOX_BASE"
 REPOSITORY = "genprm-sandbox"
 _HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ _CONTENT_LABEL = "genprm.sandbox.content"
 
 
 def find_image(client: docker.DockerClient) -> str | None:
-    """The image for this version of the guest if it has been built, by its tag."""
+    """The tag of this guest version's image if it has been built."""
     base = _local_base(client)
     if base is not None:
         tag = _tag(base)
@@ -32,16 +32,16 @@ def find_image(client: docker.DockerClient) -> str | None:
         except docker.errors.ImageNotFound:
             return None
         return tag
-    # The base may have been removed since, or never have been tagged here.
+    # The base may have been removed since, or was never tagged here.
     found = client.images.list(filters={"label": f"{_CONTENT_LABEL}={_content()}"})
     return next((tag for image in found for tag in image.tags), None)
 
 
 def ensure_image(client: docker.DockerClient) -> str:
-    """The image for this version of the guest, built now if need be.
+    """The image for this version of the guest, built if needed.
 
     Raises:
-        SandboxError: there is no base for it, or it cannot be built.
+        SandboxError: it has no base, or cannot be built.
     """
     if (tag := find_image(client)) is not None:
         return tag
@@ -67,7 +67,7 @@ def ensure_image(client: docker.DockerClient) -> str:
 
 
 def why_no_image(client: docker.DockerClient) -> str | None:
-    """Why the image might not get built, or None when its base is here."""
+    """Why the image might not get built, or None if its base is on this machine."""
     if _local_base(client) is not None:
         return None
     name = os.environ.get(BASE_VARIABLE, DEFAULT_BASE)
@@ -75,7 +75,7 @@ def why_no_image(client: docker.DockerClient) -> str | None:
 
 
 def _local_base(client: docker.DockerClient) -> tuple[str, str] | None:
-    """Name and id of the base to build on, if it is on this machine."""
+    """Name and id of the base image, if it is on this machine."""
     named = os.environ.get(BASE_VARIABLE)
     for name in (named,) if named else (DEFAULT_BASE, LOCAL_BASE):
         try:
@@ -108,7 +108,7 @@ def _content() -> str:
 
 
 def _context() -> io.BytesIO:
-    """What the build sees, as a tar that depends on nothing but the files' content."""
+    """The build context as a tar that depends only on the files' contents."""
     files = [_HERE / "Dockerfile.sandbox", _HERE / "requirements.txt", *sorted((_HERE / "guest").glob("*.py"))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -12,45 +12,45 @@ from .limits import Limits
 from .results import Result, Status
 
 _GRACE_S = 20.0
-"""What a supervisor may take beyond a snippet's wall limit: cloning, killing, a machine under load."""
+"""Allowance beyond a snippet's wall limit: cloning, killing, a loaded machine."""
 START_S = 120.0
-"""A guest that is not ready by then has failed to start."""
+"""Time limit for the start of a guest."""
 
 
 class LaneBroken(Exception):
-    """This guest cannot be used any more; says nothing about what it ran."""
+    """This guest cannot be used any more; says nothing about the snippet."""
 
 
 class LaneGone(LaneBroken):
-    """This guest broke before it was asked. Does not count as a try of the caller that waited for it."""
+    """This guest broke before the request was sent. Does not count as a try of the waiting caller."""
 
 
 class Channel(Protocol):
     """The byte streams of a guest, and its life."""
 
     async def read(self, size: int) -> bytes:
-        """Exactly `size` bytes of what the supervisor sends. Raises LaneBroken at its end."""
+        """Reads exactly `size` bytes from the supervisor. Raises LaneBroken at its end."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send to the supervisor. Raises LaneBroken when it is gone."""
+        """Sends to the supervisor. Raises LaneBroken if it is gone."""
         ...
 
     async def close(self) -> None:
-        """End the guest and wait until nothing of it is left. May be called twice."""
+        """Ends the guest and waits until nothing of it is left. Idempotent."""
         ...
 
     def complaint(self) -> str:
-        """The last thing that the guest wrote to its log."""
+        """The end of the guest's log."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a guest says when it is ready."""
+    """A guest's first message, when it is ready."""
 
     isolation: str
-    """`users` or `namespaces`: what keeps sessions apart."""
+    """`users` or `namespaces`: what isolates sessions."""
     landlock: int
     """Version of Landlock that confines sessions, 0 for none."""
     python: str
@@ -75,7 +75,7 @@ class Lane:
 
     @classmethod
     async def start(cls, channel: Channel, limits: Limits) -> Lane:
-        """Wait until the guest behind a channel is ready.
+        """Waits until the guest behind a channel is ready.
 
         Raises:
             LaneBroken: it did not start.
@@ -97,11 +97,11 @@ class Lane:
         return cls(channel, hello, limits)
 
     async def run(self, session: int, code: str, *, resumes: bool) -> Result | None:
-        """Run a snippet in a session; None when the guest no longer has the state that the snippet builds on.
+        """Runs a snippet in a session; None if the guest no longer has the state that the snippet needs.
 
         Raises:
-            LaneGone: the guest broke while others were served.
-            LaneBroken: the guest died, hangs, or does not keep to the protocol.
+            LaneGone: the guest broke while serving another request.
+            LaneBroken: the guest died, hangs, or violates the protocol.
         """
         self.sessions.add(session)
         self.runs += 1
@@ -122,12 +122,12 @@ class Lane:
             raise LaneBroken(f"the guest answered {error}") from None
 
     async def stats(self) -> dict[str, int]:
-        """Counts of what there is in the guest: processes, descriptors, memory."""
+        """The guest's counts: processes, descriptors, memory."""
         message = await self._ask({"op": "stats"})
         return {key: frames.integer(message, key) for key in message if key != "id"}
 
     async def forget(self, session: int) -> None:
-        """End a session. A guest that is gone has no sessions."""
+        """Ends a session. No effect if the guest is gone."""
         self.sessions.discard(session)
         self.idle_since = time.monotonic()
         if self.broken:
@@ -146,7 +146,7 @@ class Lane:
 
     async def _ask(self, request: dict[str, object]) -> dict[str, object]:
         self.load += 1
-        # The exchange is finished even if the caller gives up half-way: answers must not fall out of step.
+        # The exchange is finished even if the caller is cancelled: requests and answers must stay in step.
         exchange = asyncio.ensure_future(self._exchange(request))
         exchange.add_done_callback(self._done)
         return await asyncio.shield(exchange)
@@ -155,7 +155,7 @@ class Lane:
         self.load -= 1
         self.idle_since = time.monotonic()
         if not exchange.cancelled():
-            exchange.exception()  # seen, also when the caller has gone
+            exchange.exception()  # marks it as retrieved, even if the caller is gone
 
     async def _exchange(self, request: dict[str, object]) -> dict[str, object]:
         async with self._lock:

@@ -1,4 +1,4 @@
-"""How much a snippet may use."""
+"""Resource limits of snippets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Limits:
     """Limits of one snippet. Reaching one is a `Result`, not an error."""
 
     wall_s: float = 5.0
-    """Seconds by the supervisor's clock (5 is what GenPRM's released code gives a block)."""
+    """Wall time in seconds (5 as in GenPRM's released code)."""
     cpu_s: float = 5.0
     """Seconds of CPU time, rounded up to whole seconds by the kernel."""
     memory_mb: int = 1024
-    """MiB of address space that a session may take besides the interpreter and its loaded libraries."""
+    """MiB of address space of a session, without the interpreter and its loaded libraries."""
     output_kb: int = 64
     """KiB of output kept, half from the head and half from the tail. Killed past 16 times this (at least 8 MiB)."""
 

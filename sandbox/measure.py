@@ -1,4 +1,4 @@
-"""How fast the sandbox is: the snippets that stand for checking code, and latency and rate of fresh sessions."""
+"""Measures the sandbox: latency and rate of fresh sessions with typical checking code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SNIPPETS = {
     "integrate": "from sympy import symbols, integrate, diff, simplify, limit, sin, exp, oo\nx = symbols('x')\n"
     "f = integrate(x**2*exp(-2*x), x)\nprint(f, simplify(diff(f, x)), limit(f, x, oo), integrate(x*sin(3*x), x))",
 }
-"""Checking code of five weights. The warm-up of the guest has seen none of them."""
+"""Checking code of five sizes, none of it in the guest's warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Latency of one execution, and rate of all together."""
+    """Latency of single executions, and total rate."""
 
     p50_ms: float
     p99_ms: float
@@ -35,7 +35,7 @@ class Figures:
 
 
 async def measure(once: Callable[[], Awaitable[None]], workers: int, seconds: float, least: int = 5) -> Figures:
-    """Run `once` over and over in so many workers for so long, and at least so many times each."""
+    """Runs `once` repeatedly in several workers for a time, and at least a number of times each."""
     took: list[float] = []
     started = time.perf_counter()
 
@@ -59,7 +59,7 @@ async def measure(once: Callable[[], Awaitable[None]], workers: int, seconds: fl
 
 
 async def measure_sessions(box: Sandbox, code: str, workers: int, seconds: float) -> Figures:
-    """A fresh session for every execution: what a chain's first snippet costs, session and all."""
+    """Measures a chain's first snippet, including its session."""
 
     async def once() -> None:
         async with box.session() as session:

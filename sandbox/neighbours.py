@@ -1,8 +1,8 @@
-"""What attackers cost their neighbours: the rate of honest chains beside two attackers, and beside two fair ones.
+"""Measures what attackers cost their neighbours: the rate of honest chains beside attackers and beside fair sessions.
 
-An attack may cost its neighbours what an honest snippet that takes as long would cost them, and no more. So the rate
-beside the attackers is compared with the rate beside two sessions whose snippets are busy for as long as the attack
-takes. (A snippet may use a processor up to its limit; where processors are short, honest code slows others down too.)
+An attack may cost its neighbours as much as an honest snippet of the same duration, but no more. So the rate beside two
+attackers is compared with the rate beside two sessions whose snippets are busy for as long as the attack takes. (A
+snippet may use a processor up to its limit; with few processors, honest code slows others down too.)
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _SNIPPETS = 4
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """What eight honest chains got done beside two others."""
+    """Rates of eight honest chains beside two other sessions."""
 
     attack: str
     fair_per_s: float
-    """Honest snippets a second beside two fair sessions."""
+    """Honest snippets per second beside two fair sessions."""
     attacked_per_s: float
     """The same beside two attackers."""
     wrong: tuple[str, ...]
-    """Honest results that were not right, and calls that ended in SandboxError."""
+    """Wrong honest results, and calls that ended in SandboxError."""
     guests_lost: int
 
     @property
     def kept(self) -> float:
-        """The share of their rate that the honest chains kept."""
+        """Rate beside attackers relative to the rate beside fair sessions."""
         return self.attacked_per_s / self.fair_per_s if self.fair_per_s else 0.0
 
 
 async def neighbourhood(box: Sandbox, attack: Attack, seconds: float, slices: int = 2) -> Neighbourhood:
-    """Measure one attack.
+    """Measures one attack.
 
     Args:
         box: an open sandbox whose lanes are all started; with more lanes than attackers.
-        attack: what the two attackers do over and over, in a new session each time.
-        seconds: to measure for, on each side.
-        slices: in how many parts, in alternation, as a machine's speed changes.
+        attack: run repeatedly by the two attackers, in a new session each time.
+        seconds: measuring time of each side.
+        slices: number of alternating parts, because a machine's speed changes.
     """
     guests = box.guests_started
     wrong: list[str] = []

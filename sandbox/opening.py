@@ -27,14 +27,14 @@ def open_sandbox(
     lanes: int | None = None,
     runtime: str | None = None,
 ) -> Sandbox:
-    """A sandbox, to be used with `async with`.
+    """Creates a sandbox, for use with `async with`.
 
     Args:
-        backend: `docker`, `bubblewrap`, or `auto`: Docker when an engine answers and the image is there or can be
-            built, else bubblewrap. `Sandbox.note` says why.
-        limits: of every snippet; `Limits()` by default.
-        lanes: snippets that run at the same time at most; the number of cores by default. They start as needed.
-        runtime: a container runtime that the engine knows, `runsc` for gVisor. Only with Docker.
+        backend: `docker`, `bubblewrap`, or `auto`: Docker if an engine answers and the image exists or can be built,
+            else bubblewrap. `Sandbox.note` says why.
+        limits: limits of every snippet; `Limits()` by default.
+        lanes: most concurrent snippets; by default the number of cores. Lanes start as needed.
+        runtime: a container runtime known to the engine, such as `runsc` for gVisor. Only with Docker.
 
     Raises:
         ValueError: an argument is out of range. Entering the sandbox raises SandboxError when no backend can be used.
@@ -56,7 +56,7 @@ def open_sandbox(
 
 
 async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> Backend:
-    # Imported late: the Docker SDK takes a while, and not everybody needs it.
+    # Imported late: the Docker SDK is slow to import and not always needed.
     from . import docker
 
     obstacle = ""
@@ -65,12 +65,12 @@ async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> 
             return await _in_daemon_thread(lambda: docker.open_backend(limits, runtime))
         except SandboxError as error:
             obstacle = str(error)
-            # A caller that asked for Docker, or for a runtime that only Docker has, does not get less isolation.
+            # If Docker or a runtime was requested, never fall back to less isolation.
             if backend == "docker" or runtime is not None:
                 raise
     reason = await asyncio.to_thread(bubblewrap.why_not)
     if reason is None:
-        note = f"bubblewrap, because {obstacle}" if obstacle else "bubblewrap, as asked for"
+        note = f"bubblewrap, because {obstacle}" if obstacle else "bubblewrap, as requested"
         return BubblewrapBackend(limits, note)
     if backend == "bubblewrap":
         raise SandboxError(reason)
@@ -81,7 +81,7 @@ async def _choose(backend: BackendName, limits: Limits, runtime: str | None) -> 
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
-    """Runs a function in a thread that nothing waits for once this is cancelled, not even the end of the process.
+    """Runs a function in a thread that is abandoned on cancellation; even the end of the process does not wait for it.
 
     Building an image takes minutes, and a thread of `asyncio.to_thread` is joined when the event loop ends.
     """

@@ -7,44 +7,44 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a snippet ended, as its supervisor saw it; never as the snippet says."""
+    """How a snippet ended, as observed by its supervisor, never as claimed by the snippet."""
 
     OK = "ok"
     """Ran to its end."""
     EXCEPTION = "exception"
     """Ended by a Python exception."""
     EXIT = "exit"
-    """Left early: `sys.exit`, `os._exit`, or the end of its process without a trace of the snippet's last line."""
+    """Exited early: `sys.exit`, `os._exit`, or the end of its process before the snippet's end."""
     TIMEOUT = "timeout"
     """Reached the wall or the CPU limit and was killed."""
     MEMORY = "memory"
-    """Asked for more memory than allowed."""
+    """Exceeded the memory limit."""
     OUTPUT_LIMIT = "output_limit"
     """Wrote more than the hard output limit and was killed."""
     KILLED = "killed"
-    """Died of a signal that the supervisor did not send, a crash for example."""
+    """Died of a signal that the supervisor did not send, such as a crash."""
     INVALID_CODE = "invalid_code"
-    """Is not Python, or is longer than the sandbox takes; nothing ran."""
+    """Is not Python, or is too long; nothing ran."""
 
     @property
     def keeps_state(self) -> bool:
-        """Whether the session keeps what the snippet did; after any other ending it goes on from the state before."""
+        """Whether the session keeps the snippet's effects; otherwise it continues from the state before."""
         return self in (Status.OK, Status.EXCEPTION)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one snippet did. A value: a snippet that fails is not an error of the sandbox."""
+    """The result of one snippet. A failing snippet is not an error of the sandbox."""
 
     status: Status
     stdout: str
-    """Head and tail of what it wrote, with a line between them that says how much was cut."""
+    """Head and tail of its output, separated by a line with the number of bytes cut."""
     error: str | None
-    """`Type: message` for `exception`; what ended it, in words, for the other statuses but `ok`."""
+    """`Type: message` for `exception`; a description for other statuses except `ok`."""
     duration_s: float
     """Wall time by the supervisor's clock."""
     truncated: int
-    """Bytes of output that were cut out of `stdout`."""
+    """Bytes of output missing in `stdout`."""
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""A long mixed load: mostly honest snippets whose answers are known, and attacks among them."""
+"""A long mixed load: mostly honest snippets with known answers, and some attacks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .box import RUNS_BEFORE_RENEWAL, Sandbox
 from .results import Result, SandboxError, Status
 
 _SESSION_SNIPPETS = 4
-"""Snippets of one session, as a chain has."""
+"""Snippets per session, as in a chain."""
 _QUICK_ATTACKS = tuple(
     one for one in ATTACKS if Status.TIMEOUT not in one.allowed and Status.OUTPUT_LIMIT not in one.allowed
 )
 _SLOW_ATTACKS = tuple(one for one in ATTACKS if one not in _QUICK_ATTACKS)
 _SLOW_SHARE = 0.02
-"""Attacks that take their whole time limit are a small part: the soak is about numbers, not about waiting."""
+"""Share of attacks that run into their time limit; small, because the soak is about volume, not waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What there is at one moment, in the guests and in this process."""
+    """Resource counts of the guests and this process at one moment."""
 
     guest_processes: int
     guest_zombies: int
@@ -48,18 +48,18 @@ class SoakReport:
     snippets: int
     attacks: int
     wrong: tuple[str, ...]
-    """Good snippets whose result was not the right one, and attacks that got through."""
+    """Honest snippets with wrong results, and attacks that succeeded."""
     errors: tuple[str, ...]
     """Calls that ended in SandboxError."""
     guests_lost: int
-    """Guests that had to be started anew while it ran, apart from worn ones."""
+    """Guests restarted during the soak, apart from worn ones."""
     seconds: float
     before: Footprint
     after: Footprint
 
 
 async def footprint(box: Sandbox) -> Footprint:
-    """Count everything that could leak."""
+    """Counts everything that could leak."""
     guests = await box.stats()
 
     def total(name: str) -> int:
@@ -86,14 +86,14 @@ def _resident_kb() -> int:
 async def soak(
     box: Sandbox, snippets: int, *, sessions: int = 4, seed: int = 0, attacks_share: float = 0.1
 ) -> SoakReport:
-    """Run so many snippets in so many sessions at once, attacks among them.
+    """Runs snippets, including attacks, in several concurrent sessions.
 
     Args:
         box: an open sandbox.
-        snippets: how many in all.
-        sessions: at the same time.
-        seed: of what is asked and attacked.
-        attacks_share: the part of the snippets that is an attack, from 0 to 1.
+        snippets: total number of snippets.
+        sessions: number of concurrent sessions.
+        seed: seed of the choice of snippets and attacks.
+        attacks_share: share of attacks among the snippets, from 0 to 1.
     """
     chance = random.Random(seed)
     wrong: list[str] = []
@@ -110,12 +110,12 @@ async def soak(
                 done += 1
                 if chance.random() < attacks_share:
                     attacks += 1
-                    # In a session of its own: it may use up what this one relies on.
+                    # In a separate session: it may exhaust what this one relies on.
                     await _attack(box, _choose(chance), wrong)
                     continue
                 addend = chance.randrange(1000)
                 code, answer = _question(chance)
-                # The sum goes through the whole session, so a lost or doubled snippet shows.
+                # The running sum reveals a lost or repeated snippet.
                 state = f"total = {addend}" if total is None else f"total += {addend}"
                 total = (total or 0) + addend
                 result = await session.run(f"{state}\n{code}\nprint(total)")
@@ -158,7 +158,7 @@ async def _attack(box: Sandbox, attack: Attack, wrong: list[str]) -> None:
 
 
 def _question(chance: random.Random) -> tuple[str, str]:
-    """Code, and what it must print."""
+    """Code and its expected output."""
     a, b, n = chance.randrange(2, 10_000), chance.randrange(2, 10_000), chance.randrange(2, 60)
     kind = chance.randrange(6)
     if kind == 0:

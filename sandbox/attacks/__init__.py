@@ -1,7 +1,7 @@
 """Attacks on the sandbox, for its tests and for `genprm sandbox attack`.
 
-Each is a snippet that somebody could write who is rewarded for fooling or breaking the judge, with the statuses in
-which it may end. One that gets what it wants prints ESCAPED. After each one a canary shows that nothing was left.
+Each is a snippet that a policy rewarded for fooling or breaking the judge might write, with its allowed final statuses.
+A successful attack prints ESCAPED. After each attack, a canary checks that nothing is left behind.
 """
 
 from .escape import ESCAPE

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Attacks on the walls: privileges, kernel interfaces, the host's files, the network."""
+"""Attacks on the isolation: privileges, kernel interfaces, the host's files, the network."""
 
 from .model import EXCEPTION, EXIT, KILLED, OK, attack, system_calls
 
@@ -159,10 +159,10 @@ ESCAPE = (
                refused("x32 ptrace", (0x40000000 + 521, None))
                refused("old call", (0x40000000 + 512, None))
            """), allowed={OK, KILLED}),
-    attack("unknown-calls", "makes system calls that no table knows",
+    attack("unknown-calls", "makes unknown system calls",
            system_calls("""
-           refused("call of tomorrow", (600, 600))
-           refused("call of nowhere", (100_000, 100_000))
+           refused("future call", (600, 600))
+           refused("impossible call", (100_000, 100_000))
            """), allowed=OK),
     attack("foreign-interrupt", "makes a 32-bit system call by int 0x80",
            """
@@ -273,7 +273,7 @@ ESCAPE = (
            "    try: importlib.import_module(n); print('ESCAPED', n)\n    except (ImportError, OSError): pass", allowed={OK}),
     attack("side-effects-of-sympify", "has sympy evaluate a string that runs code",
            "import sympy\nprint(sympy.sympify('__import__(\"os\").getuid()'))", allowed={OK, EXCEPTION}),
-    attack("chance", "depends on time, host and chance, to give another answer each time",
+    attack("chance", "depends on time, host and chance, to give a different answer each time",
            "import socket, time, os, random, uuid\nprint(time.tzname, hash('a'), random.random(), os.uname().nodename)",
            allowed={OK, EXIT}),
 )  # fmt: skip

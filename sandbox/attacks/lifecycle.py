@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Attacks by signals, and on how a process begins and ends."""
+"""Attacks by signals, and on the start and end of processes."""
 
 from .model import EXCEPTION, EXIT, KILLED, OK, OUTPUT_LIMIT, TIMEOUT, attack, system_calls
 
@@ -15,9 +15,9 @@ LIFECYCLE = (
            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
            time.sleep(1000)
            """, allowed=TIMEOUT),
-    attack("swallow-everything", "catches every exception and goes on",
+    attack("swallow-everything", "catches every exception and continues",
            "while True:\n    try:\n        while True: pass\n    except BaseException: pass", allowed=TIMEOUT),
-    attack("sleep-in-handler", "spends its life in a signal handler",
+    attack("sleep-in-handler", "stays in a signal handler",
            "import signal, time\ndef h(*_):\n    signal.alarm(1); time.sleep(1000)\n"
            "signal.signal(signal.SIGALRM, h); signal.setitimer(signal.ITIMER_REAL, 0.01)\ntime.sleep(1000)",
            allowed=TIMEOUT),
@@ -27,7 +27,7 @@ LIFECYCLE = (
            "import os, time\nif os.fork() == 0:\n    os.kill(-1, 9); os._exit(0)\ntime.sleep(0.2); print('alive')",
            allowed={OK, KILLED, TIMEOUT}),
     attack(
-        "kill-supervisor", "signals its parent, the first process and every number near its own",
+        "kill-supervisor", "signals its parent, the first process and process ids near its own",
         """
         import os, signal
         mine = os.getpid()
@@ -51,7 +51,7 @@ LIFECYCLE = (
     attack("kill-itself", "kills itself", "import os; os.kill(os.getpid(), 9)", allowed=KILLED),
     attack("segfault", "crashes", "import ctypes; ctypes.string_at(0)", allowed=KILLED),
     attack("abort", "aborts", "import os; os.abort()", allowed=KILLED),
-    attack("core-dump", "crashes with a core file wanted",
+    attack("core-dump", "crashes and requests a core file",
            "import resource, os\ntry: resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)); print('ESCAPED')\n"
            "except (ValueError, OSError): pass\nos.abort()", allowed=KILLED),
     attack("exit-at-once", "ends the process with success before the snippet's end",
@@ -59,12 +59,12 @@ LIFECYCLE = (
     attack("exit-from-thread", "ends the process from a thread",
            "import os, threading, time\nthreading.Thread(target=os._exit, args=(0,)).start()\ntime.sleep(1000)",
            allowed=EXIT),
-    attack("sys-exit", "leaves early with success", "import sys\nprint('passed')\nsys.exit(0)\nassert False", allowed=EXIT),
-    attack("sys-exit-text", "leaves early with a text", "import sys\nsys.exit('passed')", allowed=EXIT),
-    attack("quit", "leaves early by quit()", "print('passed')\nraise SystemExit", allowed={EXIT}),
-    attack("evil-exit-code", "leaves with an object that misbehaves when shown",
+    attack("sys-exit", "exits early with success", "import sys\nprint('passed')\nsys.exit(0)\nassert False", allowed=EXIT),
+    attack("sys-exit-text", "exits early with a text", "import sys\nsys.exit('passed')", allowed=EXIT),
+    attack("quit", "exits early by quit()", "print('passed')\nraise SystemExit", allowed={EXIT}),
+    attack("evil-exit-code", "exits with an object that misbehaves when shown",
            "class E:\n    def __repr__(self): raise SystemExit\n    __str__ = __repr__\nraise SystemExit(E())", allowed=EXIT),
-    attack("at-exit", "registers what never ends for the end",
+    attack("at-exit", "registers an endless exit handler",
            "import atexit\ndef f():\n    while True: pass\natexit.register(f)", "print(1)", allowed=OK),
     attack("fork-at-exit", "forks in destructors",
            "import os\nclass D:\n    def __del__(self):\n        os.fork()\nx = D()\ndel x\ny = D()", allowed={OK, EXCEPTION, KILLED}),
@@ -122,13 +122,13 @@ LIFECYCLE = (
     attack("swap-descriptors", "puts its command pipe in place of its output",
            "import os\nfor a in (3, 4, 5):\n    try: os.dup2(a, 1)\n    except OSError: pass\nprint('x' * 1000)",
            "print(1)", allowed={OK, KILLED}),
-    attack("thread-left-spinning", "leaves threads that burn time while the session rests",
+    attack("thread-left-spinning", "leaves threads that use CPU while the session is idle",
            "import threading\ndef f():\n    while True: pass\nfor _ in range(4): threading.Thread(target=f, daemon=True).start()",
            allowed=OK),
-    attack("timer-left-running", "leaves a timer whose handler burns time while the session rests",
+    attack("timer-left-running", "leaves a timer whose handler uses CPU while the session is idle",
            "import signal\ndef h(*_):\n    while True: pass\nsignal.signal(signal.SIGALRM, h)\n"
            "signal.setitimer(signal.ITIMER_REAL, 0.05)", allowed=OK),
-    attack("wake-itself", "has a child wake the session while it rests",
+    attack("wake-itself", "has a child wake the session while it is idle",
            "import os, signal, time\nmine = os.getpid()\nif os.fork() == 0:\n    while True:\n"
            "        os.kill(mine, signal.SIGCONT); time.sleep(0.001)", "print(1)", allowed=OK),
     attack("output-from-thread", "prints from a thread after its end",

@@ -1,4 +1,4 @@
-"""What an attack is."""
+"""The definition of attacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..results import Status
 
 ESCAPED = "ESCAPED"
-"""What an attack prints when it got what it wanted."""
+"""Printed by an attack that succeeds."""
 
 OK, EXCEPTION, EXIT = Status.OK, Status.EXCEPTION, Status.EXIT
 TIMEOUT, MEMORY, OUTPUT_LIMIT = Status.TIMEOUT, Status.MEMORY, Status.OUTPUT_LIMIT
@@ -21,17 +21,17 @@ class Attack:
 
     name: str
     tries: str
-    """What it tries, for people."""
+    """Description of the attempt."""
     code: tuple[str, ...]
-    """Snippets of one session, run in order; the last one's result is judged, all are looked at for ESCAPED."""
+    """Snippets of one session, run in order; the last result is judged, and all are searched for ESCAPED."""
     allowed: frozenset[Status]
-    """How the last snippet may end."""
+    """Allowed statuses of the last snippet."""
     longest_s: float
-    """Wall time that the last snippet may take at most."""
+    """Longest wall time of the last snippet."""
 
 
 def attack(name: str, tries: str, *code: str, allowed: Status | set[Status], longest_s: float = 1.25) -> Attack:
-    """An attack whose code is dedented."""
+    """Creates an attack; its code is dedented."""
     statuses = {allowed} if isinstance(allowed, Status) else allowed
     snippets = tuple(textwrap.dedent(snippet).strip("\n") for snippet in code)
     return Attack(name, tries, snippets, frozenset(statuses), longest_s)
@@ -53,7 +53,7 @@ def refused(name, numbers, *arguments):
     if result >= 0 or error not in (1, 38):
         print("ESCAPED", name, result, os.strerror(error))
 '''
-"""Put before attacks that make system calls by number."""
+"""Prefix of attacks that make system calls by number."""
 
 
 def system_calls(body: str) -> str:

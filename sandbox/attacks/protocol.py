@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Attacks on what the sandbox reports, and on whoever reads it."""
+"""Attacks on the sandbox's reports and their readers."""
 
 from .model import EXCEPTION, EXIT, INVALID_CODE, KILLED, OK, TIMEOUT, attack
 
@@ -13,7 +13,7 @@ def report(message):
     data = json.dumps(message).encode()
     os.write(4, struct.pack(">I", len(data)) + data)
 """
-"""Finds the session's own trusted code by walking the stack, for attacks that speak in its name."""
+"""Finds the session's trusted code by walking the stack, for attacks that impersonate it."""
 
 PROTOCOL = (
     attack("fake-frame", "prints a reply of the supervisor",
@@ -42,9 +42,9 @@ PROTOCOL = (
            "import os\nwhile True: os.write(4, b'\\xff' * 4096)", allowed=KILLED),
     attack("long-report", "announces a report of two gigabytes",
            "import os\nos.write(4, b'\\x7f\\xff\\xff\\xff')\nwhile True: os.write(4, b'x' * 4096)", allowed=KILLED),
-    attack("forged-success", "finds the word that its own success needs, and says it before it fails",
+    attack("forged-success", "finds the nonce of its success report, and sends it before it fails",
            FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nos._exit(1)',
-           # The same process judges and is judged: it can claim to have ended well, as it can simply end well.
+           # Snippet and reporting code share a process: it can claim success, as it could simply end normally.
            allowed={OK, EXIT, KILLED}),
     attack("forged-timeout", "claims a status that only the supervisor may give",
            FIND + 'report({"outcome": "timeout", "error": None, "nonce": nonce})\nimport time; time.sleep(1000)',
@@ -55,12 +55,12 @@ PROTOCOL = (
            allowed=KILLED),
     attack("forged-runner-first", "claims another process before the snippet that is not a clone",
            FIND + 'report({"runner": 1, "nonce": nonce})\nwhile True: pass', allowed=KILLED),
-    attack("ok-and-run-on", "says that it has ended and runs on",
+    attack("ok-and-run-on", "reports its end and keeps running",
            FIND + 'report({"outcome": "ok", "error": None, "nonce": nonce})\nwhile True: print("x")', allowed=OK),
     attack("eat-commands", "reads the next command itself",
            "import os, threading\nthreading.Thread(target=os.read, args=(3, 1 << 20), daemon=True).start()",
            "print(1)", allowed={OK, TIMEOUT, KILLED, EXIT}),
-    attack("replace-machinery", "replaces the functions that its own reports are made with",
+    attack("replace-machinery", "replaces the functions that make its own reports",
            "import os, json, struct\nos.write = json.dumps = len = lambda *a, **k: 1 / 0", "print(1)",
            allowed={OK, TIMEOUT, KILLED, EXIT, EXCEPTION}),
     attack("parent-descriptors", "opens its parent's descriptors",
@@ -75,10 +75,10 @@ PROTOCOL = (
                        except OSError:
                            pass
            """, allowed=OK),
-    attack("pickle", "prints a pickle that runs code where it is loaded",
+    attack("pickle", "prints a pickle that runs code when loaded",
            "import pickle, os, sys\nclass R:\n    def __reduce__(self): return os.system, ('echo pwned',)\n"
            "sys.stdout.buffer.write(pickle.dumps(R()))\nprint(pickle.dumps(R()))", allowed=OK),
-    attack("evil-exception", "raises an exception that misbehaves when it is described",
+    attack("evil-exception", "raises an exception that misbehaves in str()",
            "class E(Exception):\n    def __str__(self): raise SystemExit\n    __repr__ = __str__\nraise E", allowed=EXCEPTION),
     attack("endless-exception", "raises an exception whose text never ends",
            "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E", allowed=TIMEOUT),
@@ -97,7 +97,7 @@ PROTOCOL = (
            allowed=EXCEPTION),
     attack("control-characters", "prints NUL, escape sequences, surrogates, separators",
            "print('\\0\\x1b[2J\\x1b]0;x\\x07\\ud800\\udfff\\ufeff\\u2028\\r\\x85')", allowed=OK),
-    attack("invalid-utf8", "prints bytes that are no text",
+    attack("invalid-utf8", "prints bytes that are not text",
            "import sys\nsys.stdout.buffer.write(bytes(range(256)) * 16)", allowed=OK),
     attack("surrogate-exception", "raises with a lone surrogate", "raise ValueError('\\ud800\\0')", allowed=EXCEPTION),
     attack("code-with-nul", "is code with NUL", "x = 1\0", allowed=INVALID_CODE),
@@ -108,7 +108,7 @@ PROTOCOL = (
            allowed={INVALID_CODE, KILLED}),
     attack("deep-operators", "is an expression that crashes compilers", "-" * 200_000 + "1",
            allowed={INVALID_CODE, KILLED, TIMEOUT}),
-    attack("huge-code", "is longer than the sandbox takes", "#" + "x" * (1 << 20), allowed=INVALID_CODE),
+    attack("huge-code", "is longer than the sandbox accepts", "#" + "x" * (1 << 20), allowed=INVALID_CODE),
     attack("slow-code", "takes long to compile", "x = " + "+".join(["1"] * 150_000),
            allowed={OK, INVALID_CODE, TIMEOUT, KILLED}),
     attack("constant-folding", "has the compiler compute a huge constant", "x = 10 ** 10 ** 10 if False else 1",

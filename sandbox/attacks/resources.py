@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Attacks that use up: time, memory, processes, files, output."""
+"""Attacks that exhaust time, memory, processes, files or output."""
 
 from .model import EXCEPTION, EXIT, KILLED, MEMORY, OK, OUTPUT_LIMIT, TIMEOUT, attack, system_calls
 
@@ -7,7 +7,7 @@ RESOURCES = (
     attack("busy-loop", "never ends", "while True: pass", allowed=TIMEOUT),
     attack("sleep", "sleeps for thirty years", "import time; time.sleep(10**9)", allowed=TIMEOUT),
     attack(
-        "fork-bomb", "forks for ever",
+        "fork-bomb", "forks forever",
         """
         import os
         while True:
@@ -36,7 +36,7 @@ RESOURCES = (
         allowed=OK,
     ),
     attack(
-        "thread-bomb", "starts threads for ever",
+        "thread-bomb", "starts threads forever",
         """
         import threading, time
         started = 0
@@ -50,8 +50,8 @@ RESOURCES = (
         """,
         allowed=EXCEPTION,
     ),
-    attack("big-allocation", "asks for 2 GiB at once", "x = bytearray(2 << 30)", allowed=MEMORY),
-    attack("small-allocations", "asks for a little, very often", "x = []\nwhile True: x.append(bytearray(1000))",
+    attack("big-allocation", "allocates 2 GiB at once", "x = bytearray(2 << 30)", allowed=MEMORY),
+    attack("small-allocations", "allocates a little, very often", "x = []\nwhile True: x.append(bytearray(1000))",
            allowed={MEMORY, TIMEOUT}),
     attack("numpy-pages", "touches every page of big arrays",
            "import numpy\nx = []\nwhile True: x.append(numpy.ones(1 << 24))", allowed={MEMORY, TIMEOUT}),
@@ -75,13 +75,13 @@ RESOURCES = (
            allowed=OK),
     attack("shared-mapping", "maps shared memory beyond the limit",
            "import mmap\nx = [mmap.mmap(-1, 64 << 20) for _ in range(64)]", allowed={EXCEPTION, MEMORY}),
-    attack("print-flood", "prints for ever", "while True: print('x' * 1000)", allowed={OUTPUT_LIMIT, TIMEOUT}),
+    attack("print-flood", "prints forever", "while True: print('x' * 1000)", allowed={OUTPUT_LIMIT, TIMEOUT}),
     attack("gigabyte-of-output", "writes a gigabyte",
            "import os\nfor _ in range(1024): os.write(1, b'x' * (1 << 20))", allowed=OUTPUT_LIMIT),
     attack("one-big-print", "prints a megabyte at once", "print('x' * (1 << 20))", allowed=OK),
-    attack("pipe-deadlock", "writes more than a pipe holds, then goes on", "print('x' * 300_000)\nprint('end')",
+    attack("pipe-deadlock", "writes more than a pipe holds, then continues", "print('x' * 300_000)\nprint('end')",
            allowed=OK),
-    attack("stderr-flood", "writes errors for ever", "import sys\nwhile True: sys.stderr.write('x' * 10_000)",
+    attack("stderr-flood", "writes errors forever", "import sys\nwhile True: sys.stderr.write('x' * 10_000)",
            allowed=TIMEOUT),
     attack("fill-scratch", "fills its folder with one file",
            "with open('f', 'wb') as f:\n    while True: f.write(b'x' * (1 << 20))", allowed=EXCEPTION),
@@ -103,7 +103,7 @@ RESOURCES = (
     attack("deep-folders", "makes folders in folders",
            "import os\nfor i in range(10**6):\n    os.mkdir('d'); os.chdir('d')\nprint('ESCAPED')", allowed={EXCEPTION, TIMEOUT}),
     attack(
-        "locked-folders", "makes folders that nobody may enter",
+        "locked-folders", "makes folders without permissions",
         """
         import os
         for i in range(20):
@@ -115,7 +115,7 @@ RESOURCES = (
         """,
         allowed=OK,
     ),
-    attack("odd-file-names", "makes files whose names are no text",
+    attack("odd-file-names", "makes files whose names are not text",
            "import os\nfor n in (b'\\xff\\xfe', b'a\\nb', b'-rf', b'\\xed\\xa0\\x80', b'*'): os.close(os.open(n, os.O_CREAT))",
            allowed=OK),
     attack("shared-memory", "fills /dev/shm",
@@ -141,7 +141,7 @@ RESOURCES = (
            "x = []\nfor _ in range(10**6): x = [x]\nrepr(x)", allowed={KILLED, EXCEPTION, MEMORY, TIMEOUT}),
     attack("big-power", "computes 7**(10**8)", "print(7 ** (10**8))", allowed={TIMEOUT, EXCEPTION}),
     attack("digits", "turns a huge integer into text", "print(len(str(10 ** 10**6)))", allowed={TIMEOUT, EXCEPTION}),
-    attack("regex", "matches a pattern that backtracks for ever",
+    attack("regex", "matches a pattern with exponential backtracking",
            "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')", allowed=TIMEOUT),
     attack("factor", "factors a product of two large primes",
            "import sympy; sympy.factorint((10**78 + 7) * sympy.nextprime(10**77 + 12345))", allowed={TIMEOUT, EXCEPTION}),
@@ -185,7 +185,7 @@ RESOURCES = (
     attack("decompression-bomb", "unpacks kilobytes into gigabytes",
            "import zlib\nx = zlib.compress(bytes(10 << 20)) \ny = [zlib.decompress(x) for _ in range(1000)]",
            allowed={MEMORY, TIMEOUT}),
-    attack("cpu-in-children", "burns time in children that outlive it",
+    attack("cpu-in-children", "uses CPU in children that outlive it",
            """
            import os
            for _ in range(6):

@@ -12,13 +12,13 @@ from ..results import Result, SandboxError, Status
 from .model import ESCAPED, Attack
 
 ATTACK_LIMITS = Limits(wall_s=1.0, cpu_s=2.0, memory_mb=256, output_kb=16)
-"""Attacks are judged under these."""
+"""Limits under which attacks run."""
 _LATENCY_FACTOR = 3.0
 _LATENCY_FLOOR_S = 0.05
 _CANARIES = 5
-"""Below this a canary's latency says more about the machine than about the attack."""
+"""Canary latencies below this reflect the machine, not the attack."""
 
-# The first canary leaves a secret, which a later session must not find.
+# The first canary leaves a secret that later sessions must not find.
 _CANARY = """
 import builtins, decimal, fcntl, fractions, math, os, random, sys, time, types
 import mpmath, numpy, sympy
@@ -50,13 +50,13 @@ print(problems or "clean")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attack achieved."""
+    """The outcome of an attack."""
 
     attack: Attack
     result: Result | None
-    """Of its last snippet; None when the sandbox broke."""
+    """Result of its last snippet; None if the sandbox broke."""
     failures: tuple[str, ...]
-    """Why it is not contained; empty when it is."""
+    """Why it is not contained; empty if it is."""
     canary_s: float
 
     @property
@@ -66,14 +66,14 @@ class Outcome:
 
 
 class _Neighbour:
-    """An honest session that is there before an attack and goes on after it, in the same guest."""
+    """An honest session that exists before an attack and continues after it, in the same guest."""
 
     def __init__(self, box: Sandbox) -> None:
         self._session = box.session()
         self._count = 0
 
     async def step(self) -> float:
-        """Count one further; seconds that it took. Raises SandboxError if its state is not what it was."""
+        """Counts one further and returns the seconds it took. Raises SandboxError if its state has changed."""
         self._count += 1
         started = time.perf_counter()
         result = await self._session.run("count = globals().get('count', 0) + 1\nprint(count)")
@@ -86,11 +86,11 @@ class _Neighbour:
 
 
 async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[Outcome]:
-    """Run attacks one after the other on an open sandbox of one lane, under `ATTACK_LIMITS`.
+    """Runs attacks in turn on an open sandbox with one lane, under `ATTACK_LIMITS`.
 
-    An attack is contained when nothing it wanted was printed, it ended in one of its statuses and in time, the guest
-    is still the same one, and neither while its session rests nor after its end there is a process, a file or a
-    descriptor too many, a process that runs while it should rest, or a neighbour whose state or speed has suffered.
+    An attack is contained when it did not print ESCAPED, it ended in time with an allowed status, the guest is still
+    the same one, and neither while its session is idle nor after its end is there an extra process, file or descriptor,
+    a running idle process, or a neighbour whose state or speed has suffered.
 
     Raises:
         SandboxError: the sandbox does not even serve the canary before the first attack.
@@ -131,7 +131,7 @@ async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[
 
 
 async def _at_rest(box: Sandbox, neighbour: _Neighbour, usual_s: float, before: dict[str, int]) -> list[str]:
-    """What a session does to others while it rests."""
+    """Effects of an idle session on others."""
     problems: list[str] = []
     took = 0.0
     allowed_s = max(_LATENCY_FACTOR * usual_s, _LATENCY_FLOOR_S)
@@ -151,12 +151,12 @@ async def _at_rest(box: Sandbox, neighbour: _Neighbour, usual_s: float, before: 
 
 
 async def _look_after(box: Sandbox, canary: str, usual_s: float, before: dict[str, int]) -> tuple[float, list[str]]:
-    """What the attack has left, seen from a fresh session and from the supervisor."""
+    """What the attack left behind, seen from a fresh session and from the supervisor."""
     problems: list[str] = []
     took = 0.0
     allowed_s = max(_LATENCY_FACTOR * usual_s, _LATENCY_FLOOR_S)
     try:
-        for _ in range(_CANARIES):  # a machine with other work may be slow once
+        for _ in range(_CANARIES):  # a busy machine may be slow once
             took = await _time_canary(box, canary)
             if took <= allowed_s:
                 break

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Attacks that try to leave something behind for other sessions, or to see something of them."""
+"""Attacks that try to leave something for other sessions, or to spy on them."""
 
 from .model import EXCEPTION, KILLED, OK, TIMEOUT, attack
 
@@ -9,7 +9,7 @@ STATE = (
     attack("poison-sympy", "replaces sympy's functions",
            "import sympy\nsympy.simplify = sympy.factorint = sympy.solve = sympy.Rational = lambda *a, **k: 0\n"
            "sympy.core.numbers.Integer.__add__ = lambda a, b: a", allowed=OK),
-    attack("poison-caches", "fills sympy's caches with falsehoods",
+    attack("poison-caches", "corrupts sympy's caches",
            "import sympy, gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and len(o) > 50 and not any("
            "isinstance(k, str) for k in list(o)[:5]):\n        try: o.clear()\n        except Exception: pass",
            allowed={OK, EXCEPTION, KILLED, TIMEOUT}),
@@ -20,7 +20,7 @@ STATE = (
            "import locale, decimal, mpmath, os, sys\ndecimal.getcontext().prec = 1\nmpmath.mp.dps = 1\nos.umask(0)\n"
            "os.chdir('/')\nsys.setrecursionlimit(50)\nsys.set_int_max_str_digits(640)\nos.environ['TZ'] = 'X'",
            allowed={OK, EXCEPTION}),
-    attack("random-state", "fixes everybody's random numbers", "import random, numpy\nrandom.seed(1)\nnumpy.random.seed(1)", allowed=OK),
+    attack("random-state", "seeds the shared random generators", "import random, numpy\nrandom.seed(1)\nnumpy.random.seed(1)", allowed=OK),
     attack("files-for-later", "leaves files for the next session",
            "import os\nfor d in ('.', '/tmp', '/var/tmp', '/dev/shm', os.path.expanduser('~')):\n"
            "    try: open(d + '/left', 'w').write('x')\n    except OSError: pass", allowed=OK),
@@ -78,7 +78,7 @@ STATE = (
     attack("open-own-folder", "opens its folder to all others",
            "import os\nopen('f', 'w').write('x')\nos.chmod('f', 0o777)\n"
            "try: os.chmod('.', 0o777); print('opened')\nexcept OSError as e: print(e)", allowed=OK),
-    attack("memory-of-others", "searches its memory for what other sessions have said",
+    attack("memory-of-others", "searches its memory for other sessions' data",
            """
            import gc
            # Put together here, so that this snippet's own text does not hold it.
@@ -96,6 +96,6 @@ STATE = (
            "import gc\ngc.disable()\nfor _ in range(10**5):\n    x = []; x.append(x)", allowed=OK),
     attack("signal-mask", "leaves every signal blocked", "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
            "while True: pass", allowed=TIMEOUT),
-    attack("rollback", "keeps what it did before it hung",
+    attack("rollback", "keeps its effects from before it hung",
            "x = 1", "x = 2\nwhile True: pass", "print('ESCAPED' if x != 1 else 'back')", allowed=OK),
 )  # fmt: skip
