@@ -18,6 +18,7 @@ from genprm.sandbox import Limits, Sandbox, open_sandbox
 from genprm.sandbox.opening import BackendName
 from genprm.types import DEFAULT_THRESHOLD
 
+TrackerName = Literal["none", "trackio", "wandb"]
 EngineKind = Literal["auto", "transformers", "vllm", "openai"]
 BUILT_IN, BUILT_IN_POLICY = "nano", "nano-policy"
 """Names of the models included in the package."""
@@ -393,6 +394,9 @@ class RunConfig(WorkConfig):
     )
     clean: Annotated[bool, Option(flags=("--clean",), stored=False)] = Field(
         default=False, description="Delete the run in the folder and start over."
+    )
+    track: Annotated[TrackerName, Option(stored=False)] = Field(
+        default="none", description="Also log counts and metrics to this experiment tracker."
     )
     as_json: Annotated[bool, Option(flags=("--json",), stored=False)] = Field(
         default=False, description="Print the result as one JSON object in place of tables."

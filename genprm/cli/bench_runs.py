@@ -47,7 +47,7 @@ async def judge_into(
     out = how.out or _default_out(command, stored, files)
     with open_run(out, command=command, config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, finish, how.as_json)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, finish, how.as_json), how.track) as session:
             if is_finished(rows, run):
                 await kept(rows, run, progress)
                 return FAILED if progress.failed else 0

@@ -120,7 +120,7 @@ async def label_into(
             (out / FILE).unlink(missing_ok=True)
         journal = Journal(out, run.done)
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, hub, how.as_json)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, hub, how.as_json), how.track) as session:
             if is_finished(rows, run):
                 journal.close()
                 await kept(rows, run, progress)

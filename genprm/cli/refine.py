@@ -109,7 +109,7 @@ async def _refine(
     out = how.out or Path("runs") / f"refine-{digest('refine', stored, FREE)[:8]}"
     with open_run(out, command="refine", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, how.as_json)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, how.as_json), how.track) as session:
             if is_finished(rows, run):
                 await kept(rows, run, progress)
                 return FAILED if progress.failed else 0

@@ -128,7 +128,7 @@ async def search_into(name: str, recipe: Recipe, how: RunConfig) -> int:
         dumped = recipe.model_dump(mode="json")
         write_atomically(run.path / RECIPE, yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True))
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, recipe, progress, how.as_json)) as session:
+        with session_of(run, progress, partial(_finish, run, recipe, progress, how.as_json), how.track) as session:
             if is_finished(rows, run):
                 await kept(rows, run, progress)
                 return FAILED if progress.failed else 0

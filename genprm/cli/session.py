@@ -15,6 +15,8 @@ from genprm.cli.boundary import notes, stderr, stdout
 from genprm.cli.log import LOG, logged
 from genprm.cli.progress import shown
 from genprm.cli.terminal import counted
+from genprm.config import TrackerName
+from genprm.runs.tracking import Tracker, check_tracker
 from genprm.spent import spent_so_far
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ logger = logging.getLogger("genprm")
 class CommandSession:
     """One run of a command on a run's folder. Time counts from the call of `working`, when the models are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
         self._begin()
 
     def _begin(self) -> None:
@@ -57,13 +60,23 @@ class CommandSession:
     def working(self) -> Generator[Callable[[Progress], None]]:
         """Shows progress; yields a function to call after every row."""
         self._begin()
-        with shown(notes()) as on_progress:
+        with shown(notes()) as show:
+
+            def on_progress(progress: Progress) -> None:
+                show(progress)
+                self._tracker.note(
+                    {"rows": progress.done, "failed": progress.failed, "tokens/generated": progress.generated}
+                )
+
             yield on_progress
 
 
 @contextmanager
 def session_of(
-    run: RunFolder, progress: Progress, finish: Callable[[SessionMetrics, bool], None]
+    run: RunFolder,
+    progress: Progress,
+    finish: Callable[[SessionMetrics, bool], None],
+    track: TrackerName = "none",
 ) -> Generator[CommandSession]:
     """Prints what is already done, and calls `finish` at the end, also when the work was stopped or abandoned.
 
@@ -71,6 +84,7 @@ def session_of(
         run: the folder.
         progress: the counts, updated by the work.
         finish: writes metrics and page, given this run's metrics and whether it was interrupted.
+        track: the experiment tracker that is told as well.
 
     Raises:
         CancelledError: the work was stopped; `finish` has been called.
@@ -85,9 +99,11 @@ def session_of(
 
     if run.done:
         notes().print(f"Resuming {run.path}: {_are(len(run.done))} done.", soft_wrap=True)
-    session = CommandSession()
+    check_tracker(track)
     stopped: BaseException | None = None
     with logged(run.path / LOG):
+        tracker = Tracker(track, str(run.path), run.info.config)
+        session = CommandSession(tracker)
         logger.info("genprm %s on %s", run.info.command, run.path)
         try:
             yield session
@@ -108,6 +124,11 @@ def session_of(
     except WriteError:
         if stopped is None:
             raise
+    finally:
+        with logged(run.path / LOG):
+            tracker.close(_metrics(run))
+    if track != "none":
+        notes().print(f"{track}: project {tracker.project}, run {run.path}", soft_wrap=True)
     if progress.duplicates:
         shown = "; ".join(progress.duplicates[:3]) + ("; ..." if len(progress.duplicates) > 3 else "")
         were = "was" if len(progress.duplicates) == 1 else "were"
@@ -116,6 +137,18 @@ def session_of(
     if stopped is not None:
         notes().print(f"Stopped. {_are(len(run.done))} kept; the same command resumes.")
         raise stopped
+
+
+def _metrics(run: RunFolder) -> dict[str, JsonValue]:
+    """What `metrics.json` holds; nothing where it could not be written."""
+    import json
+
+    from genprm.runs.folder import METRICS
+
+    try:
+        return json.loads((run.path / METRICS).read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def _are(rows: int) -> str:

@@ -108,7 +108,9 @@ async def synthesize_into(labels: Path, config: TeacherConfig, how: RunConfig, h
         student = await asyncio.to_thread(open_student, config.student, config.style, config.question)
     with open_run(out, command="synthesize", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(len(rows))
-        with session_of(run, progress, partial(_finish, run, progress, config, hub, student, how.as_json)) as session:
+        with session_of(
+            run, progress, partial(_finish, run, progress, config, hub, student, how.as_json), how.track
+        ) as session:
             if is_finished(rows, run):
                 await kept(rows, run, progress)
                 return FAILED if progress.failed else 0

@@ -72,7 +72,7 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
         out = Path("runs") / f"{stem}-{digest('verify', stored, FREE)[:8]}"
     with open_run(out, command="verify", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(total)
-        with session_of(run, progress, partial(_finish, run, progress, how.as_json)) as session:
+        with session_of(run, progress, partial(_finish, run, progress, how.as_json), how.track) as session:
             read = partial(read_rows, files, limit=how.limit, sample=how.sample, seed=how.seed)
             again = read if can_be_read_twice(files) else tuple
             if again is read and is_finished(read(), run):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from genprm.config import TrackerName
 from genprm.fields import Config, Option
 
 Free = Option(free=True)
@@ -54,8 +55,8 @@ class Saving(Config):
     )
     keep_checkpoints: Annotated[int, Free] = Field(default=2, ge=1, description="Checkpoints that are kept.")
     log_steps: Annotated[int, Free] = Field(default=10, ge=1, description="Steps between two lines of the log.")
-    report_to: Annotated[Literal["none", "trackio", "wandb"], Free] = Field(
-        default="none", description="Where curves go besides log.jsonl."
+    report_to: Annotated[TrackerName, Option(flags=("--track", "--report-to"), free=True)] = Field(
+        default="none", description="An experiment tracker for the curves, besides log.jsonl."
     )
     push_to_hub: Annotated[str | None, Option(free=True, shown="none")] = Field(
         default=None, description="Repository on the Hub that the finished model is uploaded to."
