@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: a supervisor, a zygote with the libraries loaded, and one process a session.
+"""The code inside the sandbox: a supervisor, a zygote with loaded libraries, and one process per session.
 
-Standard library and ctypes only. The host never imports more of it than `frames` and `seccomp`.
+Uses only the standard library and ctypes. The host imports only `frames` and `seccomp`.
 """

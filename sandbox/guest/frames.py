@@ -1,7 +1,7 @@
-"""Length-prefixed JSON, the only thing that crosses the sandbox's edge.
+"""Length-prefixed JSON, the only data that crosses the sandbox's boundary.
 
 A frame is four bytes of length, big-endian, and that many bytes of JSON: one object. Both sides refuse a frame that
-is too long, is not JSON, is not an object, or holds NaN, Infinity or a key twice.
+is too long, is not JSON, is not an object, or contains NaN, Infinity or a repeated key.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 HEADER = struct.Struct(">I")
 MAX_REQUEST = 8 << 20
-"""A snippet of `MAX_CODE` bytes, every one of them escaped, fits."""
+"""Fits a snippet of `MAX_CODE` bytes, all of them escaped."""
 MAX_CODE = 1 << 20
 """Longest snippet in bytes of UTF-8. No model writes a mebibyte of checking code."""
 MAX_ERROR = 4096
-"""Longest error message in characters, of which JSON makes at most twelve bytes each."""
+"""Longest error message in characters, each at most twelve bytes in JSON."""
 
 
 class FrameError(ValueError):
@@ -29,12 +29,12 @@ def reply_limit(output_kb: int) -> int:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates written as escapes, so that every encoder downstream takes it."""
+    """The text with lone surrogates escaped, so that it can be encoded."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def clip(text: str, most: int = MAX_ERROR) -> str:
-    """The text if it is short enough, else its beginning and how much was left out, at most `most` characters."""
+    """The text if it is short enough, else its beginning and the number of omitted characters."""
     if len(text) <= most:
         return text
     kept = most - 40
@@ -64,7 +64,7 @@ def length(header: bytes, limit: int) -> int:
     """The payload's length, checked against the limit."""
     (size,) = HEADER.unpack(header)
     if not 2 <= size <= limit:
-        raise FrameError(f"a frame of {size} bytes; at most {limit} are taken")
+        raise FrameError(f"a frame of {size} bytes exceeds the limit of {limit}")
     return size
 
 

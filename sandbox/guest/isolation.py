@@ -1,8 +1,8 @@
-"""What keeps one session's processes apart, and how all of them are found, counted and ended.
+"""Isolation of a session's processes, and how they are found, counted and ended.
 
-Two ways: a user of its own (needs root's right to change users), or namespaces of its own with a keeper in them.
-Between snippets a session is one process whose threads all stand, alone; `clear` makes it so and checks it, and raises
-`NotAlone` where it cannot be had. `end` ends everything, whatever state it is in.
+A session has either its own user (which needs root's right to change users), or its own namespaces with a keeper.
+Between snippets a session is a single process with all threads stopped; `clear` ensures and checks this, and raises
+`NotAlone` if it fails. `end` ends everything, in any state.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from .worker import Ends, Worker
 
 
 class NotAlone(Exception):
-    """A session does not get down to one process that stands."""
+    """A session cannot be reduced to one stopped process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What a session has while it rests."""
+    """The resources of an idle session."""
 
     stat: Stat
     files: Held
-    """Files that were deleted and are still open or mapped."""
+    """Deleted files that are still open or mapped."""
     dead: int
-    """Children that have ended and that it has not waited for."""
+    """Zombie children."""
 
 
 class Isolation(Protocol):
-    """What keeps a session's processes apart."""
+    """Isolates a session's processes."""
 
     exits: int
-    """A descriptor that is readable when one of them may have ended."""
+    """Readable when a process may have ended."""
 
     def ready(self, pid: int, inner: int) -> Process:
         """The session's first process. Raises NotReady."""
         ...
 
     def pids(self) -> set[int]:
-        """Processes that belong to it besides the session's own."""
+        """Its processes other than the session's."""
         ...
 
     def find(self, inner: int, head: Process) -> Process | None:
-        """The clone that says that it runs the snippet; None if it has ended. Raises BadReport if it cannot be one."""
+        """The clone that reports to run the snippet; None if it has ended. Raises BadReport if it cannot be one."""
         ...
 
     def exit_of(self, inner: int) -> Exit | None:
@@ -60,20 +60,20 @@ class Isolation(Protocol):
         ...
 
     def clear(self, keep: Process, gone: list[Process]) -> Rest:
-        """Leave one process, standing, and an empty folder. Raises NotAlone."""
+        """Leaves one stopped process and an empty folder. Raises NotAlone."""
         ...
 
     def forget(self, inner: int) -> None:
-        """The session is through with a process."""
+        """The session no longer needs a process."""
         ...
 
     def end(self, left: list[Process], *, alone: bool) -> None:
-        """End everything. `alone`: all that there is stands, and is among `left`."""
+        """Ends everything. `alone`: all remaining processes are stopped and in `left`."""
         ...
 
 
 class ByUser:
-    """A session with a user of its own. Its processes are children of the supervisor, or of one another."""
+    """A session with its own user. Its processes are descendants of the supervisor."""
 
     def __init__(self, worker: Worker, ends: Ends) -> None:
         self.exits = worker.woken
@@ -82,7 +82,7 @@ class ByUser:
     def ready(self, pid: int, inner: int) -> Process:
         """The session's first process."""
         if inner != pid:
-            raise NotReady(f"process {pid} says that it is {inner}")
+            raise NotReady(f"process {pid} claims to be {inner}")
         try:
             return Process.hold(pid, pid)
         except ProcessLookupError:
@@ -99,10 +99,10 @@ class ByUser:
             raise BadReport
         if inner in worker.exits:
             return None
-        # The number of a child cannot pass to another process before the supervisor has reaped it.
+        # A child's process id cannot be reused before the supervisor has reaped it.
         if processes.stat(worker.proc, inner).parent != os.getpid():
             raise BadReport
-        if processes.real_user(worker.proc, inner) not in (self._uid, None):  # the dead have none
+        if processes.real_user(worker.proc, inner) not in (self._uid, None):  # zombies have none
             raise BadReport
         try:
             process = Process.hold(inner, inner)
@@ -117,7 +117,7 @@ class ByUser:
         return self._worker.exits.get(inner)
 
     def clear(self, keep: Process, gone: list[Process]) -> Rest:
-        """Nothing else may be there: no child of these, and no child of the supervisor that is not known."""
+        """Checks that nothing else exists: no child of these, and no unknown child of the supervisor."""
         worker = self._worker
         keep.signal(signal.SIGSTOP)
         alone = True
@@ -140,11 +140,11 @@ class ByUser:
         return Rest(rest, worker.files_held_besides(held), dead)
 
     def forget(self, inner: int) -> None:
-        """The session is through with a process."""
+        """The session no longer needs a process."""
         self._worker.forget(inner)
 
     def end(self, left: list[Process], *, alone: bool) -> None:
-        """By user: everything that is there, known or not, including what is just being cloned."""
+        """By user: all processes, known or not, including those just being cloned."""
         worker = self._worker
         for process in left:
             if process.pid not in worker.exits:
@@ -170,21 +170,21 @@ class ByUser:
         return None if found is None or processes.children(self._worker.proc, process.pid) else found
 
     def _purge(self, keep: Process) -> Stat:
-        """The session has forked: stop all of it, then end all but one."""
+        """The session has forked: stops all of it, then ends all but one."""
         worker = self._worker
         end = processes.deadline()
         while time.monotonic() < end:
-            # One signal to all of a user also reaches what is just being cloned, which one to each process does not.
+            # One signal to all of a user's processes also reaches those being cloned; single signals do not.
             worker.signal_user(self._uid, signal.SIGSTOP)
             others = {*processes.of_user(worker.proc, self._uid), *worker.strays()}
             processes.kill(sorted(others - {keep.pid}))
             worker.reap()
-            # The kernel wakes a stopped process group when the last parent outside of it ends.
+            # The kernel wakes a stopped process group when its last parent outside ends.
             keep.signal(signal.SIGSTOP)
             rest = processes.stands(worker.proc, keep.pid)
             if rest is not None and processes.of_user(worker.proc, self._uid) == [keep.pid]:
                 return rest
-        raise NotAlone("what it started does not end")
+        raise NotAlone("its child processes do not end")
 
     def _wipe(self) -> None:
         if not self._worker.as_user(self._uid, lambda: scratch.empty(self._scratch)) or os.listdir(self._scratch):
@@ -192,7 +192,7 @@ class ByUser:
 
 
 class ByNamespace:
-    """A session in namespaces of its own, whose first process, the keeper, tells how the others end."""
+    """A session in its own namespaces, whose first process, the keeper, reports how the others end."""
 
     def __init__(self, worker: Worker, ends: Ends) -> None:
         assert ends.keeper is not None
@@ -239,7 +239,7 @@ class ByNamespace:
         return self._ends.get(inner)
 
     def clear(self, keep: Process, gone: list[Process]) -> Rest:
-        """Nothing else may be there: no descendant of the keeper."""
+        """Checks that the keeper has no other descendant."""
         proc = self._worker.proc
         assert self._keeper is not None
         mine = {keep.pid}
@@ -257,17 +257,17 @@ class ByNamespace:
                 if left:
                     raise NotAlone("its folder cannot be emptied")
                 return Rest(rest, held, len(processes.children(proc, keep.pid)))
-            # One signal to all in the namespace also reaches what is just being cloned.
+            # One signal to the whole namespace also reaches processes being cloned.
             self._ask(STOP_ALL)
             processes.kill(others)
-        raise NotAlone("what it started does not end")
+        raise NotAlone("its child processes do not end")
 
     def forget(self, inner: int) -> None:
-        """The session is through with a process."""
+        """The session no longer needs a process."""
         self._ends.pop(inner, None)
 
     def end(self, left: list[Process], *, alone: bool) -> None:
-        """With the keeper the kernel ends everything that is in its namespace."""
+        """When the keeper ends, the kernel ends everything in its namespace."""
         if self._keeper is not None:
             self._keeper.signal(signal.SIGKILL)
             self._worker.dying.add(self._keeper.pid)
@@ -284,7 +284,7 @@ class ByNamespace:
                     raise NotAlone("its keeper does not answer")
                 self._listen()
         except (BlockingIOError, BrokenPipeError):
-            raise NotAlone("its keeper does not listen") from None
+            raise NotAlone("its keeper does not read requests") from None
         return self._done
 
     def _listen(self) -> None:

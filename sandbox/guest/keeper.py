@@ -1,11 +1,11 @@
-"""Keeps one session in namespaces of its own, where sessions cannot have users of their own.
+"""Keeps one session in its own namespaces, where sessions cannot have their own users.
 
-An ordinary user can map a single user into bubblewrap. There each session gets user, process, IPC, network and
-mount namespaces instead, and this process is the first in them: it reaps, tells the supervisor how processes ended,
-and empties the session's folder. It runs no snippet. When it dies the kernel kills everything in its namespaces.
+An ordinary user can map only one user into bubblewrap. So each session gets user, process, IPC, network and mount
+namespaces instead, and this process is the first in them: it reaps, reports to the supervisor how processes ended, and
+empties the session's folder. It runs no snippet. When it dies, the kernel kills everything in its namespaces.
 
-As the first process it gets no signal from inside that it has not asked for, and it asks for SIGCHLD alone. It gives
-up its capabilities and confines itself as a session is confined before the session runs anything.
+As first process it receives only signals that it handles, which is SIGCHLD. It gives up its capabilities and confines
+itself like a session before the session runs anything.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | k
 REPLY = struct.Struct(">iidQQ")
 """Process number inside, wait status, CPU seconds. Done with a request: 0, entries left, 0, KiB and inodes in use."""
 WIPE, STOP_ALL = b"w", b"s"
-"""Requests: empty the folder; send SIGSTOP to all that is in the namespace."""
+"""Requests: empty the folder; send SIGSTOP to the whole namespace."""
 
 
 def start(
     confinement: session.Confinement, proc: str, folder: str, commands: int, reports: int, output: int, link: int
 ) -> NoReturn:
-    """Become the first process of a new set of namespaces, start the session in it and look after it."""
+    """Becomes the first process of new namespaces, starts the session in them and supervises it."""
     try:
         kernel.die_with_parent()
         _enter(folder, proc)
@@ -51,7 +51,7 @@ def start(
 
 
 def _enter(folder: str, proc: str) -> None:
-    # The outer user was noted before: in a fresh namespace everybody is the overflow user.
+    # The outer user was recorded before: a fresh namespace maps everyone to the overflow user.
     outer_uid, outer_gid = _OUTER
     kernel.hide_memory(False)
     with open(f"{proc}/self/setgroups", "w", encoding="ascii") as file:
@@ -80,7 +80,7 @@ def _look_after(link: int, folder: str) -> None:
     signal.signal(signal.SIGCHLD, processes.wake)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     empty = scratch.in_use(folder)
-    _reap(link)  # of before there was a handler
+    _reap(link)  # children that ended before the handler was set
     while True:
         ready, _, _ = select.select([link, readable], [], [])
         if readable in ready:

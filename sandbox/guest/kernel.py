@@ -9,10 +9,10 @@ import os
 import platform
 import random
 
-# PyDLL keeps the interpreter's lock, which a process that is about to be cloned must hold.
+# PyDLL keeps the interpreter's lock, which a process must hold while it is cloned.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _MACHINE = platform.machine()
-# On a machine that is not listed these calls fail; `seccomp.session_filter` names it before.
+# On an unlisted architecture these calls fail; `seccomp.session_filter` reports it before.
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE, -1)
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE, -1)
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -55,18 +55,18 @@ def _syscall(number: int, *arguments: object) -> int:
 def clone_alone(flags: int = 0) -> int:
     """Fork, with `CLONE_` flags, for a process that has one thread and has had no other.
 
-    There Python's fork hooks have nothing to set right: no other thread holds a lock or has state. What they would do
-    is reseed the random generators and walk through every lock, which touches, and so copies, hundreds of pages.
+    Python's fork hooks are not needed there: no other thread holds a lock or has state. They would reseed the random
+        generators and walk through every lock, which touches, and so copies, hundreds of pages.
     """
     zero = ctypes.c_long(0)
     return _syscall(_SYS_CLONE, ctypes.c_long(flags | _SIGCHLD), *(zero,) * 4)
 
 
 def clone_sibling() -> int:
-    """Fork, but the child's parent is the caller's parent, who thus sees its wait status itself.
+    """Fork, but the child's parent is the caller's parent, which receives its wait status.
 
-    As with fork, 0 comes back in the child. Python's own state is set right on both sides, and the global random
-    generator keeps its state, which Python's fork hook would reseed.
+    As with fork, the child gets 0. Python's own state is restored on both sides, and the global random generator keeps
+    its state, which Python's fork hook would reseed.
     """
     state = random.getstate()
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -107,22 +107,22 @@ def hide_memory(hidden: bool = True) -> None:
 
 
 def no_new_privileges() -> None:
-    """Executing a file never again gives more rights. Needed for an unprivileged seccomp filter."""
+    """Executing a file can no longer raise privileges. Needed for an unprivileged seccomp filter."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities(keep: frozenset[int] = frozenset()) -> None:
-    """Give up all capabilities but these, and the bounding set: nothing that is executed later gets any back.
+    """Gives up all capabilities except these, and the bounding set, so that no later exec regains any.
 
     Raises:
-        OSError: the bounding set is larger than what is kept, and this process may not make it smaller.
+        OSError: the bounding set is larger than what is kept, and this process may not reduce it.
     """
     for capability in range(_LAST_CAP + 1):
         try:
-            _prctl(_PR_CAPBSET_DROP, capability)  # what is held stays held; executing a file gives none back
+            _prctl(_PR_CAPBSET_DROP, capability)  # held ones stay; executing a file gives none back
         except OSError as error:
             if error.errno == errno.EPERM and _bounding_set() <= keep:
-                break  # no CAP_SETPCAP, as in Docker, which has made the set small itself
+                break  # no CAP_SETPCAP, as in Docker, which has already reduced the set
             if error.errno != errno.EINVAL:
                 raise
             break  # past the kernel's last capability
@@ -134,7 +134,7 @@ def _bounding_set() -> frozenset[int]:
 
 
 def renounce_capabilities() -> None:
-    """Give up all capabilities where those that a new program could get back were given up before."""
+    """Gives up all capabilities, after the bounding set."""
     _syscall(_SYS_CAPSET, *_NO_CAPABILITIES)
 
 
@@ -157,7 +157,7 @@ def capabilities(proc: str) -> frozenset[int]:
 
 
 class Filter(ctypes.Structure):
-    """A seccomp filter as the kernel takes it."""
+    """A seccomp filter in the kernel's format."""
 
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
@@ -175,7 +175,7 @@ def mount_tmpfs(target: str, options: str, flags: int = MS_NOSUID | MS_NODEV | M
 
 
 def make_mounts_private() -> None:
-    """Mounts made from here on stay in this namespace."""
+    """Later mounts stay in this namespace."""
     _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
 
 
@@ -184,10 +184,10 @@ _MADV_COLLAPSE = 25
 
 
 def collapse_memory(maps: io.TextIOWrapper) -> None:
-    """Put this process's private memory into huge pages, so that cloning it copies dozens of entries, not thousands.
+    """Puts this process's private memory into huge pages, so that cloning it copies dozens of entries, not thousands.
 
-    Measured: a clone of a warm interpreter and the end of the copy cost a third of what they cost with small pages. A
-    page that is written to is split again, for the writer alone. Needs Linux 6.1; elsewhere nothing happens.
+    Measured: creating and ending a clone of a warm interpreter costs a third of what it costs with small pages. A page
+    that is written to is split again, only for the writer. Needs Linux 6.1; no effect elsewhere.
 
     Args:
         maps: this process's /proc/self/maps.
@@ -204,17 +204,17 @@ def collapse_memory(maps: io.TextIOWrapper) -> None:
 
 _READ = 1 | 4 | 8  # execute, read file, read directory
 _FILES = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}
-"""File-system rights that a Landlock of each version knows."""
+"""File-system rights of each Landlock version."""
 
 
 def landlock_version() -> int:
-    """Version of Landlock in this kernel, 0 where there is none."""
+    """Version of Landlock in this kernel, 0 if there is none."""
     zero = ctypes.c_long(0)
     return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), zero, zero, ctypes.c_long(1)))
 
 
 def landlock_signals(version: int) -> int | None:
-    """A rule that keeps signals and abstract sockets within the processes that enter it; None before Linux 6.12."""
+    """A rule that confines signals and abstract sockets to the processes that enter it; None before Linux 6.12."""
     if version < 6:
         return None
     attributes = (ctypes.c_uint64 * 3)(0, 0, 3)  # no files, no network, both scopes
@@ -222,14 +222,14 @@ def landlock_signals(version: int) -> int | None:
 
 
 def landlock_enter(rule: int) -> None:
-    """Confine this process, and what it clones from now on, by a rule of its own copy."""
+    """Confines this process, and its later clones, by its own copy of a rule."""
     _syscall(_LANDLOCK_RESTRICT, ctypes.c_long(rule), ctypes.c_long(0))
 
 
 def landlock(version: int, readable: tuple[str, ...], scratch: str) -> None:
-    """From here on only these trees can be read and only the scratch folder written. Needs no privilege.
+    """Allows reading only these trees and writing only the scratch folder. Needs no privilege.
 
-    Where Landlock is missing the other layers stand alone: it hides /proc and what file modes leave readable.
+    Without Landlock, /proc and files that are readable by mode stay visible; the other layers still hold.
     """
     no_new_privileges()
     handled = _FILES[min(version, 4)]

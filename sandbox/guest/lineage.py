@@ -1,10 +1,11 @@
-"""A session as the supervisor sees it: a line of processes of which the last good one is kept.
+"""A session from the supervisor's view: a line of processes, of which the last good one is kept.
 
-`head` is the process whose memory is the session's state. A snippet runs in `runner`: the head itself while nothing is
-at stake, a clone of it later. When the snippet ends well the runner becomes the head; else the head lives on.
+`head` is the process whose memory is the session's state. A snippet runs in `runner`: at first in the head itself, as
+there is no state to lose, later in a clone. If the snippet ends well, the runner becomes the head; otherwise the head
+stays.
 
-Nothing here trusts the session. What cannot be understood about it raises `BadReport`, `NotReady` or `NotAlone`, which
-the supervisor turns into the end of this session alone.
+Nothing here trusts the session. Anything invalid raises `BadReport`, `NotReady` or `NotAlone`, which the supervisor
+turns into the end of this session only.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from .session import CLONE, COMMAND, COMPILE, KEPT_DESCRIPTORS, RUN
 from .worker import Worker, Zygote
 
 _DESCRIPTOR_KB = 32
-"""Half of a pipe's buffer: what an open descriptor may hold of the kernel's memory."""
+"""Kernel memory attributed to an open descriptor: half of a pipe's buffer."""
 _CPU_SHARE = 0.7
-"""The kernel counts time by ticks against the limit, and exactly in what it reports: on a busy host less."""
+"""The kernel checks the limit by ticks but reports exact time, which is less on a busy host."""
 _FILES_AT_REST = Held(kb=1024, inodes=64)
 
 
@@ -40,13 +41,13 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Whether its effects stay."""
+        """Whether its effects are kept."""
         return self.status in ("ok", "exception")
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a session holds while it rests. Together resting sessions may hold a budget; the largest is given up."""
+    """The resources of an idle session. Idle sessions share a budget; the largest is discarded."""
 
     memory_kb: int = 0
     scratch_kb: int = 0
@@ -66,21 +67,21 @@ class Lineage:
         self._isolation: Isolation = ByUser(worker, ends) if worker.own_users else ByNamespace(worker, ends)
         self.exits = self._isolation.exits
         self._first: int | None = None
-        """The process that the zygote has cloned for it: its own first one, or its keeper."""
+        """The process cloned by the zygote: its first one, or its keeper."""
         self._head: Process | None = None
         self._runner: Process | None = None
         self._vanished: int | None = None
-        """Inner number of a runner that ended before it could be held."""
+        """Inner id of a runner that ended before it could be held."""
         self._pending = memoryview(b"")
         self._nonce = ""
         self._used = False
         self._alone = True
-        """Whether the head is all that there is, and stands or waits."""
+        """Whether the head is the only process, and is stopped or waiting."""
         self._fresh_kb = 0
         self.holding = Holding()
 
     def wait_ready(self, deadline: float) -> None:
-        """Wait until it is confined and waits for code. Raises NotReady."""
+        """Waits until it is confined and ready for code. Raises NotReady."""
         if self._head is not None:
             return
         if self._first is None:
@@ -90,14 +91,14 @@ class Lineage:
             if not processes.readable(self.reports.descriptor, deadline):
                 raise NotReady("it was not ready in time")
             if self.reports.closed:
-                raise NotReady("it ended while it was set up")
+                raise NotReady("it ended during setup")
         if not isinstance(report, Ready):
             raise NotReady("it reported something else")
         self._head = self._isolation.ready(self._first, report.pid)
         self._fresh_kb = processes.stat(self._worker.proc, self._head.pid).resident_kb
 
     def lives(self) -> bool:
-        """Whether the state is still there."""
+        """Whether the state still exists."""
         return self._head is not None and self._isolation.exit_of(self._head.inner) is None
 
     @property
@@ -106,17 +107,17 @@ class Lineage:
         return self._used
 
     def awake(self) -> bool:
-        """Whether it runs while it should rest."""
+        """Whether it runs while it should be idle."""
         if self._head is None or not self._used:
             return False
         return processes.stat(self._worker.proc, self._head.pid).state not in "tTZX"
 
     def pids(self) -> set[int]:
-        """Processes that belong here."""
+        """Its processes."""
         return self._isolation.pids() | ({self._head.pid} if self._head else set())
 
     def begin(self, code: str, *, compile_only: bool = False) -> None:
-        """Start on a snippet."""
+        """Starts a snippet."""
         assert self._head is not None
         self._nonce = secrets.token_hex(8)
         source = code.encode("utf-8", "surrogatepass")
@@ -132,18 +133,18 @@ class Lineage:
             self._runner = self._head
 
     def send(self) -> bool:
-        """Write on; True when the session has it all."""
+        """Continues writing; True when the session has everything."""
         try:
             self._pending = self._pending[os.write(self.commands, self._pending) :]
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            return True  # its exit tells more
+            return True  # its exit status tells more
         return not self._pending
 
     def verdict(self) -> Verdict | None:
-        """How the snippet ended, if it has: by what the session reports, or by how its process ended."""
-        for _ in range(2):  # one names the runner, one tells the outcome
+        """How the snippet ended, if it has: by the session's report, or by its process's exit."""
+        for _ in range(2):  # one report names the runner, one the outcome
             report = self.reports.take(self._nonce)
             if report is None:
                 break
@@ -152,7 +153,7 @@ class Lineage:
             elif isinstance(report, Outcome) and self._runner is not None:
                 return Verdict(report.status, report.error)
             elif isinstance(report, Crowded) and self._runner is None and self._used:
-                return Verdict("killed", "the threads and processes that it left leave no room for one more")
+                return Verdict("killed", "its remaining threads and processes leave no room for another one")
             elif self._vanished is None:
                 raise BadReport
         running = self._runner or self._head
@@ -161,33 +162,33 @@ class Lineage:
         if ended is None:
             return None
         if self._vanished is None and (report := self.reports.take(self._nonce)) is not None:
-            # It has said something just before.
+            # It may have reported just before.
             if isinstance(report, Outcome) and self._runner is not None:
                 return Verdict(report.status, report.error)
             if isinstance(report, Runner) and self._runner is None:
                 self._adopt(report.pid)
-                return self.verdict()  # of which the end may have been noted already
+                return self.verdict()  # its end may have been recorded already
             raise BadReport
         return self._judge(ended)
 
     def freeze(self) -> None:
-        """Stop the snippet, before it can write more."""
+        """Stops the snippet before it can write more."""
         for process in (self._head, self._runner):
             if process is not None:
                 process.signal(signal.SIGSTOP)
 
     def settle(self, verdict: Verdict) -> None:
-        """Keep the runner or the state before it, and clear away the rest.
+        """Keeps the runner or the state before it, and removes everything else.
 
         Raises:
-            NotAlone: the session does not get down to one process that stands, or holds more files than it may.
+            NotAlone: the session cannot be reduced to one stopped process, or holds too many files.
         """
         previous, runner = self._head, self._runner
         self._runner = None
         if self._vanished is not None:
             self._isolation.forget(self._vanished)
         keep = runner if verdict.kept and runner is not None else previous if self._used else None
-        if keep is None:  # a first snippet that failed: the session starts afresh
+        if keep is None:  # the first snippet failed: the session starts again
             self._head = runner or previous
             return
         self._head, self._used = keep, True
@@ -213,8 +214,8 @@ class Lineage:
         self._alone = True
 
     def close(self) -> None:
-        """End it and leave nothing behind."""
-        if self._first is None:  # the clone is on its way
+        """Ends it and leaves nothing behind."""
+        if self._first is None:  # the clone is being created
             with contextlib.suppress(NotReady):
                 self._first = self._worker.answer(self._zygote, self._uid)
         if self._head is None and self._first is not None and self._first > 0:
@@ -231,7 +232,7 @@ class Lineage:
         self._worker.forget_strays()
 
     def _adopt(self, inner: int) -> None:
-        """The clone that runs the snippet has said which process it is. Believe it only if it can be true."""
+        """Checks the clone's report of which process it is."""
         if self._runner is not None or self._vanished is not None or not self._used:
             raise BadReport
         assert self._head is not None

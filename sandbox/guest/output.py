@@ -17,7 +17,7 @@ class Output:
         self.total = 0
 
     def add(self, data: bytes) -> None:
-        """Take what was written next."""
+        """Adds output."""
         self.total += len(data)
         room = self._half - len(self._head)
         if room > 0:
@@ -28,13 +28,13 @@ class Output:
             del self._tail[: -self._half]
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Drops everything."""
         self._head.clear()
         self._tail.clear()
         self.total = 0
 
     def text(self) -> tuple[str, int]:
-        """What is kept, and how many bytes were cut out of it."""
+        """The kept output, and the number of bytes cut."""
         tail = self._tail[-self._half :]
         cut = self.total - len(self._head) - len(tail)
         if not cut:
@@ -44,7 +44,7 @@ class Output:
 
 
 def drain(descriptor: int, output: Output | None, limit: int = 1 << 20) -> bool:
-    """Read what a non-blocking pipe holds now, at most about `limit` bytes. False when it is closed."""
+    """Reads a non-blocking pipe's current content, about `limit` bytes at most. False when it is closed."""
     while limit > 0:
         try:
             data = os.read(descriptor, _CHUNK)

@@ -1,4 +1,4 @@
-"""Processes as the supervisor sees them: which there are, how they ended, and how to end them."""
+"""Lists, follows and ends processes for the supervisor."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PAGE_KB = os.sysconf("SC_PAGE_SIZE") >> 10
 
 
 def wake(number: int, frame: object) -> None:
-    """A signal handler: the signal has written to the wake-up descriptor, that is all."""
+    """A signal handler that does nothing: the signal writes to the wake-up descriptor."""
 
 
 def wake_on_child_exit() -> int:
-    """A descriptor that is readable when a child has ended or stopped."""
+    """Returns a descriptor that is readable when a child has ended or stopped."""
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)
@@ -30,9 +30,9 @@ def wake_on_child_exit() -> int:
 
 
 def readable(descriptor: int, deadline: float) -> bool:
-    """Wait until there is something to read; False when the deadline on the monotonic clock passes first.
+    """Waits until there is something to read; False if the deadline on the monotonic clock passes first.
 
-    By poll: select knows no descriptor above 1023, and hundreds of sessions hold more.
+    Uses poll: select cannot handle descriptors above 1023, and hundreds of sessions have more.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -50,45 +50,45 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process held by a descriptor, so that a signal never reaches a later process of the same number."""
+    """A process held by a descriptor, so that a signal never reaches a later process with the same id."""
 
     pid: int
     descriptor: int
     inner: int
-    """Its number as its own session counts."""
+    """Its id in its own session's namespace."""
 
     @classmethod
     def hold(cls, pid: int, inner: int) -> Process:
-        """Take hold of a live process. Raises ProcessLookupError if it is gone."""
+        """Opens a live process. Raises ProcessLookupError if it is gone."""
         return cls(pid, os.pidfd_open(pid), inner)
 
     def signal(self, number: int) -> None:
-        """Send a signal; the process being gone is fine."""
+        """Sends a signal, unless the process is gone."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, number)
 
     def release(self) -> None:
-        """Let go of it."""
+        """Closes the descriptor."""
         os.close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One process at one moment."""
+    """A snapshot of a process."""
 
     state: str
     """One letter, as in proc(5)."""
     parent: int
     threads: int
     resident_kb: int
-    """Pages shared with the zygote among them."""
+    """Including pages shared with the zygote."""
 
 
 _GONE = Stat("X", 0, 0, 0)
 
 
 def read(path: str) -> bytes:
-    """A small file of /proc: in a third of the time of `open`, which matters for those read with every snippet."""
+    """Reads a small file of /proc in a third of the time of `open`, for those read with every snippet."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts: list[bytes] = []
@@ -100,7 +100,7 @@ def read(path: str) -> bytes:
 
 
 def stat(proc: str, pid: int, task: int | None = None) -> Stat:
-    """A process, or one of its threads. State X when it is gone."""
+    """Reads the state of a process or thread. State X if it is gone."""
     try:
         name = f"{proc}/{pid}/stat" if task is None else f"{proc}/{pid}/task/{task}/stat"
         fields = read(name).rpartition(b")")[2].split()
@@ -112,12 +112,12 @@ def stat(proc: str, pid: int, task: int | None = None) -> Stat:
 
 
 def stands(proc: str, pid: int) -> Stat | None:
-    """Wait until every thread of a process that was sent SIGSTOP has stopped.
+    """Waits until every thread of a process that was sent SIGSTOP has stopped.
 
-    SIGSTOP does not abort a clone that is under way, so before that a child could still appear and run on by itself.
+    SIGSTOP does not abort a clone in progress, so before that a child could still appear and keep running.
 
     Returns:
-        What it is then; None when it is gone, or does not stop within a second.
+        Its state then; None if it is gone, or does not stop within a second.
     """
     end = time.monotonic() + _STAND_S
     while True:
@@ -140,7 +140,7 @@ def _all_stand(proc: str, pid: int) -> bool:
 
 
 def children(proc: str, pid: int) -> list[int]:
-    """Children of all threads of a process, oldest first. Exact only while the process stands."""
+    """Children of all threads of a process, oldest first. Exact only while the process is stopped."""
     found: list[int] = []
     try:
         for task in os.listdir(f"{proc}/{pid}/task"):
@@ -151,7 +151,7 @@ def children(proc: str, pid: int) -> list[int]:
 
 
 def descendants(proc: str, pid: int) -> list[int]:
-    """Children, their children, and so on; the dead that wait to be reaped are left out."""
+    """All descendants, without zombies."""
     found: list[int] = []
     front = children(proc, pid)
     while front:
@@ -166,7 +166,7 @@ def of_user(proc: str, uid: int) -> list[int]:
 
 
 def everyone(proc: str) -> list[int]:
-    """Numbers of all processes, zombies too."""
+    """Ids of all processes, including zombies."""
     return [int(name) for name in os.listdir(proc) if name.isdecimal()]
 
 
@@ -179,7 +179,7 @@ def real_user(proc: str, pid: int) -> int | None:
 
 
 def inner_number(proc: str, pid: int) -> int | None:
-    """The number of a process in its own namespace of processes."""
+    """The id of a process in its own process namespace."""
     numbers = _status(proc, pid).get(b"NSpid", b"").split()
     return int(numbers[-1]) if numbers else None
 
@@ -197,7 +197,7 @@ def _status(proc: str, pid: int) -> dict[bytes, bytes]:
 
 
 def open_descriptors(proc: str, pid: int) -> int:
-    """How many descriptors a process has; 0 before Linux 6.2, which does not say."""
+    """Number of descriptors of a process; 0 before Linux 6.2, where it is unknown."""
     try:
         return os.stat(f"{proc}/{pid}/fd").st_size
     except OSError:
@@ -205,19 +205,19 @@ def open_descriptors(proc: str, pid: int) -> int:
 
 
 def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal; processes being gone is fine."""
+    """Sends a signal to processes; ignores those that are gone."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def deadline() -> float:
-    """Until when something that was killed has to be gone."""
+    """The deadline for killed processes to be gone."""
     return time.monotonic() + _GONE_S
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed for lack of memory in this control group; 0 where it does not say."""
+    """Number of the kernel's out-of-memory kills in this control group; 0 if unknown."""
     for path, key in (
         ("/sys/fs/cgroup/memory.events", "oom_kill"),
         ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),

@@ -1,7 +1,7 @@
-"""What a session says of itself: the one place where its words are checked.
+"""Reads and checks a session's reports.
 
-The pipe they come through belongs to untrusted code, so anything may come, at any length and rate. A report
-is taken only if it is exactly one of those below; everything else condemns the session that sent it, and no more.
+Untrusted code can write to their pipe, so anything may arrive, at any length and rate. A report is accepted only if it
+is exactly one of those below; anything else ends the session that sent it, and only that.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class BadReport(Exception):
 
 
 class NotReady(Exception):
-    """A session could not be set up. None of a snippet's code ran in it."""
+    """A session could not be set up. No snippet ran in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The session is confined and waits for code."""
+    """The session is confined and ready for code."""
 
     pid: int
-    """Its process, by its own count."""
+    """Its process id, in its own namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Crowded:
-    """The session may not have one more process."""
+    """The session cannot create another process."""
 
 
 Report = Ready | Runner | Outcome | Crowded
@@ -67,11 +67,11 @@ class Reports:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.closed = False
-        """Whether no process is left that could report."""
+        """Whether no process can report any more."""
         self._buffer = bytearray()
 
     def forget(self) -> None:
-        """Drop what was sent before a new snippet."""
+        """Drops everything sent before a new snippet."""
         self._buffer.clear()
         for _ in range(64):
             try:
@@ -85,7 +85,7 @@ class Reports:
         """The next report of the snippet with this nonce (empty before the first); None if there is none yet.
 
         Raises:
-            BadReport: what was sent is not a report.
+            BadReport: the data is not a report.
         """
         payload = self._payload()
         if payload is None:
@@ -117,10 +117,10 @@ class Reports:
 
 
 def parse(message: dict[str, object], nonce: str) -> Report:
-    """A report from what was decoded.
+    """Makes a report from decoded JSON.
 
     Raises:
-        BadReport: it is none.
+        BadReport: it is not a report.
         NotReady: a session says why it could not be set up.
     """
     if not nonce:

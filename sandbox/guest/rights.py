@@ -1,4 +1,4 @@
-"""The supervisor takes its rights, uses those that are needed only at its start, and gives up all but a few."""
+"""Sets up the supervisor's privileges, and drops those needed only at its start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCRATCH = "size=16m,nr_inodes=4k,mode=711"
 
 
 def take(proc: str) -> tuple[bool, int]:
-    """Whether sessions can have users of their own, and the version of Landlock."""
+    """Whether sessions can have their own users, and the version of Landlock."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kernel.become_subreaper()
@@ -25,8 +25,8 @@ def take(proc: str) -> tuple[bool, int]:
     if own_users:
         if kernel.CAP_SYS_ADMIN in have:  # bubblewrap cannot limit the number of files, a mount can
             kernel.mount_tmpfs(SCRATCH, _SCRATCH)
-        # A session may enter its own folder and see no other's. Some versions of runc give a tmpfs the mode of the
-        # image's folder, whatever mode they are asked for.
+        # A session may enter its own folder but not list the others. Some versions of runc give a tmpfs the mode of the
+        # image's folder, whatever mode is requested.
         os.chmod(SCRATCH, 0o711)
         kernel.drop_capabilities(keep)
         kernel.hide_memory()

@@ -1,4 +1,4 @@
-"""The folders that sessions may write to: emptied after every snippet, whatever was made in them."""
+"""The sessions' writable folders, which are emptied after every snippet."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a file system has in use."""
+    """Usage of a file system."""
 
     kb: int
     inodes: int
 
 
 def in_use(path: str) -> Held:
-    """Of the file system that a folder is on: files that are open or mapped count, also when they were deleted."""
+    """Usage of a folder's file system, including deleted files that are still open or mapped."""
     found = os.statvfs(path)
     return Held((found.f_blocks - found.f_bfree) * found.f_frsize >> 10, found.f_files - found.f_ffree)
 
 
 def unlink_files(folder: str) -> int:
-    """Remove everything but folders; how many entries are left."""
+    """Removes everything except folders; returns how many entries are left."""
     names = os.listdir(folder)
     for name in names:
         with contextlib.suppress(OSError):
@@ -33,20 +33,20 @@ def unlink_files(folder: str) -> int:
 
 
 def empty(folder: str) -> None:
-    """Remove everything, as the user whom the folders in it belong to.
+    """Removes everything, as the user who owns the folders in it.
 
-    Folders are opened to their owner, and what is in them is moved up before they are removed. So no path grows long
-    however deep they were nested, and nothing recurses. Nothing here follows a link.
+    Folders are made accessible to their owner, and their contents are moved up before they are removed. So paths stay
+    short at any nesting depth, without recursion. Links are not followed.
     """
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    mark, moved = secrets.token_hex(8), 0  # a name that no snippet can have taken
+    mark, moved = secrets.token_hex(8), 0  # a name that no snippet can have used
     try:
         while names := os.listdir(top):
             for name in names:
                 if not _is_folder(name, top):
                     os.unlink(name, dir_fd=top)
                     continue
-                os.chmod(name, 0o700, dir_fd=top)  # may be locked, even against its owner
+                os.chmod(name, 0o700, dir_fd=top)  # may be inaccessible, even to its owner
                 inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
                 try:
                     for entry in os.listdir(inner):

@@ -1,8 +1,8 @@
-"""Which system calls a snippet may make: one table, from which the guest's filter and Docker's profile are made.
+"""The system calls that a snippet may make: one table for the guest's filter and Docker's profile.
 
-An allow list. What is not on it gives EPERM, so that a library carries on without it; numbers newer than this table
-give ENOSYS, so that the C library falls back to the call it used before (clone3 to clone is the case that matters).
-There is nothing here to open a socket, trace, mount, make a namespace, load a program or execute one.
+This is an allow list. Other calls give EPERM, so that libraries continue without them; numbers newer than this table
+give ENOSYS, so that the C library falls back to an older call (mainly clone3 to clone). The list has no call to open a
+socket, trace, mount, create a namespace, load a BPF program or execute a file.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ OF_ITSELF: dict[str, tuple[int | None, int | None]] = {
     "getpgid": (121, 155), "getsid": (124, 156), "sched_getaffinity": (204, 123), "sched_getparam": (143, 121),
     "sched_getscheduler": (145, 120), "get_robust_list": (274, 100), "getpriority": (140, 141),
 }  # fmt: skip
-"""Allowed where the process asked about is 0, the caller: the answers would tell which other processes there are."""
+"""Allowed only with process 0, the caller: other answers would reveal other processes."""
 
 NEW_NAMESPACES = 0x7E020000
-"""Every CLONE_NEW* flag that clone knows."""
+"""All CLONE_NEW* flags of clone."""
 _TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what Python asks of any file."""
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: used by Python on any file."""
 _THREAD_NAMES = (15, 16)
 """PR_SET_NAME, PR_GET_NAME."""
 
 _FILE_QUESTIONS = (0, 1, 2, 3, 4, 1030, 1032)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Record locks, leases, signals and
-notifications on the shared library would be letter boxes between sessions; a larger pipe takes others' memory."""
+notifications on shared libraries would be covert channels between sessions; a larger pipe takes others' memory."""
 _MAP_SHARED = 1
-"""Also of MAP_SHARED_VALIDATE. A shared mapping would keep what an undone snippet has written."""
+"""Also in MAP_SHARED_VALIDATE. A shared mapping would keep the writes of an undone snippet."""
 
 _BY_ARGUMENT: dict[str, tuple[int, int]] = {
     "clone": (56, 220), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261), "mmap": (9, 222),
     "fcntl": (72, 25),
 }  # fmt: skip
-"""What a session may call with some arguments."""
+"""Calls allowed with certain arguments."""
 _SUPERVISOR: dict[str, tuple[int, int]] = {
     "capget": (125, 90), "capset": (126, 91), "landlock_add_rule": (445, 445), "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
@@ -80,7 +80,7 @@ _SUPERVISOR: dict[str, tuple[int, int]] = {
     "setgid": (106, 144), "setuid": (105, 146), "setrlimit": (160, 164), "statfs": (137, 43), "fstatfs": (138, 44),
     "seccomp": (317, 277),
 }  # fmt: skip
-"""What supervisor, zygotes and keepers need besides; a session's own filter takes it away again."""
+"""Additional calls of supervisor, zygotes and keepers, which a session's own filter forbids."""
 _CONTAINER_START = ("execve", "execveat", "setfsgid", "setfsuid")
 _MOUNT = {"x86_64": 165, "aarch64": 40}
 _SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
@@ -88,7 +88,7 @@ _SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 _EPERM, _ENOSYS = 1, 38
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
-_FIRST_UNKNOWN = 435  # clone3: the first number that has to look as if this kernel were older
+_FIRST_UNKNOWN = 435  # clone3: the first number treated as unknown to the kernel
 _X32_BIT = 0x40000000
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
@@ -96,7 +96,7 @@ _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _JUMP, _RETURN = 0x20, 0x15, 
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 
 _Code = list[tuple[int, int, int, int]]
-"""Instructions of a filter: what to do, where to go on if it holds and if not, and a number."""
+"""Instructions of a filter: opcode, jump if true, jump if false, operand."""
 
 
 def _argument(index: int, high: bool = False) -> int:
@@ -108,7 +108,7 @@ def session_filter(machine: str | None = None, *, also: tuple[str, ...] = ()) ->
 
     Args:
         machine: architecture; this one by default.
-        also: names of supervisor's calls that are allowed too.
+        also: names of supervisor calls to allow too.
     """
     column, answers = _allowed(machine)
     for name, numbers in OF_ITSELF.items():
@@ -136,11 +136,11 @@ def session_filter(machine: str | None = None, *, also: tuple[str, ...] = ()) ->
 
 
 def guest_filter(machine: str | None = None, *, namespaces: bool) -> bytes:
-    """The filter of supervisor, zygotes and keepers, which everything in a guest inherits.
+    """The filter of supervisor, zygotes and keepers, inherited by everything in a guest.
 
     Args:
         machine: architecture; this one by default.
-        namespaces: whether sessions get namespaces, which have to be made and mounted in.
+        namespaces: whether sessions get namespaces, which need unshare and mount.
     """
     column, answers = _allowed(machine)
     for table in (OF_ITSELF, _BY_ARGUMENT, _SUPERVISOR):
@@ -155,10 +155,10 @@ def guest_filter(machine: str | None = None, *, namespaces: bool) -> bytes:
 
 
 def _allowed(machine: str | None) -> tuple[int, dict[int, _Code]]:
-    """The column of an architecture, and an answer for everything that is always allowed."""
+    """The column of an architecture, and the answers for calls that are always allowed."""
     machine = machine or platform.machine()
     if machine not in _AUDIT_ARCH:
-        raise RuntimeError(f"the sandbox has no system call table for {machine!r}; it knows {sorted(_AUDIT_ARCH)}")
+        raise RuntimeError(f"the sandbox has no system call table for {machine!r}, only for {sorted(_AUDIT_ARCH)}")
     column = 0 if machine == "x86_64" else 1
     return column, {number: _answer(_ALLOW) for numbers in ALLOWED.values() if (number := numbers[column]) is not None}
 
@@ -188,7 +188,7 @@ def _without_bits(offset: int, bits: int) -> _Code:
 
 
 def _stretches(answers: dict[int, _Code]) -> list[tuple[int, _Code]]:
-    """Neighbouring numbers with the same answer, each stretch with its first number, in order, from 0 to the end."""
+    """Ranges of numbers with the same answer, each with its first number, in order, from 0 to the end."""
     found: list[tuple[int, _Code]] = []
     edges = {0, _FIRST_UNKNOWN, _X32_BIT, *answers, *(number + 1 for number in answers)}
     for number in sorted(edges):
@@ -200,7 +200,7 @@ def _stretches(answers: dict[int, _Code]) -> list[tuple[int, _Code]]:
 
 
 def _search(stretches: list[tuple[int, _Code]]) -> _Code:
-    """By halves: with each session the kernel runs the filter once for every call it has, so its length is felt."""
+    """Binary search: for each session the kernel runs the filter once per system call, so its length matters."""
     if len(stretches) == 1:
         return stretches[0][1]
     middle = len(stretches) // 2
@@ -212,7 +212,7 @@ def _search(stretches: list[tuple[int, _Code]]) -> _Code:
 
 
 def docker_profile() -> dict[str, object]:
-    """The same policy for the whole container, in Docker's form, with what the supervisor needs besides."""
+    """The same rules for the whole container in Docker's format, with the supervisor's additional calls."""
     allow = "SCMP_ACT_ALLOW"
     no_namespaces = {"index": 0, "value": NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
     unconditional = {*ALLOWED, *OF_ITSELF, *_BY_ARGUMENT, *_SUPERVISOR, *_CONTAINER_START} - {"clone"}

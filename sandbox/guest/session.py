@@ -1,19 +1,19 @@
-"""One session: the process that runs a chain's snippets. Nothing it says is trusted but what the kernel confirms.
+"""One session: the process that runs a chain's snippets. It is trusted only where the kernel confirms it.
 
-Before each snippet but the first it clones itself; the clone runs the snippet, and the original waits as the state
-to go back to. The supervisor ends one of the two.
+Before each snippet except the first it clones itself; the clone runs the snippet, and the original waits as the state
+to return to. The supervisor ends one of the two.
 
-All that a session inherits, and what each is:
+A session inherits:
 
 - Descriptors: 0 and 2 are /dev/null, opened by the session itself so that no file description is shared with another;
   1 is its output, 3 brings commands, 4 takes reports, 5 keeps a copy of 1: pipes of this session alone. No others.
-- Memory: the zygote's, copied on write. It has seen no session's code or output. Address-space layout is the
-  zygote's too, the same in all sessions.
+- Memory: the zygote's, copied on write, without any session's code or output. The address-space layout is the
+zygote's too, the same in all sessions.
 - Files: what the guest's root shows, read-only; its own folder to write to, emptied after every snippet.
-- User: one of its own, or a namespace of its own; no capabilities; no new privileges; a process group and session of
-  its own; no controlling terminal.
+- User: its own user or its own namespace; no capabilities; no new privileges; its own process group and session; no
+controlling terminal.
 - Limits, the system call filter and Landlock: see `Confinement`. Signals: Python's default handlers, none blocked.
-- Environment: the guest's, which holds nothing of the host's, with HOME and TMPDIR set to its folder.
+- Environment: the guest's, without variables of the host, with HOME and TMPDIR set to its folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KEPT_DESCRIPTORS = 6
 COMMAND = struct.Struct(">I16sB")
 """Bytes of code that follow, the nonce of this snippet, and what to do with it."""
 RUN, CLONE, COMPILE = 0, 1, 2
-"""Run it here; run it in a clone; only see whether it is Python."""
+"""Run it here; run it in a clone; only check whether it is Python."""
 
 _OPEN_FILES = 64
 _PROCESSES = 8
@@ -51,24 +51,24 @@ _DIGITS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What every session is confined by."""
+    """The confinement of every session."""
 
     limits: tuple[tuple[int, int], ...]
-    """Resources and how much of each."""
+    """Resources and their limits."""
     filter: kernel.Filter
     landlock: int
-    """Version to confine itself by; 0 where there is none, or where the zygote has done so for all."""
+    """Version for its own confinement; 0 without Landlock, or if the zygote has confined all sessions."""
     readable: tuple[str, ...]
     keeper_filter: kernel.Filter
     signals: int | None = None
-    """Landlock's rule that signals stay within the session; None where the kernel has none such."""
+    """Landlock's rule that confines signals to the session; None if the kernel has none."""
 
 
 def limits(memory_bytes: int, cpu_s: float) -> tuple[tuple[int, int], ...]:
     """Of a session.
 
     Args:
-        memory_bytes: address space, that of the zygote included.
+        memory_bytes: address space, including the zygote's.
         cpu_s: processor time; rounded up to whole seconds.
     """
     wanted = (
@@ -90,11 +90,11 @@ def limits(memory_bytes: int, cpu_s: float) -> tuple[tuple[int, int], ...]:
 def start(
     confinement: Confinement, uid: int | None, scratch: str, commands: int, reports: int, output: int
 ) -> NoReturn:
-    """Become a session. Whatever goes wrong ends the process: it must never return to the zygote's loop.
+    """Becomes a session. Any error ends the process: it must never return to the zygote's loop.
 
     Args:
-        confinement: what every session is confined by.
-        uid: its own user, or None where namespaces keep sessions apart.
+        confinement: the confinement of every session.
+        uid: its own user, or None if namespaces isolate sessions.
         scratch: its folder.
         commands: descriptor to read from. This one and the next two are above those that a session keeps.
         reports: descriptor to write to.
@@ -115,7 +115,7 @@ def start(
 
 
 def reserve_descriptors() -> None:
-    """For the supervisor, at its start: has all that is opened later get higher numbers than those a session needs."""
+    """For the supervisor at its start: makes later descriptors higher than those that a session needs."""
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (COMMANDS, REPORTS, SAVED_OUTPUT):
         os.dup2(null, descriptor)
@@ -124,9 +124,9 @@ def reserve_descriptors() -> None:
 
 
 def rehearse() -> None:
-    """For the zygote: what every session does, so that the interpreter adapts its code once and not in each of them.
+    """For the zygote: does what every session does, so that the interpreter specialises its code only once.
 
-    Where descriptors were reserved, what it writes ends nowhere.
+    Its output goes to the reserved descriptors, which lead nowhere.
     """
     for _ in range(_REHEARSALS):
         _report(f'{{"ready": {os.getpid()}}}')
@@ -177,7 +177,7 @@ def _serve() -> NoReturn:
             try:
                 if kernel.clone_sibling():
                     continue
-            except OSError:  # the last snippet's threads are as many as a session may have
+            except OSError:  # the last snippet's threads have reached the session's limit
                 _report(f'{{"crowded": true, "nonce": "{nonce}"}}')
                 continue
             _report(f'{{"runner": {os.getpid()}, "nonce": "{nonce}"}}')
@@ -188,7 +188,7 @@ def _serve() -> NoReturn:
 
 
 def _reap() -> None:
-    """What the last snippet had forked was killed, and would count as processes until it is waited for."""
+    """Reaps killed children of the last snippet, which would otherwise count as processes."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -206,7 +206,7 @@ _FILES = _every_file()
 
 def _open_files() -> list[int]:
     """Descriptors beyond those that a session keeps."""
-    closed = _FILES.poll(0)  # of open ones nothing is asked, so they answer nothing, or that their other end is gone
+    closed = _FILES.poll(0)  # no events are requested, so open ones report nothing or a hang-up
     if len(closed) == _OPEN_FILES - KEPT_DESCRIPTORS and all(event & select.POLLNVAL for _, event in closed):
         return []
     free = {descriptor for descriptor, event in closed if event & select.POLLNVAL}
@@ -214,9 +214,9 @@ def _open_files() -> list[int]:
 
 
 def _let_go_of_files() -> None:
-    """Files do not outlive a snippet, nor do pipes: what they hold would be shared with the state before it.
+    """Closes files and pipes after a snippet: their content would be shared with the state before it.
 
-    Their numbers stay taken, by /dev/null, so that an object that still has one cannot hit what is opened later.
+    Their numbers are replaced by /dev/null, so that an object with a stale one cannot reach a later file.
     """
     for descriptor in _open_files():
         with contextlib.suppress(OSError):  # a snippet may have closed its standard error
@@ -224,8 +224,8 @@ def _let_go_of_files() -> None:
 
 
 def _stream() -> io.TextIOWrapper:
-    """A standard output that no snippet has closed or replaced parts of."""
-    # A line at a time, so that what was printed before a hang is not lost with the process.
+    """A fresh standard output, unaffected by earlier snippets."""
+    # Line-buffered, so that output before a hang is not lost with the process.
     return io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(OUTPUT, "w", closefd=False), 1 << 16),
         encoding="utf-8",
@@ -236,7 +236,7 @@ def _stream() -> io.TextIOWrapper:
 
 @functools.cache
 def _first_stream() -> io.TextIOWrapper:
-    """What the zygote has made for the first snippets of all sessions."""
+    """Prepared by the zygote for the first snippets of all sessions."""
     return _stream()
 
 
@@ -267,13 +267,13 @@ def _run(code: str, namespace: dict[str, object], *, first: bool, compile_only: 
 
 
 _class_name = type.__dict__["__name__"].__get__
-"""A class's own name, whatever its metaclass says."""
+"""A class's real name, regardless of its metaclass."""
 
 
 def _describe(error: BaseException) -> str:
     name = _class_name(type(error))
     try:
-        # A subclass of str may do anything when it is asked for its length or put into another string.
+        # A subclass of str may run code in len() or when formatted.
         description = f"{name}: {str.__str__(str(error))}"
     except BaseException as failure:
         description = f"{name}: <str() of this exception raised {_class_name(type(failure))}>"

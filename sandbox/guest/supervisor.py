@@ -1,12 +1,12 @@
-"""The supervisor: answers the host, has sessions cloned, runs one snippet at a time and says how it ended.
+"""The supervisor: answers the host, has sessions cloned, runs one snippet at a time and reports how it ended.
 
-A single thread that runs no code of a snippet and reads nothing from one but bounded bytes. How a snippet ended is
-what the kernel tells about its process, this clock and these limits; the session's own word only tells apart the ways
-of ending well.
+A single thread that runs no snippet code and reads only bounded bytes from snippets. How a snippet ended follows from
+the kernel's report about its process, this clock and these limits; the session's own report only distinguishes the
+kinds of normal endings.
 
-A session is the unit of failure. Whatever one does, prints, forges or leaves behind ends that session alone: each step
-that touches one goes through `_contain`, which turns what cannot be understood into `killed`, with the reason. Only
-the host's own frames, and a zygote that ends, end the guest.
+A session is the unit of failure. Whatever a session does, prints, forges or leaves behind ends only that session: every
+operation on one goes through `_contain`, which turns anything invalid into `killed`, with the reason. Only invalid
+frames of the host, and the end of a zygote, end the guest.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from .zygote import Settings, serve
 
 _SPARES = 2
 _WARM_S = 110.0
-"""The first one waits for every library to be loaded: half a second on an idle machine."""
+"""Time limit for the first session, which waits for all libraries: half a second on an idle machine."""
 _SPARE_S = 30.0
-"""A machine that needs longer to clone a process is not fit to serve."""
+"""Time limit for cloning a process."""
 _MOST_SESSIONS = 512
-"""The oldest is given up above this: processes and descriptors are limited too."""
+"""Above this, the oldest session is discarded: processes and descriptors are limited too."""
 _DYING_S = 3.0
 _HARD_OUTPUT = 16
-"""A snippet that writes this many times what is kept is killed: the rest would only burn its time."""
+"""A snippet that writes this many times the kept output is killed: the rest would only waste time."""
 _LEAST_HARD_OUTPUT = 8 << 20
 _TRIES = 3
 _AT_REST = Holding(scratch_kb=8 << 10, inodes=1024, threads=128, descriptors=512)
-"""What resting sessions may hold together, besides memory; the largest is given up above it."""
+"""Budget of all idle sessions, besides memory; above it the largest is discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the host starts a guest with."""
+    """The guest's configuration from the host."""
 
     wall_s: float
     cpu_s: float
     memory_mb: int
     output_kb: int
     lane_mb: int
-    """Memory that idle sessions may hold together; above it the largest are given up (the host replays them)."""
+    """Memory budget of idle sessions; above it the largest are discarded (the host replays them)."""
     proc: str
     readable: list[str]
 
@@ -78,7 +78,7 @@ class Supervisor:
         self._sessions: dict[int, Lineage] = {}
         self._spares: deque[Lineage] = deque()
         self._ended: dict[int, str] = {}
-        """Sessions that were ended for what they did, and why; until the host closes them."""
+        """Sessions ended for misbehaviour, with the reason, until the host closes them."""
         self._budget = dataclasses.replace(_AT_REST, memory_kb=config.lane_mb << 10)
         own_users, landlock = rights.take(config.proc)
         self._settings = Settings(
@@ -99,7 +99,7 @@ class Supervisor:
         self._worker = Worker(self._settings, self._woken, Zygote(ours[0], zygote), Zygote(ours[1]))
 
     def run(self) -> None:
-        """Serve until the host is gone."""
+        """Serves until the host is gone."""
         self._refill()
         self._spares[0].wait_ready(time.monotonic() + _WARM_S)
         self._send(
@@ -144,7 +144,7 @@ class Supervisor:
         started = time.monotonic()
         verdict = self._judge(session, code, output, started + self._config.wall_s)
         self._reply(number, verdict, output, time.monotonic() - started)
-        # The host has its answer; what follows is paid between snippets.
+        # The host has its answer; the rest happens between snippets.
         self._contain(key, lambda: session.settle(verdict))
         if key in self._ended or not session.has_state:
             self._drop(key)
@@ -152,7 +152,7 @@ class Supervisor:
         self._give_up_largest(keep=session)
 
     def _contain(self, key: int, step: Callable[[], object]) -> object:
-        """Do something with a session; what goes wrong with that ends the session, and nothing else."""
+        """Runs an operation on a session; any error ends only this session."""
         try:
             return step()
         except (HostGone, GuestBroken):
@@ -162,17 +162,17 @@ class Supervisor:
             return None
 
     def _judge(self, session: Lineage, code: str, output: Output, deadline: float) -> Verdict:
-        """Run a snippet and say how it ended."""
+        """Runs a snippet and reports how it ended."""
         try:
             verdict = self._watch(session, code, output, deadline)
             if verdict.status == "invalid_code" and verdict != (confirmed := self._confirm(code, deadline)):
-                # It has run, and then says that there was nothing to run.
+                # It has run, but claims to be invalid code.
                 return confirmed
             return verdict
         except (HostGone, GuestBroken):
             raise
         except BadReport as bad:
-            # In which order it wrote to the two channels cannot be told: nothing that it printed is passed on.
+            # The order of its writes to the two channels is unknown, so none of its output is passed on.
             output.clear()
             return Verdict("killed", str(bad))
         except Exception as error:
@@ -180,7 +180,7 @@ class Supervisor:
             return Verdict("killed", frames.clip(f"it could not be followed: {type(error).__name__}: {error}"))
 
     def _confirm(self, code: str, deadline: float) -> Verdict:
-        """Ask a fresh session, in which nothing has run, whether code is Python."""
+        """Checks in a fresh session whether code is valid Python."""
         session = self._fresh("")
         try:
             verdict = self._watch(session, code, Output(2), deadline, compile_only=True)
@@ -204,7 +204,7 @@ class Supervisor:
     def _watch(
         self, session: Lineage, code: str, output: Output, deadline: float, *, compile_only: bool = False
     ) -> Verdict:
-        """Give the code to the session and see what becomes of it."""
+        """Sends the code to the session and follows it to its end."""
         hard_limit = max(_LEAST_HARD_OUTPUT, _HARD_OUTPUT * self._config.output_kb << 10)
         session.begin(code, compile_only=compile_only)
         poll = select.poll()
@@ -226,13 +226,13 @@ class Supervisor:
                     sending = False
                     poll.unregister(session.commands)
                 for descriptor in (session.output, session.reports.descriptor):
-                    if events.get(descriptor, 0) == select.POLLHUP:  # closed: reported for ever
+                    if events.get(descriptor, 0) == select.POLLHUP:  # closed: poll would report it forever
                         poll.unregister(descriptor)
                 if session.output in events:
                     drain(session.output, output)
                     if output.total > hard_limit:
                         return Verdict("output_limit", f"wrote more than {hard_limit} bytes")
-                # Nothing else reaps while this loop runs, so an exit is never seen without being looked at.
+                # Nothing else reaps while this loop runs, so no exit is missed.
                 if session.reports.descriptor in events or session.exits in events:
                     verdict = session.verdict()
             return verdict
@@ -241,7 +241,7 @@ class Supervisor:
             drain(session.output, output, hard_limit)
 
     def _fresh(self, code: str) -> Lineage:
-        """A new session for a snippet."""
+        """Creates a session for a snippet."""
         why = ""
         for _ in range(_TRIES):
             session = None
@@ -253,7 +253,7 @@ class Supervisor:
                 else:
                     session = Lineage(self._worker, self._worker.zygote)
                 session.wait_ready(time.monotonic() + _SPARE_S)
-                # Asked for now, the next one is cloned while this one works.
+                # Requested now, the next one is cloned while this one works.
                 self._refill()
                 return session
             except (NotReady, BadReport, OSError) as error:
@@ -268,10 +268,10 @@ class Supervisor:
             try:
                 self._spares.append(Lineage(self._worker, self._worker.zygote))
             except NotReady:
-                return  # tried again when one is needed
+                return  # retried when one is needed
 
     def _close(self, key: int) -> None:
-        """The host is through with a session."""
+        """The host has closed a session."""
         self._drop(key)
         self._ended.pop(key, None)
 
@@ -281,16 +281,16 @@ class Supervisor:
             session.close()
 
     def _relieve(self) -> None:
-        """Give up the session that holds most of whatever it may be that there is too little of."""
+        """Discards the session that holds most of the scarcest resource."""
         if self._sessions:
             self._drop(max(self._sessions, key=lambda key: sum(dataclasses.astuple(self._sessions[key].holding))))
 
     def _give_up_largest(self, keep: Lineage) -> None:
-        """Sessions at rest must leave room for the one that runs."""
+        """Discards idle sessions until there is room for the running one."""
         if len(self._sessions) > _MOST_SESSIONS:
             self._drop(next(key for key, session in self._sessions.items() if session is not keep))
         for name in _RESOURCES:
-            # Never the one that has just run: brought back elsewhere, it would be lost again before its next snippet.
+            # Never the one that has just run: rebuilt elsewhere, it would be lost again before its next snippet.
             held = {key: getattr(one.holding, name) for key, one in self._sessions.items() if one is not keep}
             budget = getattr(self._budget, name) - getattr(keep.holding, name)
             total = sum(held.values())
@@ -310,7 +310,7 @@ class Supervisor:
                 self._spares.remove(spare)
                 spare.close()
         self._worker.scientific.warm(_WARM_S)
-        while True:  # what has been killed may take a moment to be gone
+        while True:  # killed processes may take a moment to disappear
             pids = processes.everyone(proc)
             strays = self._strays(pids)
             self._worker.reap()
@@ -333,7 +333,7 @@ class Supervisor:
         }
 
     def _strays(self, pids: list[int]) -> int:
-        """Live processes that no session, zygote or supervisor should have."""
+        """Live processes that belong to no session, zygote or supervisor."""
         expected = {1, os.getpid(), *self._worker.zygotes}
         for session in (*self._sessions.values(), *self._spares):
             expected |= session.pids()
@@ -372,14 +372,14 @@ class Supervisor:
 
 
 def main(config: Config) -> NoReturn:
-    """Serve the host on the standard streams, which nothing else may touch."""
+    """Serves the host on the standard streams, reserved for this."""
     reserve_descriptors()
     requests, replies = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.set_inheritable(requests, False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which then closes its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which then closes its end of the streams.
     code = 0
     try:
         Supervisor(config, requests, replies).run()

@@ -1,7 +1,7 @@
-"""Loads what snippets import and fills sympy's caches, so that no session pays for it.
+"""Imports common libraries and fills sympy's caches, so that no session pays for it.
 
-A first `simplify` or `integrate` costs several times a second one. The work is cut into items: the first few are done
-before the sandbox answers, the rest while the zygote has nothing else to do.
+A first `simplify` or `integrate` costs several times a second one. The work is split into items: the first few are done
+before the sandbox is ready, the rest while the zygote is idle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ESSENTIAL_MODULES = (
 )
 LATER_MODULES = ("numpy.linalg", "heapq", "bisect", "typing", "dataclasses", "textwrap")
 SCIENTIFIC_MODULES = ("scipy.linalg", "scipy.special", "scipy.optimize", "scipy.integrate")
-"""A hundred shared libraries, which make every clone and every end of one twice as expensive."""
+"""They have a hundred shared libraries, which double the cost of every clone and its end."""
 _SCIENTIFIC = re.compile(r"\b(?:scipy|lambdify)\b")
 
 _SYMBOLS = "from sympy import *\nx, y, z, t = symbols('x y z t')\nn, k = symbols('n k', integer=True, positive=True)\n"
@@ -70,17 +70,17 @@ def steps() -> list[tuple[str, bool]]:
 
 
 def scientific_steps() -> list[tuple[str, bool]]:
-    """What is done on top of all items for sessions that use SciPy, as most do not."""
+    """Additional items for sessions that use SciPy; most do not."""
     return [(f"import {name}", False) for name in SCIENTIFIC_MODULES] + [(item, False) for item in SCIENTIFIC]
 
 
 def scientific(code: str) -> bool:
-    """Whether a snippet seems to use SciPy, by itself or through sympy. A wrong guess costs time alone."""
+    """Whether a snippet seems to use SciPy, directly or through sympy. A wrong guess only costs time."""
     return _SCIENTIFIC.search(code) is not None
 
 
 def perform(item: str, namespace: dict[str, object]) -> None:
-    """Do one item. Only failing to import what the sandbox promises is an error."""
+    """Runs one item. Only a failed import of a promised library is an error."""
     if item.startswith("import "):
         name = item.removeprefix("import ")
         try:
@@ -93,5 +93,5 @@ def perform(item: str, namespace: dict[str, object]) -> None:
         exec(_SYMBOLS, namespace)
     try:
         eval(item, namespace)
-    except Exception:  # a version of sympy that cannot do one of these is still warm enough
+    except Exception:  # a sympy version that fails on one of these is still warm enough
         return

@@ -1,4 +1,4 @@
-"""What all sessions share: the zygotes that clone them, users, scratch folders, and the dead that have to be reaped."""
+"""Shared by all sessions: zygotes, users, scratch folders, and reaping of children."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HELPER_S = 2.0
 
 
 class GuestBroken(Exception):
-    """This guest cannot go on, and no session is to blame."""
+    """This guest cannot continue, and no session is the cause."""
 
 
 @dataclass(slots=True)
@@ -46,24 +46,24 @@ class Zygote:
 
     link: socket.socket
     pid: int | None = None
-    """None until it has said that it is warm."""
+    """None until it has reported that it is warm."""
     _answers: deque[int] = field(default_factory=deque)
     _rest: bytes = b""
 
     def warm(self, timeout_s: float = 0.0) -> bool:
-        """Whether it is; waits for it so long."""
+        """Waits until it is warm; False if the time limit passes."""
         if self.pid is None and processes.readable(self.link.fileno(), time.monotonic() + timeout_s):
             self.pid = self.answer()
         return self.pid is not None
 
     def answer(self) -> int:
-        """The next process number: that of the next clone, in the order of requests; below 0 for an error number."""
+        """The process id of the next clone, in the order of requests; a negative errno on failure."""
         while not self._answers:
             self._receive(0)
         return self._answers.popleft()
 
     def coming(self) -> deque[int]:
-        """Process numbers of clones that have been made and not been asked for yet."""
+        """Process ids of clones that have not been fetched yet."""
         with contextlib.suppress(BlockingIOError):
             self._receive(socket.MSG_DONTWAIT)
         return self._answers
@@ -79,31 +79,31 @@ class Zygote:
 
 @dataclass(slots=True)
 class Worker:
-    """The supervisor's hands."""
+    """Creates and ends processes and folders for the supervisor."""
 
     settings: Settings
     woken: int
     """Readable when a child has ended."""
     zygote: Zygote
     scientific: Zygote
-    """Has SciPy too."""
+    """With SciPy."""
     exits: dict[int, Exit] = field(default_factory=dict)
-    """Children that have ended, until their session is through with them."""
+    """Children that have ended, until their session has handled them."""
     known: set[int] = field(default_factory=set)
     """Children that are heads, runners, spares, keepers or helpers."""
     dying: set[int] = field(default_factory=set)
-    """Those that were killed and need only be reaped."""
+    """Killed children that only need to be reaped."""
     _held: dict[str, Held] = field(default_factory=dict)
-    """By scratch folder: what resting sessions hold of the file system that all folders are on."""
+    """By scratch folder: idle sessions' use of the shared file system."""
     _awaited: set[int] = field(default_factory=set)
-    """Users of sessions that were asked for."""
+    """Users of requested sessions."""
     _oom_kills: int = field(default_factory=processes.oom_kills)
     _next_user: int = 0
     _last_user: int = 0
     _empty_inodes: int = 0
 
     def __post_init__(self) -> None:
-        # Limits on processes count a user over all containers, so guests draw from different stretches.
+        # Process limits count a user over all containers, so guests use different ranges.
         with open(f"{self.settings.proc}/self/uid_map", encoding="ascii") as file:
             users = sum(int(line.split()[2]) for line in file)
         if users > 1 << 31:
@@ -121,24 +121,24 @@ class Worker:
 
     @property
     def own_users(self) -> bool:
-        """Whether sessions have users of their own."""
+        """Whether sessions have their own users."""
         return self.settings.own_users
 
     @property
     def zygotes(self) -> set[int]:
-        """Process numbers of those that are warm."""
+        """Process ids of warm zygotes."""
         return {zygote.pid for zygote in (self.zygote, self.scientific) if zygote.pid is not None}
 
     def request(self, zygote: Zygote) -> Ends:
-        """Ask a zygote for a session and make its channels.
+        """Requests a session from a zygote and creates its channels.
 
         Raises:
-            NotReady: sessions hold what this takes.
+            NotReady: other sessions hold the needed resources.
         """
         uid = self._next_user
         self._next_user += 1
         if uid >= self._last_user:
-            # A user is never used twice; the host replaces a guest long before.
+            # A user is never reused; the host replaces a guest long before they run out.
             raise GuestBroken("this guest has used up its users")
         folder = SCRATCH
         opened: list[int] = []
@@ -170,7 +170,7 @@ class Worker:
         return Ends(ours_commands, ours_reports, ours_output, keeper, uid, folder)
 
     def answer(self, zygote: Zygote, uid: int) -> int:
-        """The next clone's process number. Raises NotReady if there is none."""
+        """The next clone's process id. Raises NotReady if cloning failed."""
         pid = zygote.answer()
         self._awaited.discard(uid)
         if pid < 0:
@@ -179,7 +179,7 @@ class Worker:
         return pid
 
     def reap(self) -> None:
-        """Note which children have ended."""
+        """Records which children have ended."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.woken, 4096)
         while True:
@@ -198,23 +198,23 @@ class Worker:
                 self.exits[pid] = Exit(status, usage.ru_utime + usage.ru_stime)
 
     def oom_killed(self) -> bool:
-        """Whether the kernel has killed for lack of memory since the last time this was asked."""
+        """Whether the kernel has killed for lack of memory since the last call."""
         before, self._oom_kills = self._oom_kills, processes.oom_kills()
         return self._oom_kills > before
 
     def forget_strays(self) -> None:
-        """Drop exits that no session will ask for."""
+        """Drops exits that no session will request."""
         for pid in [pid for pid in self.exits if pid not in self.known]:
             del self.exits[pid]
 
     def forget(self, pid: int) -> None:
-        """A session is through with a process."""
+        """A session no longer needs a process."""
         if self.exits.pop(pid, None) is not None:
             self.known.discard(pid)
             self.dying.discard(pid)
 
     def wait_gone(self, pid: int) -> None:
-        """Wait a while until a killed child has been reaped."""
+        """Waits briefly until a killed child has been reaped."""
         end = processes.deadline()
         self.reap()
         while pid in self.dying and pid not in self.exits and time.monotonic() < end:
@@ -222,18 +222,18 @@ class Worker:
             self.reap()
 
     def strays(self) -> set[int]:
-        """Children of the supervisor that it has not asked for: what sessions have left behind."""
+        """Unknown children of the supervisor, left behind by sessions."""
         unknown = set(processes.children(self.proc, os.getpid())) - self.known - self.dying - self.zygotes
         if unknown:
             for zygote in (self.zygote, self.scientific):
                 if zygote.pid is not None:
                     unknown.difference_update(zygote.coming())
-        # A clone whose number has not been sent yet is root's at first, and then its new user's.
+        # A clone whose id has not been sent yet belongs to root at first, then to its new user.
         users = {pid: processes.real_user(self.proc, pid) for pid in unknown}
         return {pid for pid, uid in users.items() if uid and uid not in self._awaited}
 
     def signal_user(self, uid: int, number: int) -> None:
-        """Signal every process of a user at once: what is just being cloned gets the signal too."""
+        """Signals every process of a user at once, including those being cloned."""
 
         def signal_all() -> None:
             with contextlib.suppress(ProcessLookupError):
@@ -242,10 +242,10 @@ class Worker:
         self.as_user(uid, signal_all)
 
     def as_user(self, uid: int, work: Callable[[], None]) -> bool:
-        """Do something with a session's rights, in a process of its own; whether it was done in time.
+        """Runs a function with a session's rights in a separate process; returns whether it finished in time.
 
-        Only the effective user is the session's: its processes may not signal this one, nor may this one signal the
-        supervisor.
+        Only the effective user is the session's: its processes cannot signal this one, and this one cannot signal the
+            supervisor.
         """
         try:
             helper = kernel.clone_alone()
@@ -278,25 +278,25 @@ class Worker:
         return done
 
     def files_held_besides(self, in_use: Held) -> Held:
-        """Use of the common file system that no resting session accounts for: what the one that has just run holds."""
+        """Use of the shared file system not held by idle sessions: that of the session that has just run."""
         return Held(
             max(0, in_use.kb - sum(held.kb for held in self._held.values())),
             max(0, in_use.inodes - self._empty_inodes - sum(1 + held.inodes for held in self._held.values())),
         )
 
     def note_held(self, folder: str, held: Held) -> None:
-        """What a session holds at rest of the common file system."""
+        """Records an idle session's use of the shared file system."""
         if folder in self._held:
             self._held[folder] = held
 
     def drop_scratch(self, folder: str) -> None:
-        """Remove an emptied scratch folder."""
-        with contextlib.suppress(OSError):  # counted as an entry that was left
+        """Removes an emptied scratch folder."""
+        with contextlib.suppress(OSError):  # counted as a remaining entry
             os.rmdir(folder)
             self._held.pop(folder, None)
 
     def scratch_entries(self) -> int:
-        """What is left in scratch folders, and folders that no session has, as far as this process can see."""
+        """Remaining entries in scratch folders, and folders without a session, as far as this process can see."""
         if not self.own_users:
             return 0
         folders = list(os.scandir(SCRATCH))
@@ -304,7 +304,7 @@ class Worker:
 
     def _make_scratch(self, uid: int) -> str:
         folder = scratch_of(uid)
-        # Belongs to root, so the session cannot open it to others, and root can look into it without privilege.
+        # Owned by root, so the session cannot open it to others, and root can read it without privilege.
         os.setegid(uid)
         try:
             os.mkdir(folder)

@@ -1,8 +1,8 @@
-"""The zygote: has every library loaded and warm, runs no snippet, and clones a session whenever the supervisor asks.
+"""The zygote: has all libraries loaded and warm, runs no snippet, and clones sessions for the supervisor.
 
-It keeps no trace of any session's code or output, so neither does the memory that its clones start from. When it is
-warm it clones a second zygote, which loads SciPy too: its hundred libraries cost every clone time, which only sessions
-that use them should pay.
+It never sees a session's code or output, so neither does the memory of its clones. When it is warm it clones a second
+zygote, which also loads SciPy: its hundred libraries slow down every clone, which only sessions that use them should
+pay for.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from . import keeper, kernel, session, warmup
 from .seccomp import session_filter
 
 SCRATCH = "/tmp"
-"""Where sessions have their folders."""
+"""The parent of the sessions' folders."""
 _LATER_BYTES = 128 << 20
-"""Address space of what is loaded while the sandbox serves."""
+"""Address space for libraries loaded after the start."""
 _SCIENTIFIC_BYTES = 128 << 20
-"""The same for SciPy. Of memory that only the second zygote has, none gets into huge pages: it cannot see its maps."""
+"""The same for SciPy. The second zygote's own memory gets no huge pages: it cannot read its maps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What all sessions of this guest have in common."""
+    """Settings of all sessions of this guest."""
 
     memory_mb: int
     cpu_s: float
     proc: str
     own_users: bool
-    """Each session under its own user (needs CAP_SETUID), or else in its own namespaces."""
+    """Whether each session has its own user (needs CAP_SETUID) instead of its own namespaces."""
     landlock: int
     readable: tuple[str, ...]
 
 
 def scratch_of(uid: int) -> str:
-    """The folder of a session that has a user of its own."""
+    """The folder of a session with its own user."""
     return f"{SCRATCH}/{uid}"
 
 
 def serve(link: socket.socket, scientific: socket.socket, settings: Settings) -> NoReturn:
-    """Load, warm up, and clone sessions until the supervisor is gone.
+    """Loads, warms up, and clones sessions until the supervisor is gone.
 
     Args:
-        link: brings requests and takes process numbers.
-        scientific: the same for the second zygote, which says first that it is warm.
-        settings: what all sessions have in common.
+        link: receives requests and sends process ids.
+        scientific: the same for the second zygote, which first reports that it is warm.
+        settings: settings of all sessions.
     """
     try:
         kernel.die_with_parent()
@@ -83,7 +83,7 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     confinement = session.Confinement(
         limits=session.limits(memory, settings.cpu_s),
         filter=_filter(),
-        # Keepers have to mount, which Landlock forbids, so there each session confines itself.
+        # Keepers must mount, which Landlock forbids, so with keepers each session confines itself.
         landlock=0 if settings.own_users else settings.landlock,
         readable=settings.readable,
         keeper_filter=_filter(("statfs", "fstatfs")),
@@ -92,7 +92,7 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
     if settings.landlock and settings.own_users:
         kernel.landlock(settings.landlock, settings.readable, SCRATCH)
     while True:
-        # The rest of the warm-up fills the time in which no session is asked for.
+        # The rest of the warm-up runs while no session is requested.
         if pending and not select.select([link], [], [], 0)[0]:
             warmup.perform(pending.pop(0)[0], namespace)
             if pending:
@@ -126,7 +126,7 @@ def _loop(link: socket.socket, scientific: socket.socket | None, settings: Setti
                 if pid == 0:
                     link.close()
                     keeper.start(confinement, settings.proc, SCRATCH, commands, reports, output, descriptors[3])
-        except OSError as error:  # sessions hold too much; the supervisor makes room
+        except OSError as error:  # sessions hold too much; the supervisor will make room
             pid = -(error.errno or 1)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -139,14 +139,14 @@ def _filter(also: tuple[str, ...] = ()) -> kernel.Filter:
 
 
 def _offer_to_the_killer(proc: str) -> None:
-    """If memory runs out, have the kernel kill the largest session, and not the supervisor or the model."""
-    kernel.hide_memory(False)  # files in /proc of a hidden process are root's
+    """If memory runs out, makes the kernel kill the largest session, not the supervisor or the model."""
+    kernel.hide_memory(False)  # files in /proc of a hidden process belong to root
     with open(f"{proc}/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
 
 
 def _settle(maps: io.TextIOWrapper) -> None:
-    """Fix what depends on chance, and keep the collector from touching (and so copying) the shared pages."""
+    """Fixes random state, and keeps the garbage collector from touching (and so copying) shared pages."""
     import numpy
     import sympy.core.random
 
@@ -159,6 +159,6 @@ def _settle(maps: io.TextIOWrapper) -> None:
 
 
 def _address_space(proc: str) -> int:
-    """Bytes, with room for what the rest of the warm-up loads."""
+    """Address space in bytes, with room for the rest of the warm-up."""
     with open(f"{proc}/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + _LATER_BYTES
