@@ -15,6 +15,7 @@ from genprm.cli import (
     doctor,
     label,
     loop,
+    merge,
     options,
     refine,
     sandbox,
@@ -87,6 +88,7 @@ options.command(app, "loop", epilog=loop.EPILOG)(loop.loop)
 app.command("show", cls=Command)(show.show)
 options.command(app, "serve", epilog=serve.EPILOG)(serve.serve)
 app.command("view", cls=Command)(view.view)
+app.command("merge", cls=Command)(merge.merge)
 app.add_typer(train.app, name="train")
 app.add_typer(bench.app, name="bench")
 app.command("calibrate", cls=Command)(calibrate.calibrate)

