@@ -1,7 +1,7 @@
-"""The prompts of every family, as Jinja templates, and the one place that renders them.
+"""The prompts of every family as Jinja templates, and their rendering.
 
-A template file ends in one newline that is not part of the prompt, as text files do; a prompt that ends in a newline
-has two. Values are inserted as they are: nothing is escaped, and a value is never itself rendered as a template.
+A template file ends in one newline that is not part of the prompt; a prompt that ends in a newline has two. Values are
+inserted unchanged: nothing is escaped, and a value is never rendered as a template.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENVIRONMENT = Environment(
 
 
 class PromptError(ValueError):
-    """A template does not exist, or a value that it names was not given."""
+    """A template does not exist, or one of its values is missing."""
 
 
 @cache
@@ -34,18 +34,18 @@ def render(name: str, /, **values: object) -> str:
     """Renders a template of this package.
 
     Args:
-        name: path below `prompts/` without the suffix, `genprm/analyze` for example.
-        values: what the template names.
+        name: path below `prompts/` without the suffix, such as `genprm/analyze`.
+        values: the template's variables.
 
     Raises:
-        PromptError: there is no such template, or it names a value that is not given.
+        PromptError: there is no such template, or a value is missing.
     """
     return _rendered(name, values) if values else _fixed(name)
 
 
 @cache
 def _fixed(name: str) -> str:
-    """A template that names no values."""
+    """Renders a template without variables, once."""
     return _rendered(name, {})
 
 
@@ -59,10 +59,10 @@ def _rendered(name: str, values: dict[str, object]) -> str:
 
 
 def render_text(source: str, /, **values: object) -> str:
-    """Renders a template that a user wrote, by the same rules.
+    """Renders a user's template by the same rules.
 
     Raises:
-        PromptError: the text is not a template, or it names a value that is not given.
+        PromptError: the text is not a template, or a value is missing.
     """
     from jinja2 import TemplateError
 

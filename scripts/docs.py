@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the pages of docs/ that are made from the code: a page a command, the configuration, and the rows of files.
+"""Generates the pages of docs/ that come from the code: one page per command, the configuration, and file formats.
 
-usage: scripts/docs.py [--check]     --check fails where a page is out of date
+usage: scripts/docs.py [--check]     --check fails if a page is out of date
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTE = "<!-- scripts/docs.py makes this page from the code; a test fails when it
 
 
 def pages() -> dict[str, str]:
-    """Every page by its path below docs/."""
+    """All generated pages by path below docs/."""
     commands = dict(_commands())
     index = "".join(f"- [genprm {name}]({name.replace(' ', '-')}.md): {text}\n" for name, (text, _) in commands.items())
     made = {f"commands/{name.replace(' ', '-')}.md": page for name, (_, page) in commands.items()}
@@ -128,7 +128,7 @@ def _fields(model: type[BaseModel], without: set[str] | frozenset[str] = frozens
 
 
 def _attribute_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The text that stands under each field in the source."""
+    """The docstring under each field in the source."""
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:

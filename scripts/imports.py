@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Reads which room of genprm imports which, and draws it as docs/architecture.svg.
+"""Draws the imports between the packages of genprm as docs/architecture.svg.
 
-usage: scripts/imports.py [--check]     --check fails where the picture is out of date
+usage: scripts/imports.py [--check]     --check fails if the picture is out of date
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STOREYS = (
     ("data", "engines", "grading"),
     ("concurrency", "chat_text", "config", "errors", "fields", "lazy", "prompts", "sandbox", "spent", "text", "types"),
 )
-"""The rooms of the house from top to bottom. Imports point down, or to a room of the same storey."""
+"""The layers from top to bottom. Imports point down, or to the same layer."""
 
 WORDS = {
     "cli": "the commands",

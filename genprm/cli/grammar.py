@@ -1,4 +1,4 @@
-"""How the command line reads: flags that may stand anywhere, and arguments that help shows without braces."""
+"""Command line syntax: flags allowed anywhere, and arguments shown without braces in the help."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 ANYWHERE = ("--debug", "-q", "--quiet", "-v", "--verbose")
-"""Flags of `genprm` itself, which may also stand behind the command."""
+"""Flags of `genprm` itself, also allowed after the command."""
 
 
 class Root(TyperGroup):
-    """`genprm`, whose own flags may stand anywhere before a `--`."""
+    """`genprm`, whose own flags are allowed anywhere before a `--`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Moves them to the front, where the options of a group belong."""
+        """Moves them to the front, where click expects a group's options."""
         end = args.index("--") if "--" in args else len(args)
         own = [one for one in args[:end] if one in ANYWHERE]
         return super().parse_args(ctx, [*own, *(one for one in args[:end] if one not in ANYWHERE), *args[end:]])
 
 
 class Command(TyperCommand):
-    """A command whose usage line reads `FILE...` where typer writes `{FILE}...`."""
+    """A command whose usage line has `FILE...` instead of typer's `{FILE}...`."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)

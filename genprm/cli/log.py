@@ -1,4 +1,4 @@
-"""The log of a run: what happened, and all that other libraries print while it is under way."""
+"""The log of a run: its messages, and everything that other libraries print."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger("genprm")
 
 @contextmanager
 def logged(path: Path) -> Generator[None]:
-    """Writes the log of what the block does to the end of a file.
+    """Appends the log of a block to a file.
 
-    Standard output and standard error of this process and of those it starts go there as well, so that no warning, bar
-    or start-up page of a library stands between the lines of a command; what genprm itself prints still reaches the
-    terminal. With `-v` and `--debug` all of it stays on the terminal, and the file has the log alone.
+    Standard output and error of this process and its children go there too, so that warnings, progress bars and banners
+    of libraries do not mix with the lines of a command; genprm's own output still reaches the terminal. With `-v` and
+    `--debug` everything stays on the terminal, and the file has only the log.
 
     Args:
         path: the file.
@@ -40,7 +40,7 @@ def logged(path: Path) -> Generator[None]:
             logger.setLevel(logging.INFO)
             stack.callback(logger.setLevel, before)
         if not verbosity().logs:
-            # Into the file vLLM may write what it likes.
+            # vLLM's own log may be verbose in the file.
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
             stack.enter_context(_captured(path))
         yield
@@ -48,7 +48,7 @@ def logged(path: Path) -> Generator[None]:
 
 @contextmanager
 def _captured(path: Path) -> Generator[None]:
-    """Sends the descriptors 1 and 2 to a file, but for the consoles of the commands."""
+    """Redirects the descriptors 1 and 2 to a file, except the commands' consoles."""
     if (_descriptor(sys.stdout), _descriptor(sys.stderr)) != (1, 2):
         yield  # a caller has replaced them
         return

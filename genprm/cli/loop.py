@@ -35,7 +35,7 @@ def loop(
         Path,
         typer.Argument(
             metavar="RECIPE",
-            help="A YAML recipe; `builtin:loop` and `builtin:loop-tiny` come with the package.",
+            help="A YAML recipe, or one in the package: `builtin:loop`, `builtin:loop-tiny`.",
             show_default=False,
         ),
     ],
@@ -44,17 +44,16 @@ def loop(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Another value for a key of the recipe, such as `rounds=2` or `train.epochs=3`. Repeat it.",
+            help="Override a key of the recipe, such as `rounds=2` or `train.epochs=3`. Repeat for several.",
             show_default="none",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and exit.")] = False,
 ) -> None:
-    """Labels a policy's solutions, has critiques written, trains a judge on them, measures it, and searches with it.
+    """Labels a policy's solutions, has rationales written, trains a judge on them, measures it, and searches with it.
 
-    Every stage is a run of its own command in a folder of its own below the loop's. What is finished is not done again:
-    the same command goes on where it stopped, in the middle of a stage too. A stage that came to too little for the
-    next one ends the loop. `report.html` shows the whole.
+    Every stage is a run of its own command in a subfolder. The same command resumes a stopped loop, also in the middle
+    of a stage. A stage that produced too little for the next one ends the loop. `report.html` shows all stages.
     """
     from genprm.search.recipe import read_recipe
     from genprm.train.loop import LoopRecipe
@@ -69,15 +68,15 @@ def loop(
 
 
 def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
-    """Runs the stages that are not done yet.
+    """Runs the remaining stages.
 
     Args:
-        name: part of the folder's name where `how` names none.
-        recipe: all about the loop.
+        name: part of the folder's name if `how` has none.
+        recipe: the loop's recipe.
         how: the folder.
 
     Raises:
-        LoopError: a stage came to too little.
+        LoopError: a stage produced too little.
         typer.Exit: a signal stopped it.
     """
     from genprm.rpe.dataset import check_installed as data_installed
@@ -97,7 +96,7 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
 
 
 def stored_recipe(recipe: LoopRecipe) -> dict[str, JsonValue]:
-    """What `run.json` holds of a recipe."""
+    """A recipe's fields for `run.json`."""
     from genprm.benchmarks.searches import flattened
     from genprm.fields import Config
 
@@ -118,7 +117,7 @@ class Loop:
         self._judge: Path | None = None
 
     def go(self) -> None:
-        """Runs what is not done yet."""
+        """Runs the remaining stages."""
         recipe = self._recipe
         if recipe.benchmark is not None and recipe.benchmark.generate:
             self._stage(0, HELD_OUT, self._held_out)
@@ -134,7 +133,7 @@ class Loop:
         self._page(None)
 
     def _stage(self, number: int, stage: str, work: Callable[[Path], dict[str, Any]]) -> Path:
-        """Does a stage, unless it is done. Returns its folder."""
+        """Runs a stage unless it is finished. Returns its folder."""
         from genprm.train.loop import LoopError, StageRow, gate
 
         key = f"round-{number}/{stage}" if number else stage
@@ -152,7 +151,7 @@ class Loop:
         why = gate(stage, figures, self._recipe.gates)
         if why is not None:
             self._page(f"{key}: {why}", row)
-            raise LoopError(f"{key}: {why}. The same command goes on from here.")
+            raise LoopError(f"{key}: {why}. The same command resumes here.")
         self._run.add(row, key)
         self._rows[key] = row
         self._page(None)
@@ -220,7 +219,7 @@ class Loop:
         return {name: counts[name] for name in ("accuracy", "low", "high", "rows")} | _best_of_n(counts)
 
     def _held_out(self, folder: Path) -> dict[str, Any]:
-        """The policy's solutions of problems that no round learns from, labelled by the truth."""
+        """The policy's solutions of held-out problems, labelled by the truth."""
         from genprm.cli.label import label_into, problems_of
         from genprm.config import ClusterConfig, EngineConfig
         from genprm.data.word_problems import find_problem, first_error
@@ -230,7 +229,7 @@ class Loop:
 
         recipe, section = self._recipe, self._recipe.benchmark
         assert section is not None
-        # One rollout: the solutions are wanted, and their labels come from the truth.
+        # One rollout: only the solutions are needed; labels come from the truth.
         parts = (
             part(recipe.label, LabelConfig, budget=1),
             part(recipe.label, EngineConfig),
@@ -283,7 +282,7 @@ def _label_rows(folder: Path) -> list[Any]:
 
 
 def _best_of_n(counts: dict[str, Any]) -> dict[str, Any]:
-    """How often the ways to choose are right with all solutions, the judge's and those without it."""
+    """Accuracy of the methods of choosing among all solutions, with and without the judge."""
     methods = (counts.get("best_of_n") or {}).get("methods", [])
     most = max((one["n"] for one in methods), default=0)
     return {f"{one['method']}@{one['n']}": one["accuracy"] for one in methods if one["n"] == most}

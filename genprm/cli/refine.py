@@ -140,7 +140,7 @@ async def _refine(
 
 
 def _finish(run: RunFolder, progress: Progress, as_json: bool, session: SessionMetrics, interrupted: bool) -> None:
-    """Writes metrics and page, and prints what the run came to."""
+    """Writes metrics and page, and prints the result."""
     from genprm.benchmarks.refinement import evaluate_refinement
     from genprm.cli.search_report import print_refinement
     from genprm.cli.session import finish_run

@@ -230,7 +230,7 @@ async def prm_of(config: JudgeConfig | None, seed: int, run: RunFolder) -> Async
 def _finish(
     run: RunFolder, recipe: Recipe, progress: Progress, as_json: bool, session: SessionMetrics, interrupted: bool
 ) -> None:
-    """Writes metrics, plots and page, and prints what the run came to."""
+    """Writes metrics, plots and page, and prints the result."""
     from genprm.benchmarks.searches import evaluate_searches
     from genprm.cli.search_report import plot, print_search
     from genprm.cli.session import finish_run

@@ -1,4 +1,4 @@
-"""The page of a loop: what every stage came to, round by round, with links to the stages' own pages."""
+"""The page of a loop: the results of every stage by round, with links to the stages' own pages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WORDS = {
     "label": "rollouts and step labels",
     "synthesize": "rationales with executed code, and consensus",
     "train": "the judge",
-    "benchmark": "F1 on solutions that were not learned from",
+    "benchmark": "F1 on held-out solutions",
     "search": "the policy with the judge",
 }
 PAGES = ("report.html", "dataset/README.md", "README.md", "metrics.json")
-"""What a stage's folder may hold to read on, best first."""
+"""Pages in a stage's folder, best first."""
 PICTURES = ("curves.png", "dataset/plots/first-error.png", "accuracy.svg", "f1.svg")
 STYLE = """
 body { display: block; height: auto; } main { display: block; padding: 1rem 1.5rem 3rem; }
@@ -33,12 +33,12 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--soft); } svg { max-widt
 
 
 def write_loop_page(folder: Path, *, info: RunInfo, rows: Sequence[StageRow], stopped: str | None) -> None:
-    """Writes `report.html`. It holds no script; pictures and links lie beside it.
+    """Writes `report.html`, without scripts; pictures and linked pages are beside it.
 
     Args:
-        folder: of the loop.
-        info: what `run.json` holds.
-        rows: the stages that are done, in their order.
+        folder: the loop's folder.
+        info: content of `run.json`.
+        rows: the finished stages in order.
         stopped: why the loop ended early.
     """
     style = resources.files("genprm.report").joinpath("page.css").read_text(encoding="utf-8") + STYLE
@@ -66,7 +66,7 @@ def write_loop_page(folder: Path, *, info: RunInfo, rows: Sequence[StageRow], st
 
 def _round(folder: Path, number: int, rows: Sequence[StageRow]) -> list[str]:
     made = [f"<table><caption>{f'Round {number}' if number else 'Made once'}</caption>"]
-    made.append("<tr><th>stage</th><th>what it is</th><th>what it came to</th><th>seconds</th></tr>")
+    made.append("<tr><th>stage</th><th>description</th><th>results</th><th>seconds</th></tr>")
     pictures: list[str] = []
     for row in rows:
         found = [name for name in PAGES if (folder / row.key / name).exists()]

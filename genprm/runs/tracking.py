@@ -1,4 +1,4 @@
-"""Experiment trackers: a run's counts while it is under way, and its metrics at the end. Off by default.
+"""Experiment trackers: a run's counts during the run, and its metrics at the end. Off by default.
 
 Trackio and Weights & Biases share one interface; their own environment variables (`TRACKIO_DIR`, `TRACKIO_SPACE_ID`,
 `WANDB_MODE`, `WANDB_PROJECT` and so on) say where the data goes.
@@ -21,13 +21,13 @@ from genprm.extras import need
 logger = logging.getLogger(__name__)
 
 PROJECT = "genprm"
-"""The project's name, unless TRACKIO_PROJECT or WANDB_PROJECT has another."""
+"""The project's name, unless TRACKIO_PROJECT or WANDB_PROJECT is set."""
 EVERY_S = 10.0
-"""Seconds between two notes of the counts."""
+"""Seconds between two logs of the counts."""
 
 
 class Tracker:
-    """A run at a tracker. A tracker that fails later than at its start is left alone: it costs no result.
+    """A run at a tracker. A tracker that fails after its start is ignored: it does not affect results.
 
     Args:
         kind: which tracker; `none` tracks nothing.
@@ -67,23 +67,23 @@ class Tracker:
         if values:
             try:
                 self._module.log(dict(values))
-            except Exception:  # whatever its network or its disk raises
-                logger.warning("%s does not take what is logged; the run goes on without it", self.kind, exc_info=True)
+            except Exception:  # any error of its network or disk
+                logger.warning("%s failed to log; the run continues without it", self.kind, exc_info=True)
                 self._module = None
 
 
 def check_tracker(kind: TrackerName) -> None:
-    """Makes sure that a tracker is installed.
+    """Checks that a tracker is installed.
 
     Raises:
-        ExtraError: it is not.
+        ExtraError: it is not installed.
     """
     if kind != "none":
         need(kind, kind, what=f"--track {kind}")
 
 
 def numbers(values: Mapping[str, JsonValue], prefix: str = "") -> dict[str, float]:
-    """The numbers in nested values, by their path: `{"labels": {"f1": 0.5}}` becomes `{"labels/f1": 0.5}`."""
+    """The numbers in nested values by path: `{"labels": {"f1": 0.5}}` becomes `{"labels/f1": 0.5}`."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, dict):

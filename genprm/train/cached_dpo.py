@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on rows that are ready: token ids, and what the reference says to them."""
+"""TRL's DPOTrainer on prepared rows: token ids and the reference's log-probabilities."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trl.trainer.dpo_trainer import DPOTrainer
 class CachedDPOTrainer(DPOTrainer):
     """DPOTrainer whose rows have `prompt_ids`, `chosen_ids`, `rejected_ids` and the reference's sums.
 
-    Its loss is TRL's own. TRL would write the conversations anew by the chat template, where steps must be tokenised as
-    the judge does, and would ask a reference for `ref_chosen_logps` and `ref_rejected_logps`, which are there.
+    Its loss is TRL's own. TRL would render the conversations by the chat template, but steps must be tokenised as the
+    judge does; and it would compute `ref_chosen_logps` and `ref_rejected_logps`, which exist already.
     """
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What happens while a trainer runs: the log, evaluations, checkpoints by the clock, and an orderly stop."""
+"""Trainer callbacks: the log, evaluations, timed checkpoints, and an orderly stop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 
 
 class Log(TrainerCallback):
-    """Writes every logged value to `log.jsonl`, one object a step, and says it on the terminal.
+    """Writes every logged value to `log.jsonl`, one object per step, and prints it.
 
     Args:
-        path: the file. Lines after the step that a run goes on from are cut off: they are written again.
+        path: the file. Lines after the step from which a run is resumed are removed: they are written again.
         say: prints a line; None says nothing.
     """
 
@@ -29,10 +29,10 @@ class Log(TrainerCallback):
         self._say = say
         self._started = 0.0
         self._before = 0.0
-        """Seconds that earlier runs into this folder took."""
+        """Seconds of earlier runs into this folder."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Cuts the log back to where the run goes on."""
+        """Cuts the log back to the step from which the run is resumed."""
         kept = [line for line in read_log(self._path) if line["step"] <= state.global_step]
         self._before = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -89,12 +89,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class Every(TrainerCallback):
-    """Calls something every so many steps, and at the last one.
+    """Calls a function every `steps` steps, and at the last one.
 
     Args:
-        steps: between two calls.
-        call: given the step; returns what is to be logged.
-        begin: also before the first step.
+        steps: steps between two calls.
+        call: takes the step; returns values to log.
+        begin: also call before the first step.
     """
 
     def __init__(self, steps: int, call: Callable[[int], Mapping[str, float]], *, begin: bool = False) -> None:
@@ -104,54 +104,54 @@ class Every(TrainerCallback):
         self.trainer: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Calls where nothing was trained yet."""
+        """Calls before the first step."""
         if self._begin and state.global_step == 0:
             self._done(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Calls where it is time."""
+        """Calls when due."""
         if state.global_step % self._steps == 0 or state.global_step == state.max_steps:
             self._done(state.global_step)
 
     def _done(self, step: int) -> None:
         if found := self._call(step):
-            # Not through `trainer.log`: that would hand out the running means of the training loss as well.
+            # Not by `trainer.log`, which would also log the running means of the training loss.
             self.trainer.callback_handler.on_log(
                 self.trainer.args, self.trainer.state, self.trainer.control, dict(found)
             )
 
 
 class SaveByTheClock(TrainerCallback):
-    """Asks for a checkpoint after so many minutes, however many steps that is."""
+    """Requests a checkpoint every few minutes, however many steps that is."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds = minutes * 60
         self._last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Asks where it is time."""
+        """Requests one when due."""
         if time.monotonic() - self._last >= self._seconds:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Starts the clock anew."""
+        """Restarts the clock."""
         self._last = time.monotonic()
 
 
 class Stop(TrainerCallback):
-    """Ends a run behind the step in which a signal came, with a checkpoint."""
+    """On a signal, ends a run after the current step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Asks for a checkpoint and the end."""
+        """Requests a checkpoint and the end."""
         if self.signal is not None and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """Takes Ctrl-C and SIGTERM while it is open; a second one ends the process at once."""
+        """Handles Ctrl-C and SIGTERM in a block; a second one ends the process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

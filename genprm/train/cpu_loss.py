@@ -1,4 +1,4 @@
-"""The loss of TRL's SFTTrainer, computed so that a CPU is not slowed down by it."""
+"""The loss of TRL's SFTTrainer, computed efficiently on a CPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from genprm.train.replay import IGNORE
 class CpuSFTTrainer(SFTTrainer):
     """SFTTrainer for machines without a GPU.
 
-    TRL's fused head keeps the logits of a large vocabulary out of a GPU's memory: it multiplies in float32 and twice.
-    Here the head runs once, in the type that is computed in, on the learned positions alone. The loss is the same.
+    TRL's fused head keeps the logits of a large vocabulary out of a GPU's memory: it multiplies twice, in float32. Here
+    the head runs once, in the compute type, only on the learned positions. The loss is the same.
     """
 
     def compute_loss(

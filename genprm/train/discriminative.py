@@ -37,18 +37,18 @@ _TAG = "<extra_0>"
 
 
 def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | None = None) -> Trained:
-    """Trains, evaluates and writes the model's folder. Goes on from the newest checkpoint in `out` where there is one.
+    """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
-        out: the folder. Weights, tokenizer, `genprm.json` and the model card stand in it at the end.
-        say: prints a line about what goes on.
+        out: the folder, which gets weights, tokenizer, `genprm.json` and the model card.
+        say: prints progress lines.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
         PRMError: the tokenizer does not fit the layout.
         EngineError: there is no tokenizer, or it has no chat template and the layout needs one.
-        Stopped: a signal ended the run; it can go on.
+        Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
     import transformers
@@ -110,10 +110,10 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
 
 
 def layout_of(config: DiscriminativeConfig, tokenizer: Tokenizer) -> str:
-    """The layout that is trained.
+    """Resolves the layout.
 
     Raises:
-        TrainError: the model cannot have the one that is asked for.
+        TrainError: the model does not support the requested one.
     """
     from genprm.prms.hub import read_config
     from genprm.prms.load import model_path
@@ -125,7 +125,7 @@ def layout_of(config: DiscriminativeConfig, tokenizer: Tokenizer) -> str:
     if config.layout == QWEN and not (kind == "qwen2" and tagged):
         lacks = f"its type is {kind!r}" if kind != "qwen2" else f"its tokenizer has no {_TAG}"
         raise TrainError(
-            f"--layout {QWEN} is for Qwen2 models with a token {_TAG}, and {config.model!r} is none: {lacks}. "
+            f"--layout {QWEN} is for Qwen2 models with a token {_TAG}, and {config.model!r} is not one: {lacks}. "
             f"Use --layout {TRL}."
         )
     return config.layout
@@ -134,7 +134,7 @@ def layout_of(config: DiscriminativeConfig, tokenizer: Tokenizer) -> str:
 def prepare(
     config: DiscriminativeConfig, writer: SolutionWriter, longest: int
 ) -> tuple[Collected[StepRow], Collected[StepRow] | None]:
-    """Writes the data, and the held-out rows where there are some.
+    """Prepares the data, and the held-out rows if any.
 
     Args:
         config: of the run.
@@ -157,7 +157,7 @@ def prepare(
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Rows as a batch: `input_ids` and `labels`, filled up on the right."""
+    """Rows as a batch: `input_ids` and `labels`, padded on the right."""
     import torch
 
     from genprm.train.own_loss import padded
@@ -171,7 +171,7 @@ def step_loss(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of the two classes against P(right), summed over the labelled steps of a batch."""
     import torch
 
-    # No attention mask: the padding stands on the right, where no token of a causal model sees it.
+    # No attention mask: the padding is on the right, where no token of a causal model sees it.
     logits = model(input_ids=inputs["input_ids"], use_cache=False).logits.float()
     at = inputs["labels"] != IGNORE
     odds = (logits[..., 1] - logits[..., 0])[at]
@@ -184,10 +184,10 @@ def evaluate(
     """Loss and accuracy of the labelled steps, and the official F1.
 
     Args:
-        model: with two classes a token, on its device.
-        rows: held out.
-        size: solutions at once.
-        autocast: sets what is computed in; None computes in the weights' type.
+        model: with two classes per token, on its device.
+        rows: held-out rows.
+        size: solutions per batch.
+        autocast: sets the compute type; None computes in the weights' type.
     """
     import contextlib
 

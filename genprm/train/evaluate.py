@@ -13,12 +13,12 @@ from genprm.train.token_rows import TokenSet
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model makes of held-out rows when it is shown the recorded rationales up to each verdict."""
+    """A model's results on held-out rows, given the recorded rationales up to each verdict."""
 
     loss: float
     """Mean cross-entropy of the learned tokens, in nats."""
     verdict_accuracy: float | None
-    """Of the verdicts of all steps; None where the rows hold none."""
+    """Accuracy of the verdicts of all steps; None without verdicts."""
     f1: float | None
     """Official F1 of ProcessBench over the solutions: the first step whose P(No) is above P(Yes)."""
     error_accuracy: float | None
@@ -26,7 +26,7 @@ class Evaluation:
     solutions: int
 
     def metrics(self) -> dict[str, float]:
-        """As numbers by name; what could not be measured is left out."""
+        """The metrics by name, without unmeasured ones."""
         named = {
             "eval_loss": self.loss,
             "eval_verdict_accuracy": self.verdict_accuracy,
@@ -43,7 +43,7 @@ def evaluate(model: Any, held_out: TokenSet, *, autocast: Any = None) -> Evaluat
     Args:
         model: a causal language model of transformers, on its device.
         held_out: the rows.
-        autocast: a context manager that sets what is computed in; None computes in the weights' type.
+        autocast: a context manager that sets the compute type; None computes in the weights' type.
     """
     import contextlib
 
@@ -62,7 +62,7 @@ def evaluate(model: Any, held_out: TokenSet, *, autocast: Any = None) -> Evaluat
                 places = [k - 1 for k in targets] + [v.at - 1 for v in row.verdicts]
                 ids = torch.tensor([row.input_ids], device=device)
                 with autocast() if autocast is not None else contextlib.nullcontext():
-                    # Logits at these places alone: those of all places would need gigabytes.
+                    # Only the logits at these positions: those of all positions would need gigabytes.
                     logits = model(
                         input_ids=ids, logits_to_keep=torch.tensor(places, device=device), use_cache=False
                     ).logits[0]

@@ -1,7 +1,7 @@
 """Conversations as token ids and labels, made by the judge that will read them.
 
-A row's `labels` are -100 wherever the model does not write: the user's turns, the forced prefixes, the executed output.
-Each part is tokenised apart exactly where the judge's calls part.
+A row's `labels` are -100 for text that the model does not write: user turns, forced prefixes, executed output. Text is
+tokenised in the same parts as in the judge's calls.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Generative = GenPRMModel | ThinkPRMModel
 
 
 class ExportError(RowError):
-    """A conversation is not in the layout of the judge that is to be trained. Says which turn, and why."""
+    """A conversation does not follow the layout of the judge to be trained; names the turn and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictAt:
-    """Where a sequence holds a verdict."""
+    """The position of a verdict in a sequence."""
 
     step: int
     """0-based step of the solution; -1 for the verdict on the whole."""
@@ -44,7 +44,7 @@ class VerdictAt:
     correct: bool
     yes: int
     no: int
-    """The two token ids that the judge compares there."""
+    """The No token of the pair that the judge compares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +59,20 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One critique of a solution: what was asked and what was written."""
+    """One recorded review of a solution: its prompts and responses."""
 
     problem: str
     steps: tuple[str, ...]
-    """Those that have a turn (GenPRM), or all (ThinkPRM)."""
+    """The steps with a turn (GenPRM), or all (ThinkPRM)."""
     turns: tuple[str, ...]
-    """The assistant's turns: one a step (GenPRM), or one (ThinkPRM)."""
+    """The assistant's turns: one per step (GenPRM), or one (ThinkPRM)."""
 
 
 async def export(conversation: Conversation, tokenizer: Tokenizer, model: Generative) -> list[TokenRow]:
     """The training sequences of one conversation.
 
     One sequence, unless the profile shows a turn in other tokens once it is history (`assistant_marker` off, as in the
-    released GenPRM code): then one a turn, each learning its own turn alone.
+    released GenPRM code): then one per turn, each learning only its own turn.
 
     Args:
         conversation: what was asked and written.
@@ -145,7 +145,7 @@ async def _export_genprm(conversation: Conversation, tokenizer: Tokenizer, profi
     async with AsyncExitStack() as stack:
         chain = ChainRun(prm.setup, conversation.problem, 0, 0, stack)
         for index, (step, turn) in enumerate(zip(conversation.steps, conversation.turns, strict=True)):
-            # A turn with code and one without can stand in one conversation.
+            # A conversation may have turns with and without code.
             chain.setup = replace(prm.setup, mode=mode_of(turn))
             opening = chain.setup.opening(index)
             if not turn.startswith(opening):
@@ -177,7 +177,7 @@ async def _export_thinkprm(conversation: Conversation, tokenizer: Tokenizer, pro
     word = answer.strip()
     if not found or word not in (Verdict.YES, Verdict.NO) or not answer.startswith(" "):
         raise ExportError(f"the chain must end in `{QUESTION} Yes` or `{QUESTION} No`, not in {turn[-60:]!r}")
-    # What stands in the prompt already is no part of what is written.
+    # Text that is already in the prompt is not written by the model.
     engine = ReplayEngine(tokenizer, ("<think>", THINK_END))
     judge = ThinkPRMJudge(engine, profile=profile)
     if "<think>" in judge.opening and body.startswith("<think>"):
@@ -207,7 +207,7 @@ async def _export_thinkprm(conversation: Conversation, tokenizer: Tokenizer, pro
 
 
 def mode_of(turn: str) -> Mode:
-    """Which way through GenPRM's protocol a turn went."""
+    """The mode of GenPRM's protocol in which a turn was written."""
     if turn.startswith(prompts.render("genprm/output")):
         return Mode.DIRECT
     after = turn.partition(ANALYSIS_END)[2]
@@ -226,12 +226,12 @@ def _row(recorded: Recorded, own: Sequence[tuple[int, Verdict]], answers: Answer
 
 
 def _shared(first: str, second: str) -> int:
-    """How many characters two texts share at their start."""
+    """Length of the common prefix of two texts."""
     return next(
         (k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
 
 
 def learned_tokens(rows: Sequence[TokenRow]) -> int:
-    """Tokens that the loss is taken on."""
+    """Number of tokens in the loss."""
     return sum(label != IGNORE for row in rows for label in row.labels)

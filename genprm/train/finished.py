@@ -1,4 +1,4 @@
-"""The folder that a training run leaves: a model that `genprm verify --model` and vLLM take as it is."""
+"""The folder of a finished training run: a model for `genprm verify --model` and vLLM."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ ADAPTER, CURVES, METRICS = "adapter", "curves.png", "metrics.json"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run came to."""
+    """The results of a run."""
 
     steps: int
     loss: float | None
-    """Mean training loss of the last five lines of the log; None where nothing was logged."""
+    """Mean training loss of the last five lines of the log; None without any."""
     metrics: Mapping[str, float]
-    """Of the last evaluations: `eval_...` on held-out rows, `verify_...` with real code."""
+    """Metrics of the last evaluations: `eval_...` on held-out rows, `verify_...` with real code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What is said about a model in its folder, besides settings and curves."""
+    """Contents of a model's folder, besides settings and curves."""
 
     command: str
-    """That made it, such as `train sft`."""
+    """The command that made it, such as `train sft`."""
     layout: str
     """What was trained, for the card."""
     profile: Mapping[str, Any]
-    """`genprm.json`: its family, and how it is asked."""
+    """Content of `genprm.json`: its family and profile."""
     data: Mapping[str, int]
-    """Counts of what it was trained on."""
+    """Counts of the training data."""
     measured: str
     """What the metrics are, for the card."""
     verify: Callable[[Path], Mapping[str, float]] | None = None
-    """Measures the finished folder."""
+    """Evaluates the finished folder."""
 
 
 def finish(trainer: Any, tokenizer: Tokenizer, config: TrainConfig, out: Path, product: Product) -> Trained:
@@ -82,7 +82,7 @@ def save_weights(trainer: Any, tokenizer: Tokenizer, out: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         model.save_pretrained(str(out / ADAPTER))
-        # Merged on a copy: the run's own adapters go on being trained.
+        # Merged on a copy: the run's own adapters continue training.
         model = copy.deepcopy(model).merge_and_unload()
     state: dict[str, Any] = trainer.accelerator.get_state_dict(model)
     if not trainer.accelerator.is_main_process:
@@ -102,11 +102,11 @@ def save_weights(trainer: Any, tokenizer: Tokenizer, out: Path) -> None:
     trainer.processing_class.save_pretrained(out)
     same = Tokenizer.from_pretrained(str(out))
     if same.fingerprint != tokenizer.fingerprint:
-        raise TrainError(f"the tokenizer that was saved to {out} gives texts other ids than the one trained with")
+        raise TrainError(f"the tokenizer saved to {out} encodes text differently from the one used in training")
 
 
 def write_profile(profile: Mapping[str, Any], out: Path) -> None:
-    """Writes `genprm.json`, from which judges know how to ask the model."""
+    """Writes `genprm.json`, the model's profile for judges."""
     write_atomically(out / PROFILE_FILE, json.dumps(profile, indent=2) + "\n")
 
 
@@ -135,7 +135,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def card(config: TrainConfig, trained: Trained, product: Product) -> str:
-    """The model's README: what it was made from and how, and what was measured."""
+    """The model's README: base model, training and metrics."""
     settings = {name: value for name, value in config.model_dump(mode="json").items() if value is not None}
     lines = ["---", "library_name: transformers", "tags: [process-reward-model, genprm]"]
     if not Path(config.model).exists():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OnlineUpdate:
-    """What an online update gives back to the RL loop."""
+    """The result of an online update."""
 
     rewards: Tensor
     """(responses, tokens) beta * log-ratio of each response token, 0 elsewhere; detached."""
@@ -36,14 +36,14 @@ def response_rewards(logprobs: Tensor, reference: Tensor, mask: Tensor, beta: fl
 
     Args:
         logprobs: (responses, tokens) log pi of each token, in nats.
-        reference: the same of the reference model.
+        reference: the reference model's log-probabilities, in the same shape.
         mask: (responses, tokens) true at the tokens of the response.
         beta: the scale of the rewards.
 
     Returns:
         (responses, tokens), 0 where the mask is false.
     """
-    # Where nothing is scored there may be anything, infinities too: chosen away rather than multiplied by 0.
+    # Unscored positions may hold anything, even infinities: replace instead of multiplying by 0.
     return (beta * (logprobs - reference)).where(mask, logprobs.new_zeros(()))
 
 
@@ -52,7 +52,7 @@ def cross_entropy(rewards: Tensor, correct: Tensor) -> Tensor:
 
     Args:
         rewards: (responses, tokens) from `response_rewards`.
-        correct: (responses,) 1 where the final answer is right, 0 where it is wrong; what lies between is a soft label.
+        correct: (responses,) 1 for a right final answer, 0 for a wrong one; values between are soft labels.
     """
     import torch
 
@@ -61,13 +61,13 @@ def cross_entropy(rewards: Tensor, correct: Tensor) -> Tensor:
 
 
 def normalise(rewards: Tensor) -> Tensor:
-    """PRIME's batch norm: rewards over the largest |return| of the batch.
+    """PRIME's batch norm: rewards divided by the largest |return| of the batch.
 
-    The return of a token is the sum of the rewards from it on. The maximum is over what this call is given: a loop that
-    splits a batch over workers must gather the rewards first, or each worker's share is scaled by itself.
+    The return of a token is the sum of the rewards from it on. The maximum is over this call's input: a loop that
+    splits a batch over workers must gather the rewards first, or each worker's share is scaled separately.
 
     Args:
-        rewards: (responses, tokens), 0 at tokens that do not count.
+        rewards: (responses, tokens), 0 at unscored tokens.
     """
     returns = rewards.flip(-1).cumsum(-1).flip(-1)
     largest = returns.abs().max()
@@ -75,7 +75,7 @@ def normalise(rewards: Tensor) -> Tensor:
 
 
 def token_logprobs(model: Any, ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Log P of every token given those before it; 0 for the first.
+    """Log P of every token given the tokens before it; 0 for the first.
 
     Args:
         model: a causal language model of transformers.
@@ -107,12 +107,12 @@ def online_update(
 
     Args:
         model: the implicit PRM, a causal language model of transformers.
-        optimizer: of its parameters.
+        optimizer: the optimiser of its parameters.
         ids: (responses, tokens) prompts and responses, padded.
         attention_mask: (responses, tokens) 1 at tokens, 0 at padding.
         response_mask: (responses, tokens) true at the tokens of the responses.
-        correct: (responses,) 1 where the outcome is right, 0 where it is wrong.
-        reference: (responses, tokens) log-probabilities of the reference model, or what computes them.
+        correct: (responses,) 1 for right outcomes, 0 for wrong ones.
+        reference: (responses, tokens) log-probabilities of the reference model, or a function that computes them.
         beta: the scale of the rewards; 0.05 in PRIME's recipe.
         update: `before` updates and then scores with the new weights (the recipe of verl), `after` scores first (one
             forward pass fewer), `none` only scores.
@@ -122,8 +122,8 @@ def online_update(
         The rewards, and how well the model told right from wrong before the update. `normalise` is not applied.
 
     Raises:
-        TrainError: shapes that do not fit, a response without tokens, or a loss that is not finite (nothing is
-            updated then).
+        TrainError: inconsistent shapes, a response without tokens, or a loss that is not finite (then nothing is
+            updated).
     """
     import torch
 

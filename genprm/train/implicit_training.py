@@ -1,7 +1,7 @@
-"""Implicit PRMs made of outcomes: cross-entropy on the log-ratio, or DPO through TRL.
+"""Trains implicit PRMs on outcomes: cross-entropy on the log-ratio, or DPO by TRL.
 
-The reference is asked once, before anything is trained, and its answers are those of the cache that scoring uses: what
-was scored before is not computed again, and the two models are never in memory together.
+The reference scores everything once, before training, and uses the same cache as scoring: nothing is computed twice,
+and the two models are never in memory together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A response, and what the reference says to it."""
+    """A response and the reference's log-probabilities."""
 
     response: Response
     reference: list[float]
@@ -51,18 +51,18 @@ class Scored:
 
 
 def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None) -> Trained:
-    """Trains, evaluates and writes the model's folder. Goes on from the newest checkpoint in `out` where there is one.
+    """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
-        out: the folder. Weights, tokenizer, chat template, `genprm.json` and the model card stand in it at the end.
-        say: prints a line about what goes on.
+        out: the folder, which gets weights, tokenizer, chat template, `genprm.json` and the model card.
+        say: prints progress lines.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
         EngineError: there is no tokenizer, or the reference does not load.
         PRMError: the reference has another vocabulary.
-        Stopped: a signal ended the run; it can go on.
+        Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
     import transformers
@@ -74,7 +74,7 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
     settings = transformers.AutoConfig.from_pretrained(
         model_path(config.model), **({"revision": config.revision} if config.revision else {})
     )
-    # The engine that asks the reference keeps one token free.
+    # The reference's engine keeps one token free.
     longest = longest_of(config, settings) - (config.max_length is None)
     data, held_out = prepare(config, ChatSpans(tokenizer), longest)
     responses = [one for row in data.made for one in row]
@@ -114,11 +114,11 @@ def _profile(config: ImplicitConfig) -> ImplicitProfile:
 def prepare(
     config: ImplicitConfig, write: ChatSpans, longest: int
 ) -> tuple[Collected[list[Response]], list[list[Response]]]:
-    """Writes the data, and the held-out rows where there are some.
+    """Prepares the data, and the held-out rows if any.
 
     Args:
         config: of the run.
-        write: the judge's writer.
+        write: the judge's formatter.
         longest: most tokens of a sequence.
 
     Raises:
@@ -137,7 +137,7 @@ def prepare(
 
 
 async def ask_reference(config: ImplicitConfig, *groups: Sequence[Response]) -> list[list[Scored]]:
-    """What the reference says to all responses: from the cache, or computed and kept there.
+    """The reference's log-probabilities of all responses, from the cache or computed and cached.
 
     Raises:
         EngineError: the reference does not load, or cannot answer.
@@ -160,7 +160,7 @@ async def ask_reference(config: ImplicitConfig, *groups: Sequence[Response]) -> 
     reference = judge.reference
     assert reference is not None
     wanted = {tuple(one.spans.ids): one.spans for group in groups for one in group}
-    # Neighbours in the queue are of one length.
+    # Neighbours in the queue have similar lengths.
     waiting = iter(sorted(wanted.values(), key=lambda spans: len(spans.ids), reverse=True))
     answers: dict[tuple[int, ...], list[float]] = {}
 
@@ -178,7 +178,7 @@ async def ask_reference(config: ImplicitConfig, *groups: Sequence[Response]) -> 
 
 
 def collate(rows: Sequence[Scored]) -> dict[str, Tensor]:
-    """Responses as a batch: ids, what the reference says to each token, and the outcomes as `labels`."""
+    """Responses as a batch: ids, the reference's log-probabilities, and the outcomes as `labels`."""
     import torch
 
     from genprm.train.own_loss import padded
@@ -286,7 +286,7 @@ def _dpo_trainer(
 
 
 def measure(trainer: Any, rows: Sequence[Scored], config: ImplicitConfig) -> dict[str, float]:
-    """What the model in a trainer makes of held-out responses."""
+    """Evaluates the model in a trainer on held-out responses."""
     return evaluate(trainer.model, rows, config.beta, config.device_batch_size, autocast_of(trainer.args))
 
 
@@ -297,10 +297,10 @@ def evaluate(
 
     Args:
         model: a causal language model of transformers, on its device.
-        rows: held out.
+        rows: held-out responses.
         beta: the scale of the rewards.
-        size: responses at once.
-        autocast: sets what is computed in; None computes in the weights' type.
+        size: responses per batch.
+        autocast: sets the compute type; None computes in the weights' type.
     """
     import contextlib
 

@@ -1,7 +1,7 @@
-"""The recipe of `genprm loop`: the stages from a policy's rollouts to a better judge, and what each must come to.
+"""The recipe of `genprm loop`: the stages from a policy's rollouts to a better judge, and their gates.
 
-The sections are those of the commands: `label`, `synthesize`, `train` and `search` take the keys that the files of
-these commands take. What one stage hands to the next (folders, the judge's name) is not set.
+The sections are those of the commands: `label`, `synthesize`, `train` and `search` take the same keys as these
+commands. What one stage passes to the next (folders, the judge's name) cannot be set.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ class Labels(LabelConfig, ClusterConfig, EngineConfig):
 
 
 class Benchmark(JudgeConfig):
-    """`genprm bench processbench`, on files or on solutions that the policy writes."""
+    """`genprm bench processbench`, on files or on the policy's solutions."""
 
-    files: tuple[str, ...] = Field(default=(), description="Labelled solutions, in the form of ProcessBench.")
+    files: tuple[str, ...] = Field(default=(), description="Labelled solutions in ProcessBench's format.")
     generate: int | None = Field(
         default=None,
         ge=1,
-        description="Instead: the policy's solutions of so many word problems made by rule, labelled by their truth.",
+        description="Instead: the policy's solutions of this many generated word problems, labelled by the truth.",
     )
-    generate_seed: int = Field(default=5000, ge=0, description="Of the problems made by rule.")
+    generate_seed: int = Field(default=5000, ge=0, description="Seed of the generated problems.")
 
     @model_validator(mode="before")
     @classmethod
     def _judge_is_made(cls, values: Any) -> Any:
-        _refuse(values, ("model",), "the judge is the one that the loop makes")
+        _refuse(values, ("model",), "the loop makes the judge")
         return values
 
     @model_validator(mode="after")
@@ -68,11 +68,11 @@ class Benchmark(JudgeConfig):
 
 
 class Gates(Config):
-    """What a stage must come to, or the loop stops there and says so."""
+    """Minimum results of the stages; below one, the loop stops with a message."""
 
     labelled: int = Field(default=20, ge=1, description="Solutions whose first wrong step the rollouts decide.")
     kept: int = Field(default=20, ge=1, description="Solutions on which rollouts and teacher agree.")
-    each: int = Field(default=5, ge=0, description="Right ones, and as many wrong ones, among these.")
+    each: int = Field(default=5, ge=0, description="Least number of right and of wrong solutions among these.")
     f1: float = Field(default=0.0, ge=0, le=1, description="F1 of the benchmark.")
 
 
@@ -80,15 +80,15 @@ class LoopRecipe(Config):
     """A loop."""
 
     description: str = Field(default="", description="What the recipe is for.")
-    rounds: int = Field(default=1, ge=1, le=100, description="How often the stages run; each goes on from the judge.")
-    seed: int = Field(default=0, ge=0, description="Of sampling in the first round; the next round has the next one.")
-    problems: Problems = Field(description="Problems with answers, to learn from: files, or made by rule.")
+    rounds: int = Field(default=1, ge=1, le=100, description="How often the stages run; each continues from the judge.")
+    seed: int = Field(default=0, ge=0, description="Seed of sampling in the first round; each round uses the next one.")
+    problems: Problems = Field(description="Problems with answers, to learn from: files, or generated.")
     label: Labels = Field(default=Labels(), description="Rollouts and step labels.")
     synthesize: TeacherConfig = Field(default=TeacherConfig(), description="Rationales, and the consensus filter.")
     train: SftConfig = Field(default=SftConfig(), description="The judge.")
     benchmark: Benchmark | None = Field(default=None, description="How the judge is measured.")
     search: Recipe | None = Field(default=None, description="How the policy is searched with the judge.")
-    gates: Gates = Field(default=Gates(), description="What the stages must come to.")
+    gates: Gates = Field(default=Gates(), description="Minimum results of the stages.")
 
     @field_validator("problems")
     @classmethod
@@ -108,7 +108,7 @@ class LoopRecipe(Config):
     def _judge_is_made(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             given = cast("Mapping[str, object]", values)
-            _refuse(given.get("prm"), ("model",), "the judge is the one that the loop makes")
+            _refuse(given.get("prm"), ("model",), "the loop makes the judge")
             return {**given, "prm": given.get("prm") or {}}
         return values
 
@@ -136,22 +136,22 @@ class LoopRecipe(Config):
         }
 
     def free(self) -> tuple[str, ...]:
-        """Keys that do not change what was done already, as `run.json` has them: more rounds may follow."""
+        """Keys in `run.json` that do not change finished stages: more rounds may follow."""
         sections = {"label": Labels, "synthesize": TeacherConfig, "train": SftConfig, "benchmark": Benchmark}
         inner = [name for section, kind in sections.items() for name in free_fields(kind, f"{section}.")]
         return ("description", "rounds", *(f"gates.{name}" for name in Gates.model_fields), *inner)
 
 
 class StageRow(BaseModel):
-    """A stage that is done."""
+    """A finished stage."""
 
     key: str
-    """`round-1/label` for example: also its folder."""
+    """Such as `round-1/label`; also its folder."""
     round: int
-    """From 1; 0 for what is made once."""
+    """From 1; 0 for stages that run once."""
     stage: str
     figures: dict[str, float | None]
-    """What it came to."""
+    """Its results."""
     seconds: float
 
 
@@ -169,12 +169,12 @@ def run_config(folder: Path, seed: int, problems: Problems | None = None) -> Run
 
 
 def gate(stage: str, figures: Mapping[str, float | None], gates: Gates) -> str | None:
-    """Why the loop stops after a stage; None where it goes on.
+    """Why the loop stops after a stage; None if it continues.
 
     Args:
         stage: its name.
-        figures: what it came to.
-        gates: what it must come to.
+        figures: its results.
+        gates: the minimum results.
     """
 
     def short(name: str, least: float, key: str, advice: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The Trainer of transformers with a loss that no library has."""
+"""The Trainer of transformers with a custom loss."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from genprm.train.replay import IGNORE
 
 T = TypeVar("T")
 Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
-"""The sum of the losses of a batch, from the model and what the collator made."""
+"""The sum of the losses of a batch, from the model and the collated batch."""
 
 
 class LossTrainer(Trainer):
-    """Minimises a loss of our own: its sum over a whole step, divided by the number of its labels.
+    """Minimises a custom loss: its sum over a whole step, divided by the number of its labels.
 
     The collator's `labels` are counted, those that are `IGNORE` left out, however a step is split over devices and
     accumulated batches. `shift_labels`, the same again, tells the Trainer that none of them is shifted.
 
     Args:
-        loss: sum of the losses of a batch.
-        **parts: of the Trainer.
+        loss: computes the sum of the losses of a batch.
+        **parts: arguments of the Trainer.
     """
 
     def __init__(self, *, loss: Loss, **parts: Any) -> None:
@@ -36,7 +36,7 @@ class LossTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of a label."""
+        """The mean loss per label."""
         total = self._loss(model, inputs)
         if num_items_in_batch is None:
             return total / (inputs["labels"] != IGNORE).sum().clamp(min=1)
@@ -46,7 +46,7 @@ class LossTrainer(Trainer):
 
 
 def padded(rows: Sequence[Sequence[float]], filler: float, dtype: torch.dtype) -> Tensor:
-    """Rows of different lengths as one tensor, filled up on the right, where no token of a causal model looks."""
+    """Rows of different lengths as one tensor, padded on the right, where no token of a causal model looks."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=dtype)
 
@@ -59,11 +59,11 @@ def by_length(rows: Sequence[T], length: Callable[[T], int], size: int) -> Itera
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
+    """The mean; None without values."""
     known = list(values)
     return sum(known) / len(known) if known else None
 
 
 def cross_entropy_of(odds: float, label: float) -> float:
-    """Of the sigmoid of log-odds against a probability, in nats."""
+    """Cross-entropy of the sigmoid of log-odds against a probability, in nats."""
     return max(odds, 0.0) - odds * label + math.log1p(math.exp(-abs(odds)))

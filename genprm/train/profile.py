@@ -1,4 +1,4 @@
-"""How a trained model will be asked: the profile that goes into its folder."""
+"""The profile of a trained model, for its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genprm.train.export import Generative
 
 
 def model_profile(config: Asked) -> Generative:
-    """The profile that the trained model is asked with."""
+    """The profile of the trained model."""
     if config.family == "thinkprm":
         sampling = None if config.temperature is None else SamplingDefaults(config.temperature, 1.0, 0)
         return ThinkPRMModel(
@@ -29,7 +29,7 @@ def model_profile(config: Asked) -> Generative:
 
 
 def profile_json(profile: Generative) -> dict[str, Any]:
-    """A profile as `genprm.json` holds it."""
+    """A profile as the content of `genprm.json`."""
     made: dict[str, Any] = {"family": profile.family, "profile": asdict(profile.profile)}
     if profile.sampling is not None:
         made["sampling"] = asdict(profile.sampling)

@@ -1,8 +1,8 @@
-"""A judge's conversation replayed: the judge asks, and what was written before is what it gets.
+"""Replays a judge's recorded conversation through the judge itself.
 
 Training must see the token ids that inference sees. So the judge itself builds them: it runs over an engine that
 answers with the recorded text and a sandbox that answers with the recorded output, and what it sent and received is
-the training sequence. Nothing of the protocol is written down a second time.
+the training sequence. So the protocol is implemented only once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.sandbox import Result, Status
 
 IGNORE = -100
-"""The label of a token that is not learned, as PyTorch's cross-entropy and every trainer take it."""
+"""The label of a token outside the loss, as in PyTorch's cross-entropy and all trainers."""
 NO_LIMIT = 1 << 30
 
 _HEAD, _TAIL = (re.escape(part) for part in prompts.render("genprm/code_output", output="@").split("@"))
@@ -26,15 +26,15 @@ _SHOWN = re.compile(f"{_HEAD}(.*?){_TAIL}", re.DOTALL)
 
 
 class ReplayError(RuntimeError):
-    """What was recorded is not what this judge would have asked for. Says where the two part."""
+    """The recording differs from what this judge would request. The message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A place where the judge read the probabilities of a few tokens."""
+    """A position where the judge read the probabilities of a few tokens."""
 
     at: int
-    """Index, in the sequence, of the token that was asked about."""
+    """Index of the queried token in the sequence."""
     choices: tuple[int, ...]
 
 
@@ -49,10 +49,10 @@ class Recorded:
 
 
 class ReplayEngine:
-    """Answers each generation with the text that was recorded, cut where the judge's own stop strings cut it.
+    """Answers each generation with the recorded text, cut at the judge's own stop strings.
 
     Args:
-        tokenizer: of the model to be trained.
+        tokenizer: tokenizer of the model to be trained.
         special: control strings that the model writes as one token, such as `</think>`.
     """
 
@@ -64,24 +64,23 @@ class ReplayEngine:
         self.capacity = 1
         self.cache_tokens: int | None = None
         self.sequences: list[Recorded] = []
-        """One, unless the judge shows earlier turns in other tokens than those in which they were written."""
+        """One sequence, unless the judge shows earlier turns in other tokens than they were written in."""
         self.left = ""
-        """What of the turn the judge has not yet met."""
+        """The rest of the turn, not yet requested by the judge."""
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._forced: tuple[str, ...] = ()
 
     def expect(self, text: str, forced: Sequence[str] = ()) -> None:
-        """The text that the next generations write.
+        """Sets the text of the next generations.
 
         Args:
-            text: all that is left of the turn.
-            forced: texts that the judge may put in front of a generation by itself; one that comes next in `text` is
-                passed over.
+            text: the rest of the turn.
+            forced: texts that the judge may put before a generation; one that comes next in `text` is skipped.
         """
         self.left, self._forced = text, tuple(forced)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
-        """Gives the recorded text up to the first stop string. See `Engine.generate`."""
+        """Returns the recorded text up to the first stop string. See `Engine.generate`."""
         del chain
         lead = next((lead for lead in self._forced if self.left.startswith(lead)), "")
         self.left = self.left[len(lead) :]
@@ -100,22 +99,22 @@ class ReplayEngine:
     async def choice_logprobs(
         self, prompt_ids: Sequence[int], choices: Sequence[int], *, chain: str | None = None
     ) -> list[float]:
-        """Notes the place; every choice is as likely as the other."""
+        """Records the position; all choices are equally likely."""
         del chain
         last = self.sequences[-1].ids if self.sequences else []
         shared = min(len(prompt_ids), len(last))
-        # Where a token reaches over the place of the question, the judge asks after other ids than those it goes on
-        # from: a question about the text, and none about this sequence.
+        # If a token spans the position of the query, the judge queries other ids than those it continues from: a query
+        # about the text, not about this sequence.
         if list(prompt_ids[:shared]) == last[:shared]:
             self._record(prompt_ids, ()).questions.append(Question(len(prompt_ids), tuple(choices)))
         return [0.0 for _ in choices]
 
     async def prompt_logprobs(self, ids: Sequence[int]) -> list[float]:
-        """No judge that is replayed asks this."""
+        """Not supported: no replayed judge calls this."""
         raise ReplayError("this judge reads the probabilities of whole texts: there is nothing to replay")
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing."""
 
     def write(self, ids: Sequence[int], *, learned: bool) -> None:
         """Adds ids to the end of the sequence."""
@@ -126,7 +125,7 @@ class ReplayEngine:
     def _record(self, prompt: Sequence[int], received: Sequence[int]) -> Recorded:
         last = self.sequences[-1] if self.sequences else None
         if last is not None and list(prompt) == last.ids[: len(prompt)]:
-            known = last  # a question about what was written already, or the same prompt as before
+            known = last  # a query about existing text, or the same prompt as before
             if received and len(prompt) < len(last.ids):
                 raise ReplayError("the judge dropped what was written and asked again")
         elif last is not None and list(prompt[: len(last.ids)]) == last.ids:
@@ -140,7 +139,7 @@ class ReplayEngine:
         return known
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of what the model wrote. Only the control strings it is known to write become control tokens."""
+        """Ids of the model's text. Only the control strings in `special` become control tokens."""
         if self._special is None:
             return self.tokenizer.encode(text)
         ids: list[int] = []
@@ -153,13 +152,13 @@ class ReplayEngine:
 
 
 class ReplaySession:
-    """Answers a snippet with the output that stands next in the turn."""
+    """Answers a snippet with the next recorded output of the turn."""
 
     def __init__(self, engine: ReplayEngine) -> None:
         self._engine = engine
 
     async def run(self, code: str) -> Result:
-        """The recorded output. See `genprm.sandbox.Session.run`."""
+        """Returns the recorded output. See `genprm.sandbox.Session.run`."""
         shown = _SHOWN.match(self._engine.left)
         if shown is None:
             raise ReplayError(f"no output follows the code {code[:60]!r}: run it first")
@@ -168,7 +167,7 @@ class ReplaySession:
 
 
 class ReplaySandbox:
-    """Opens sessions that answer with recorded output."""
+    """Opens sessions that return recorded output."""
 
     def __init__(self, engine: ReplayEngine) -> None:
         self._engine = engine

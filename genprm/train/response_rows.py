@@ -1,4 +1,4 @@
-"""Responses and whether their answers are right: what an implicit PRM is trained on. No step has a label."""
+"""Training rows of implicit PRMs: responses and whether their answers are right, without step labels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OUTCOMES = ("final_answer_correct", "correct")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as the model reads it."""
+    """A response in the model's format."""
 
     problem: str
     spans: Spans
     correct: bool
     first_error: int | None = None
-    """First wrong step, -1 for none; None where the row does not say. Measured against, and never learned."""
+    """First wrong step, -1 for none; None if unknown. Used only for measuring, never for training."""
 
 
 async def response_rows(
@@ -33,11 +33,11 @@ async def response_rows(
     bad_rows: Literal["error", "skip"] = "error",
     limit: int | None = None,
 ) -> Collected[list[Response]]:
-    """Writes the responses of a data set as the judge does; a row may have several.
+    """Formats the responses of a data set as the judge does; a row may have several.
 
     Args:
-        rows: of the data set.
-        write: the judge's writer.
+        rows: rows of the data set.
+        write: the judge's formatter.
         max_length: longest sequence in tokens.
         bad_rows: what to do with a row that cannot be trained on.
         limit: most rows to take.
@@ -65,7 +65,7 @@ def read_responses(row: SourceRow) -> list[Outcome]:
     """The responses of a row.
 
     Raises:
-        RowError: something is missing, or does not fit.
+        RowError: something is missing or inconsistent.
     """
     value = row.value
     if value.get("correctness") is not None:
@@ -83,7 +83,7 @@ def read_responses(row: SourceRow) -> list[Outcome]:
     else:
         there = ", ".join(f"`{one}`" for one in value)
         raise RowError(
-            "nothing says whether the response is right: `final_answer_correct`, `correct` or `label` is wanted, and "
+            "nothing says whether the response is right: it needs `final_answer_correct`, `correct` or `label`, and "
             f"there are {there:.200}"
         )
     return [(solution.problem, solution.steps, correct, solution.label)]
@@ -105,7 +105,7 @@ def _many(row: SourceRow) -> list[Outcome]:
 
 
 def _text(row: SourceRow, name: str, correct: bool) -> Outcome:
-    """A response that is one text, or the last turn of a conversation."""
+    """A response given as text, or as the last turn of a conversation."""
     given = row.value[name]
     if isinstance(given, Sequence) and not isinstance(given, str) and given:
         turn: object = given[-1]
@@ -125,11 +125,11 @@ def _truth(value: object, name: str) -> bool:
 
 
 def pairs_of(responses: Sequence[Response], most: int | None, seed: int) -> list[tuple[int, int]]:
-    """Pairs of a right and a wrong response to one problem: all there are, or so many drawn at random.
+    """Pairs of a right and a wrong response to one problem: all, or at most `most` drawn at random.
 
     Args:
-        responses: of all problems.
-        most: pairs a problem.
+        responses: responses to all problems.
+        most: pairs per problem.
         seed: of the draw.
 
     Returns:

@@ -15,16 +15,16 @@ T = TypeVar("T")
 
 
 class TrainError(RuntimeError):
-    """A training run cannot begin or go on: unusable data, a model that does not fit, another run's checkpoint."""
+    """A training run cannot start or continue: unusable data, an unsuitable model, another run's checkpoint."""
 
 
 class RowError(ValueError):
-    """A row cannot be trained on; says why."""
+    """A row cannot be trained on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A row and where it stands."""
+    """A row and its position."""
 
     file: str
     line: int
@@ -45,14 +45,14 @@ class LeftOut(BaseModel):
 
 @dataclass(slots=True)
 class Collected(Generic[T]):
-    """What was made of the rows of a data set."""
+    """The results for the rows of a data set."""
 
     made: list[T] = field(default_factory=list[T])
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
 
     @property
     def also(self) -> str:
-        """What there is to say about rows that were left out."""
+        """A note about skipped rows."""
         return f", {len(self.left_out):,} rows left out" if self.left_out else ""
 
 
@@ -63,10 +63,10 @@ async def collect(
     bad_rows: Literal["error", "skip"] = "error",
     limit: int | None = None,
 ) -> Collected[T]:
-    """Makes something of every row.
+    """Converts every row.
 
     Args:
-        rows: of the data set.
+        rows: rows of the data set.
         make: raises `RowError` for a row that cannot be trained on.
         bad_rows: what to do with such a row.
         limit: most rows to take.
@@ -84,9 +84,7 @@ async def collect(
             found.made.append(await make(row))
         except RowError as error:
             if bad_rows == "error":
-                raise TrainError(
-                    f"{row}: {error}. Mend the row, or leave such rows out with --bad-rows skip."
-                ) from None
+                raise TrainError(f"{row}: {error}. Fix the row, or skip such rows with --bad-rows skip.") from None
             found.left_out.append(LeftOut(file=row.file, row=row.line, reason=str(error)))
     if not found.made:
         why = f": of {seen:,} rows none can be trained on; the first: {found.left_out[0].reason}" if seen else ""
@@ -95,14 +93,14 @@ async def collect(
 
 
 def solution_of(row: SourceRow, *without: str) -> InputRow:
-    """Problem, steps and first wrong step of a row, in any of the forms that `genprm verify` reads.
+    """Problem, steps and first wrong step of a row, in any format that `genprm verify` reads.
 
     Args:
         row: of a data set.
-        *without: columns that are not looked at.
+        *without: columns to ignore.
 
     Raises:
-        RowError: there is no problem or no solution, or a label that does not fit it.
+        RowError: there is no problem or solution, or the label does not fit it.
     """
     if "solutions" in row.value and "samples" in row.value:
         raise RowError("this is a row of a run of `genprm label`: pass the run's folder, or its dataset/")
@@ -114,13 +112,13 @@ def solution_of(row: SourceRow, *without: str) -> InputRow:
 
 
 def check_length(ids: Sequence[int], most: int) -> None:
-    """Makes sure that a sequence fits.
+    """Checks the length of a sequence.
 
     Raises:
-        RowError: it does not.
+        RowError: it is too long.
     """
     if len(ids) > most:
-        raise RowError(f"{len(ids):,} tokens are more than the {most:,} of --max-length")
+        raise RowError(f"{len(ids):,} tokens exceed --max-length, {most:,}")
 
 
 def read_source(source: str | Path) -> Iterator[SourceRow]:
@@ -132,7 +130,7 @@ def read_source(source: str | Path) -> Iterator[SourceRow]:
             `name:split`).
 
     Raises:
-        TrainError: there is no such thing, or a row is no object.
+        TrainError: the source does not exist, or a row is not an object.
         InputError: a file cannot be read at all.
     """
     path = Path(source)
@@ -158,7 +156,7 @@ def _files_of(folder: Path) -> list[Path]:
         for kind in ("*.parquet", "*.jsonl", "*.json"):
             found = sorted(f for f in place.glob(kind) if f.stat().st_size and not f.name.startswith("."))
             if place is folder and (folder / "run.json").exists():
-                continue  # the rows of a run are no training rows
+                continue  # the rows of a run are not training rows
             if found:
                 return found
     return []

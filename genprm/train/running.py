@@ -1,4 +1,4 @@
-"""What every training run does, whatever it trains: checks, settings, checkpoints, and an orderly stop."""
+"""Shared by all training runs: checks, settings, checkpoints, and an orderly stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 
 
 class Stopped(Exception):
-    """A signal ended the run behind a step; its checkpoint is written."""
+    """A signal ended the run after a step; its checkpoint is written."""
 
     def __init__(self, step: int, signal: int) -> None:
         super().__init__(f"stopped after step {step:,}; the same command resumes")
@@ -30,7 +30,7 @@ class Running:
     Args:
         config: of the run.
         out: its folder.
-        say: prints a line about what goes on; None says nothing.
+        say: prints progress lines; None prints nothing.
     """
 
     def __init__(self, config: TrainConfig, out: Path, say: Say | None) -> None:
@@ -41,22 +41,22 @@ class Running:
         self._stop = Stop()
         self._every: list[Every] = []
         self.callbacks: list[Any] = [Log(out / LOG, say), self._stop]
-        """For the trainer."""
+        """The trainer's callbacks."""
         if config.save_minutes is not None:
             self.callbacks.append(SaveByTheClock(config.save_minutes))
 
     def every(self, steps: int, call: Callable[[int], Mapping[str, float]], *, begin: bool = False) -> None:
-        """Has something called every so many steps: see `genprm.train.callbacks.Every`."""
+        """Calls something every few steps: see `genprm.train.callbacks.Every`."""
         from genprm.train.callbacks import Every
 
         self._every.append(one := Every(steps, call, begin=begin))
         self.callbacks.append(one)
 
     def train(self, trainer: Any) -> None:
-        """Trains from the newest checkpoint on, where there is one.
+        """Trains, from the newest checkpoint if there is one.
 
         Raises:
-            Stopped: a signal ended the run; it can go on.
+            Stopped: a signal ended the run; it can be resumed.
         """
         import transformers
         from transformers.trainer_utils import get_last_checkpoint
@@ -69,7 +69,7 @@ class Running:
         folder = self._out / CHECKPOINTS
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if last is not None and self._say is not None:
-            self._say(f"going on from {last}")
+            self._say(f"resuming from {last}")
         with self._stop.listening():
             trainer.train(resume_from_checkpoint=last)
         if self._stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
@@ -77,10 +77,10 @@ class Running:
 
 
 def check_installed() -> None:
-    """Finds out early whether the libraries are there, and quiets them.
+    """Checks early whether the libraries are installed, and silences them.
 
     Raises:
-        TrainError: one is missing; says what to install.
+        TrainError: one is missing; the message says what to install.
     """
     import importlib.util
 
@@ -93,7 +93,7 @@ def check_installed() -> None:
 
 
 def training_arguments(config: TrainConfig) -> dict[str, Any]:
-    """What the trainers of transformers and TRL take."""
+    """Arguments of the trainers of transformers and TRL."""
     import torch
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -131,7 +131,7 @@ def training_arguments(config: TrainConfig) -> dict[str, Any]:
 
 
 def autocast_of(arguments: Any) -> Callable[[], Any]:
-    """What sets the type that is computed in, as the trainer does."""
+    """A context manager that sets the compute type, as the trainer does."""
     import torch
 
     if not arguments.bf16:
@@ -141,7 +141,7 @@ def autocast_of(arguments: Any) -> Callable[[], Any]:
 
 
 def lora_config(config: TrainConfig, **more: Any) -> Any:
-    """The adapters as peft takes them."""
+    """The adapters' configuration for peft."""
     from peft import LoraConfig
 
     targets = config.lora_targets
@@ -155,25 +155,23 @@ def lora_config(config: TrainConfig, **more: Any) -> Any:
 
 
 def longest_of(config: TrainConfig, model: Any) -> int:
-    """Tokens that a sequence may have.
+    """The longest sequence, in tokens.
 
     Args:
         config: of the run.
-        model: configuration of the model, as transformers has it.
+        model: the model's transformers configuration.
 
     Raises:
-        TrainError: the model's context is shorter than what is asked for.
+        TrainError: the model's context is shorter than requested.
     """
     context = int(model.get_text_config().max_position_embeddings)
     if config.max_length is not None and config.max_length > context:
-        raise TrainError(
-            f"--max-length {config.max_length:,} is more than the {context:,} tokens of the model's context"
-        )
+        raise TrainError(f"--max-length {config.max_length:,} exceeds the model's context of {context:,} tokens")
     return config.max_length or context
 
 
 def load_tokenizers(config: TrainConfig) -> tuple[Any, Tokenizer]:
-    """The tokenizer of the model for the trainer, and as judges see it.
+    """The model's tokenizer for the trainer, and for judges.
 
     Raises:
         TrainError: there is no such model.
@@ -184,7 +182,7 @@ def load_tokenizers(config: TrainConfig) -> tuple[Any, Tokenizer]:
     path, where = _place(config)
     tokenizer = Tokenizer.from_pretrained(path, config.revision)
     try:
-        # tokenizer.json as it is: the class that a model declares may rebuild it by rules of its own.
+        # tokenizer.json directly: the class that a model declares may rebuild it by its own rules.
         return transformers.PreTrainedTokenizerFast.from_pretrained(path, **where), tokenizer
     except (OSError, ValueError, TypeError):
         try:
@@ -194,7 +192,7 @@ def load_tokenizers(config: TrainConfig) -> tuple[Any, Tokenizer]:
 
 
 def load_network(config: TrainConfig, kind: Any, **more: Any) -> Any:
-    """The model to start from; weights that it lacks, such as a new head's, are random by the seed.
+    """The model to start from; missing weights, such as a new head's, are random by the seed.
 
     Args:
         config: of the run.
@@ -210,7 +208,7 @@ def load_network(config: TrainConfig, kind: Any, **more: Any) -> Any:
     path, where = _place(config)
     transformers.set_seed(config.seed)
     try:
-        # Masters in float32: steps of 2e-6 would be lost in bfloat16.
+        # Master weights in float32: updates of 2e-6 would be lost in bfloat16.
         return kind.from_pretrained(path, dtype=torch.float32, **where, **more)
     except (OSError, ValueError) as error:
         raise TrainError(f"no model could be loaded from {config.model!r}: {error}") from error
@@ -239,7 +237,7 @@ def random_network(config: TrainConfig, kind: Any) -> Any:
 
 
 def need_template(tokenizer: Any, model: str) -> None:
-    """Makes sure that a model can be asked in turns.
+    """Checks that a model has a chat template.
 
     Raises:
         TrainError: its tokenizer has no chat template.
@@ -247,7 +245,7 @@ def need_template(tokenizer: Any, model: str) -> None:
     if tokenizer.chat_template is None:
         raise TrainError(
             f"the tokenizer of {model!r} has no chat template: a base model needs one in its tokenizer's folder "
-            "(chat_template.jinja) before it can be asked in turns"
+            "(chat_template.jinja) before it can be used as a judge"
         )
 
 

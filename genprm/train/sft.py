@@ -34,12 +34,12 @@ __all__ = ["Stopped", "prepare", "train_sft"]
 
 
 def prepare(config: SftConfig, longest: int, tokenizer: Tokenizer) -> tuple[TokenSet, TokenSet | None]:
-    """Tokenises the data, and the held-out rows where there are some.
+    """Tokenises the data, and the held-out rows if any.
 
     Args:
         config: of the run.
         longest: most tokens of a sequence.
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
 
     Raises:
         TrainError: a row cannot be trained on.
@@ -61,17 +61,17 @@ def prepare(config: SftConfig, longest: int, tokenizer: Tokenizer) -> tuple[Toke
 
 
 def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Trained:
-    """Trains, evaluates and writes the model's folder. Goes on from the newest checkpoint in `out` where there is one.
+    """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
-        out: the folder. Weights, tokenizer, chat template, `genprm.json` and the model card stand in it at the end.
-        say: prints a line about what goes on.
+        out: the folder, which gets weights, tokenizer, chat template, `genprm.json` and the model card.
+        say: prints progress lines.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
         EngineError: there is no tokenizer.
-        Stopped: a signal ended the run; it can go on.
+        Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
     import torch

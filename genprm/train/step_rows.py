@@ -1,8 +1,8 @@
-"""Labelled steps as token rows: what a discriminative PRM is trained on.
+"""Training rows of discriminative PRMs: solutions with labelled steps.
 
 A row says how right each step is: `step_labels`, `mc` and `progress` of `genprm label`, the first wrong step of
-ProcessBench (`label`), or TRL's `labels`. Steps whose label is not known are read and not learned; so are the steps
-after the first wrong one, wherever the row does not say what they are.
+ProcessBench (`label`), or TRL's `labels`. Steps with an unknown label are in the input but not in the loss; so are
+steps after the first wrong one, unless the row labels them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _WORDS = {"+": 1.0, "+1": 1.0, "1": 1.0, "true": 1.0, "-": 0.0, "-1": 0.0, "0": 
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A solution as the model reads it, with what is learned."""
+    """A solution in the model's format, with its labels."""
 
     input_ids: list[int]
     labels: list[float]
-    """(tokens,) P(the step that ends here is right); `IGNORE` elsewhere, and where it is not known."""
+    """(tokens,) P(the step that ends here is right); `IGNORE` elsewhere, and if unknown."""
     positions: list[int]
-    """(steps,) where the steps are read."""
+    """(steps,) positions of the step scores."""
     first_error: int | None
-    """First wrong step, -1 for none; None where the labels do not say."""
+    """First wrong step, -1 for none; None if unknown."""
 
 
 async def step_rows(
@@ -42,12 +42,12 @@ async def step_rows(
     bad_rows: Literal["error", "skip"] = "error",
     limit: int | None = None,
 ) -> Collected[StepRow]:
-    """Writes the solutions of a data set as the judge does, and puts the labels at the ends of the steps.
+    """Formats the solutions of a data set as the judge does, with labels at the ends of the steps.
 
     Args:
         rows: of the data set.
-        writer: the judge's.
-        kind: which labels of `genprm label` are learned.
+        writer: the judge's formatter.
+        kind: which labels of `genprm label` to learn.
         max_length: longest sequence in tokens.
         bad_rows: what to do with a row that cannot be trained on.
         limit: most rows to take.
@@ -72,19 +72,19 @@ async def step_rows(
 
 
 def step_targets(row: Mapping[str, object], steps: int, first_error: int | None, kind: LabelKind) -> list[float | None]:
-    """How right each step of a row is.
+    """The target of each step of a row.
 
     Args:
         row: its columns.
-        steps: how many there are, a blank one at the end left out.
-        first_error: first wrong step, -1 for none; None where the row does not say.
-        kind: which labels of `genprm label` are meant.
+        steps: their number, without a blank last one.
+        first_error: first wrong step, -1 for none; None if unknown.
+        kind: which labels of `genprm label` to use.
 
     Returns:
-        (steps,) P(right) in [0, 1]; None where it is not known.
+        (steps,) P(right) in [0, 1]; None if unknown.
 
     Raises:
-        RowError: there are no labels, they do not fit the steps, or none is known.
+        RowError: there are no labels, they do not fit the steps, or all are unknown.
     """
     if row.get("labels") is not None:
         found = _column(row, "labels", steps)
@@ -93,7 +93,7 @@ def step_targets(row: Mapping[str, object], steps: int, first_error: int | None,
         if row.get(name) is None:
             raise RowError(
                 f"there is no `{name}`, which --labels {kind} learns: `genprm label` writes it. "
-                "Other rows have hard labels alone"
+                "Other rows have only hard labels"
             )
         found = _column(row, name, steps)
     elif row.get("step_labels") is not None:
@@ -115,7 +115,7 @@ def _column(row: Mapping[str, object], name: str, steps: int) -> list[float | No
         raise RowError(f"`{name}` must be a list with a label for each step, not {given!r:.80}")
     values = cast("Sequence[object]", given)
     texts = row.get("steps") or row.get("completions")
-    # A blank step at the end is no step, and may have a label.
+    # A blank step at the end does not count, but may have a label.
     written = len(cast("Sequence[object]", texts)) if isinstance(texts, Sequence) and not isinstance(texts, str) else 0
     if len(values) not in (steps, max(written, steps)):
         raise RowError(f"{len(values)} `{name}` do not fit {steps} steps")
@@ -134,7 +134,7 @@ def _target(value: object, name: str, step: int) -> float | None:
 
 
 def _first_error(targets: Sequence[float | None]) -> int | None:
-    """The first step that is rather wrong, -1 for none; None where a label before it is not known."""
+    """The first step with P(right) below 1/2, -1 for none; None if a label before it is unknown."""
     for index, target in enumerate(targets):
         if target is None:
             return None

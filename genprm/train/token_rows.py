@@ -1,4 +1,4 @@
-"""A data set as token rows, checked before anything is trained on."""
+"""Converts a data set to token rows, and checks them before training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TokenSet:
 
     rows: list[TokenRow] = field(default_factory=list[TokenRow])
     source: list[int] = field(default_factory=list[int])
-    """(rows,) which conversation each is of."""
+    """(rows,) index of the conversation of each."""
     labels: list[int | None] = field(default_factory=list[int | None])
-    """(conversations,) the first wrong step, -1 for none; None where nobody says."""
+    """(conversations,) the first wrong step, -1 for none; None if unknown."""
     left_out: list[LeftOut] = field(default_factory=list[LeftOut])
 
     @property
@@ -36,7 +36,7 @@ class TokenSet:
 
     @property
     def learned(self) -> int:
-        """Tokens that the loss is taken on."""
+        """Number of tokens in the loss."""
         return sum(label != IGNORE for row in self.rows for label in row.labels)
 
 
@@ -49,12 +49,12 @@ async def tokenize(
     bad_rows: Literal["error", "skip"] = "error",
     limit: int | None = None,
 ) -> TokenSet:
-    """Makes token rows of conversations, or takes rows that hold `input_ids` and `labels` already.
+    """Makes token rows from conversations, or takes rows that already have `input_ids` and `labels`.
 
     Args:
         rows: of the data set.
         tokenizer: of the model to be trained.
-        model: family and profile that the model will be asked with.
+        model: family and profile of the model.
         max_length: longest sequence in tokens.
         bad_rows: what to do with a row that cannot be trained on.
         limit: most rows to take.
@@ -111,7 +111,7 @@ def _check(row: TokenRow, max_length: int, vocabulary: int) -> None:
     check_length(row.input_ids, max_length)
     if (highest := max(row.input_ids, default=0)) >= vocabulary:
         raise ExportError(
-            f"token id {highest} is not of this tokenizer, which has {vocabulary:,}: made with another one"
+            f"token id {highest} is outside this tokenizer's {vocabulary:,} ids: the row was made with another one"
         )
     if all(label == IGNORE for label in row.labels[1:]):
         raise ExportError("no token is learned: every label is masked")
@@ -137,7 +137,7 @@ def write_parquet(path: Path, made: TokenSet, facts: Mapping[str, str]) -> None:
     Args:
         path: the file.
         made: the rows.
-        facts: kept in the file's metadata, such as the tokenizer's name and fingerprint.
+        facts: stored in the file's metadata, such as the tokenizer's name and fingerprint.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

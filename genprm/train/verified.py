@@ -1,4 +1,4 @@
-"""A generative model judged through `verify`: at checkpoints, and when it is finished."""
+"""Evaluates a generative model by `verify`: at checkpoints, and when finished."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from genprm.train.rows import TrainError
 def verify_checkpoint(
     trainer: Any, tokenizer: Tokenizer, config: SftConfig, out: Path, step: int, say: Callable[[str], None] | None
 ) -> Mapping[str, float]:
-    """Judges the held-out solutions with the weights as they are, real code included."""
+    """Judges the held-out solutions with the current weights and real code."""
     if trainer.accelerator.num_processes > 1:
         if say is not None:
-            say("verifying at checkpoints needs a run of one process: left out")
+            say("verifying at checkpoints needs a single process: skipped")
         return {}
     folder = out / ".verify"
     try:
@@ -60,7 +60,7 @@ async def verify_folder(
     """Judges labelled solutions with a model.
 
     Raises:
-        TrainError: a row is no labelled solution.
+        TrainError: a row is not a labelled solution.
     """
     rows = list(read_rows([data], limit=limit))
     for row in rows:

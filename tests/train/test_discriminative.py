@@ -231,7 +231,7 @@ async def test_vllm_scores_the_folder_as_transformers_does(
         ({"label": 7}, r'row 2: "label" must be -1'),
         ({"steps": []}, r'row 2: "steps" must be a list with at least one text'),
         ({"problem": None, "steps": None}, r'row 2: a row needs "problem"'),
-        ({"steps": ["1 + 1 = 2 " * 300] * 4}, r"row 2: [\d,]+ tokens are more than the 512 of --max-length"),
+        ({"steps": ["1 + 1 = 2 " * 300] * 4}, r"row 2: [\d,]+ tokens exceed --max-length, 512"),
         ({"solutions": [], "samples": {}}, r"row 2: this is a row of a run of `genprm label`: pass the run's folder"),
     ],
 )

@@ -252,7 +252,7 @@ async def test_vllm_scores_the_folder_as_transformers_does(
         ({"final_answer_correct": "yes"}, "row 2: `final_answer_correct` must be true or false, not 'yes'"),
         ({"correctness": [True], "completions": ["a", "b"]}, "row 2: .* lists of one length, not of 2 and 1"),
         ({"completion": " ", "label": True}, "row 2: `completion` must be a text that is not blank"),
-        ({"steps": ["1 + 1 = 2 " * 300]}, r"row 2: [\d,]+ tokens are more than the 511 of --max-length"),
+        ({"steps": ["1 + 1 = 2 " * 300]}, r"row 2: [\d,]+ tokens exceed --max-length, 511"),
         ({"steps": None}, 'row 2: a row needs "steps"'),
     ],
 )

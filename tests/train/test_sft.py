@@ -280,7 +280,7 @@ def test_a_bad_row_ends_the_run_before_it_begins(change: Any, says: str, tmp_pat
 
 def test_other_bad_input_says_what_to_do(data: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(str(BUILT_IN_PATH))
-    with pytest.raises(TrainError, match=r"tokens are more than the 64 of --max-length"):
+    with pytest.raises(TrainError, match=r"tokens exceed --max-length, 64"):
         prepare(config(data, max_length=64), 64, tokenizer)
     with pytest.raises(TrainError, match="empty: of 6 rows none can be trained on"):
         prepare(config(data, max_length=64, bad_rows="skip"), 64, tokenizer)
@@ -295,7 +295,7 @@ def test_other_bad_input_says_what_to_do(data: Path, tmp_path: Path) -> None:
     shutil.copytree(BUILT_IN_PATH, bare, ignore=shutil.ignore_patterns("*.jinja"))
     with pytest.raises(TrainError, match="has no chat template"):
         train_sft(config(data, model=str(bare)), tmp_path / "out")
-    with pytest.raises(ValueError, match="batch_size 2 is no multiple of device_batch_size 3"):
+    with pytest.raises(ValueError, match="batch_size 2 is not a multiple of device_batch_size 3"):
         config(data, device_batch_size=3)
 
 
@@ -318,5 +318,5 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
     assert run("--learning-rate", "1e-3", "--clean")[0] == 0
     code, said = run("--batch-size", "5", "--device-batch-size", "2")
     assert code == 2
-    assert "batch_size 5 is no multiple of device_batch_size 2" in said
+    assert "batch_size 5 is not a multiple of device_batch_size 2" in said
     assert run("--lora-rank", "0")[0] == 2
