@@ -1,4 +1,4 @@
-"""What a chain and step cost the driver: everything but the model and the sandbox, which answer at once.
+"""The driver's cost per chain and step, without model and sandbox, which answer immediately.
 
 `python benchmarks/driver.py` judges solutions of many steps through the whole of GenPRM's protocol (analysis, code,
 output, verdict), with its rows written to a run's folder, and prints microseconds of CPU time for each step that a

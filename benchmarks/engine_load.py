@@ -3,7 +3,7 @@
     python benchmarks/engine_load.py MODEL --engine transformers --requests 5000
 
 `mixed_load` sends generations of all lengths and settings, scores and bad requests at once, cancels some of them at
-random moments, and checks that every other one is answered rightly. `throughput` decodes many requests of one length.
+random moments, and checks that all others are answered correctly. `throughput` decodes many requests of one length.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What became of a mixed load."""
+    """The results of a mixed load."""
 
     requests: int
     answered: int
     cancelled: int
     refused: int
-    """Bad requests, each refused with the error it deserves."""
+    """Bad requests, each refused with the right error."""
     tokens: int
     """Tokens decoded for those answered."""
     seconds: float
     slowest_s: float
-    """The longest that one request took, waiting included."""
+    """The longest time of one request, including waiting."""
     threads: int
     """Threads more than before."""
     memory_mb: float

@@ -8,7 +8,7 @@ prints
 * seconds a solution, the judges in turn on the same solutions, the median of the rounds,
 * best-of-8 against majority@8, with intervals over the problems and differences in pairs.
 
-Every stage is a command's own run in the folder, and a second start goes on where the first one stopped.
+Every stage is a command's own run in the folder, and a second start resumes the first one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from genprm.search.voting import Aggregate, pick_best, pick_majority, reward
 
 ROOT = Path(__file__).parent.parent
 SEEDS = {"labels": 31, "outcomes": 32, "fresh": 33}
-"""Of the problems. The policy was trained on those of other seeds."""
+"""Seeds of the problems. The policy was trained on other seeds."""
 SAMPLES = 8
 LABELLING = ["--budget", "8", "--first", "8", "--most", "16", "--temperature", "1.0", "--max-tokens", "300"]
 HEAD = ["--model", "nano", "--epochs", "5", "--learning-rate", "5e-4"]
@@ -131,7 +131,7 @@ def data(options: argparse.Namespace, out: Path) -> None:
     truths = [{**row, "label": first_error(by_text[row["problem"]], row["steps"])} for row in table]
     names = ("problem", "steps", "label", "final_answer_correct")
     write(out / "truth.jsonl", [{name: row[name] for name in names} for row in truths])
-    # An unfinished solution has no steps, and is no response to learn from.
+    # An unfinished solution has no steps and cannot be learned from.
     outcomes = [*read(out / "truth.jsonl"), *read(out / "outcomes.jsonl")]
     write(out / "finished.jsonl", [row for row in outcomes if row["steps"]])
     distinct = {json.dumps([r["problem"], r["steps"]]): r for r in read(out / "fresh.jsonl") if r["steps"]}

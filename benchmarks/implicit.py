@@ -1,4 +1,4 @@
-"""Implicit PRMs: tokens a second against a plain loop, and memory at long solutions.
+"""Implicit PRMs: tokens per second against a plain loop, and memory for long solutions.
 
 `python benchmarks/implicit.py --save` judges the same short solutions in three ways, in one run:
 
@@ -13,7 +13,7 @@ Their rewards are compared. Tokens are those of the chats, counted once although
 random: they do not matter for speed.
 
 `--precision MODEL` measures, on a trained model (`nano` or a folder), what a reference in fewer bits saves and costs:
-tokens a second of one pass over the same solutions in float32, bfloat16 and int8, and by how much each moves the
+tokens per second of one pass over the same solutions in float32, bfloat16 and int8, and by how much each moves the
 rewards of steps and the cumulative reward at the end, in nats (beta 1).
 
 The second table is the most memory that scoring one long solution takes beyond the loaded model, each figure in a
@@ -74,7 +74,7 @@ SHAPES = {
 }
 """The built-in model's; the same with Qwen2.5's vocabulary; Qwen2.5-0.5B's."""
 MEMORY_SHAPE = Shape(151_936, 64, 128, 1, 1, 1)
-"""So small that logits are all there is to see."""
+"""So small that logits dominate the memory."""
 
 
 def network(shape: Shape, seed: int, context: int = 8192) -> transformers.Qwen2ForCausalLM:
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="enter it into benchmarks/results/implicit.json")
     options = parser.parse_args()
     figures: dict[str, Any] = {"speed": {}, "precision": {}, "memory_mb": {}}
-    print(f"tokens a second, {torch.get_num_threads()} threads, float32")
+    print(f"tokens per second, {torch.get_num_threads()} threads, float32")
     print(f"{'shape':<10}{'solutions':>10}{'tokens':>9}{'plain':>9}{'ours':>9}{'cached':>9}{'times':>8}{'cached':>8}")
     for name in options.shapes:
         row = asyncio.run(compare(name, options.count if name != "0.5B" else max(8, options.count // 10)))

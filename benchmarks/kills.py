@@ -2,7 +2,7 @@
 
 `python benchmarks/kills.py --save` labels word problems with the built-in policy on the transformers engine, and has
 the teacher `generator` review the solutions. Both commands run once undisturbed. Then each is ended by SIGKILL at
-random moments (one in five before its first result, the others during the remaining work) and started again each time.
+random moments (one in five before its first result, the others during the remaining work) and restarted each time.
 At the end the Parquet files must be equal byte for byte, the rows must be equal, and every rollout must have been
 written once: rollouts in flight at a kill are lost, finished ones are never sampled again.
 """

@@ -1,10 +1,10 @@
-"""How much of a resumed chain is computed again, and what a step costs late in a long solution.
+"""How much of a resumed chain is recomputed, and the cost of a step late in a long solution.
 
 `python benchmarks/prefix.py --save` judges solutions with the built-in model and real execution on vLLM. A chain is
 resumed after every snippet and every step; what could come from the prefix cache then is all that its earlier requests
 sent and received. Solutions of 5, 20 and 60 steps, one at a time, show what a step costs as its history grows, on vLLM
-and on the transformers engine, which encodes the history anew for every request. Then many solutions at once meet a
-cache that holds a fraction of them: with genprm's admission, and all of them under way.
+and on the transformers engine, which recomputes the history for every request. Then many solutions at once share a
+cache that holds only a part of them: with genprm's admission, and all in flight.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Watched:
 
 
 def solution(steps: int, number: int) -> tuple[str, list[str]]:
-    """Right arithmetic of so many steps."""
+    """Correct arithmetic with several steps."""
     total, texts = 20 + number, list[str]()
     for step in range(steps):
         add = 3 + (7 * step + number) % 9

@@ -1,4 +1,4 @@
-"""Rollouts a second with the prefix cache of vLLM, and without.
+"""Rollouts per second with vLLM's prefix cache, and without.
 
 `python benchmarks/rollouts.py --save` values every prefix of the same solutions with the same number of rollouts of the
 built-in policy, first on an engine that shares prefixes and then on one that does not: the same prompts, seeds and

@@ -1,8 +1,8 @@
-"""Memory over a long input, and a run that is killed again and again.
+"""Memory over a long input, and a run that is killed repeatedly.
 
-A short-circuit engine answers at once, so that nothing but the driver, the protocol and the run's folder are at work:
-rows are read, judged by GenPRM's protocol, and written. The first run goes through undisturbed and its memory is noted
-on the way; the second one is ended by SIGKILL at random moments and started again, and must end with the same rows.
+A fake engine answers immediately, so that only the driver, the protocol and the run's folder are measured: rows are
+read, judged by GenPRM's protocol, and written. The first run is undisturbed and its memory is recorded; the second one
+is killed by SIGKILL at random moments and restarted, and must end with the same rows.
 
 usage: python benchmarks/rows.py [--rows 100000] [--kills 10] [--save]
 """

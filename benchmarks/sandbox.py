@@ -1,4 +1,4 @@
-"""What a snippet costs: this sandbox on both backends, the two usual ways with Docker, and plain exec as the limit.
+"""The cost of a snippet: this sandbox on both backends, two common ways with Docker, and plain exec as the limit.
 
 Every row runs the same snippets. Ours opens a fresh session for each; `docker-exec` starts a Python in a running
 container through docker-py; `docker-run` starts a container for each; `in-process` is a first call in a fork of an
@@ -52,7 +52,7 @@ async def ours(backend: str, lanes: int, seconds: float) -> Row:
 
 @contextlib.contextmanager
 def running_container(client: docker.DockerClient, image: str) -> Iterator[Container]:
-    """A container that does nothing, to execute in."""
+    """An idle container to execute in."""
     container = client.containers.run(image, ["sleep", "600"], detach=True, network_mode="none")
     try:
         yield container

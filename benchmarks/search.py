@@ -1,7 +1,7 @@
-"""Searches: what each method reaches for its tokens, and what searching many problems side by side brings.
+"""Searches: accuracy and tokens of each method, and the gain from searching many problems concurrently.
 
 `python benchmarks/search.py methods --save` runs the built-in policy and PRM on fresh word problems, one recipe of
-`recipes/built-in/` after the other, and the critic loop, each in a run's folder that a second start goes on with. All
+`recipes/built-in/` after the other, and the critic loop, each in a run's folder that a second start resumes. All
 methods see the same problems. Accuracies have 95 % bootstrap intervals over the problems; tokens are those generated
 for a problem, by policy and PRM. The last lines compare methods in pairs, problem by problem.
 
@@ -29,11 +29,11 @@ RECIPES = ROOT / "recipes" / "built-in"
 MOST = 500
 """Problems of a full measurement. One of fewer takes the first of them, so that it can be extended later."""
 SEED = 7
-"""Of the problems. The policy was trained on those of other seeds."""
+"""Seed of the problems. The policy was trained on other seeds."""
 
 
 def run(out: Path, *arguments: str) -> None:
-    """One run of the command line; goes on with what is in the folder."""
+    """One run of the command line; resumes a run in the folder."""
     command = [sys.executable, "-m", "genprm.cli.main", *arguments, "--out", str(out)]
     print("$ genprm", *arguments, "--out", out, flush=True)
     subprocess.run(command, check=True, cwd=ROOT)

@@ -1,10 +1,10 @@
-"""Many clients at once, some of them hostile, against `genprm serve`: is every answer that of a direct judgement?
+"""Many concurrent clients, some of them hostile, against `genprm serve`: does every answer equal a direct judgement?
 
     python benchmarks/service.py [--clients 200] [--seconds 300] [--save]
 
 The same word problems are judged by `genprm verify` first, which gives the answers to compare with and the rate. Then
 come so many clients: most ask `/v1/score`, one in ten misbehaves (bodies that are not JSON, wrong types, too many
-steps, clients that go away, connections that say nothing). The built-in model judges without running code.
+steps, clients that disconnect, silent connections). The built-in model judges without running code.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def verify(problems: list[WordProblem], folder: Path) -> tuple[dict[str, l
 
 
 class Load:
-    """What the clients saw."""
+    """The clients' results."""
 
     def __init__(self, url: str, problems: list[WordProblem], scores: dict[str, list[float | None]]) -> None:
         self.url = url

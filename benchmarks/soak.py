@@ -1,4 +1,4 @@
-"""Twenty thousand snippets, one in five an attack, four sessions at once: are the answers right, and what is left?
+"""Twenty thousand snippets, one in five an attack, four concurrent sessions: are the answers right, and what leaks?
 
 With `--neighbours` another question: for every attack, what share of their rate do eight honest chains keep beside two
 attackers? (Beside two honest sessions whose snippets take as long, they have all of it.)

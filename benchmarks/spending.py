@@ -1,4 +1,4 @@
-"""What a judge gets for its tokens: code only where it pays, and votes only until a verdict is settled.
+"""Accuracy per token of a judge: code only where needed, and votes only until a verdict is settled.
 
 `python benchmarks/spending.py code ROWS.jsonl --save` judges labelled solutions (`problem`, `steps`, and `label`: the
 0-based first wrong step or -1) with one chain each: code on no step, where it pays (`--with-code auto`), and on every

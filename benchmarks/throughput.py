@@ -1,11 +1,11 @@
-"""Chains a second: one at a time, in lock-step rounds, and as genprm schedules them.
+"""Chains per second: one at a time, in lock-step rounds, and as genprm schedules them.
 
 `python benchmarks/throughput.py --engine vllm --save` judges the same solutions in each way, on one engine, in one run:
 
 * one_at_a_time: a chain after the other, as GenPRM's released script goes;
 * lock_step: batches of chains that all generate, then all run their code, round by round, as batch-synchronous tool
-  loops do: nobody starts a round before everybody has ended the last;
-* ours: every chain a coroutine of its own;
+  loops do: no chain starts a round before all have finished the last;
+* ours: every chain is a separate coroutine;
 * replayed: ours with the sandbox's answers from memory, which is the same work for the model alone;
 * bound: the requests of `ours` again, chain by chain, with no protocol, no sandbox and no driver between: the same
   prompts, found in the prefix cache as far as then, and as many tokens to write. Nothing that asks the same can be
@@ -65,7 +65,7 @@ def solutions(count: int, seed: int) -> list[Row]:
 
 
 class LockStep:
-    """Holds everybody who takes part until all have come to the same point, round after round."""
+    """A barrier: holds all participants until they reach the same point, in every round."""
 
     def __init__(self, parties: int) -> None:
         self._parties, self._waiting, self._open = parties, 0, asyncio.Event()

@@ -1,4 +1,4 @@
-"""Fixtures that several packages of tests share."""
+"""Fixtures shared by several test packages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def smollm2() -> Path:
 
 
 class Distributions(NamedTuple):
-    """What a release uploads."""
+    """The files of a release."""
 
     wheel: Path
     sdist: Path

@@ -1,4 +1,4 @@
-"""Engines whose replies are known beforehand: by a script that compares what is sent byte for byte, and by a rule."""
+"""Engines with known replies: by a script that compares requests byte for byte, and by a rule."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ScriptedEngine:
     """Answers each generation with the next reply; an engine's own rules (stop strings, limits, ids) hold."""
 
     replies: deque[str]
-    """What the model goes on to write, whatever the stop strings: it is cut at the first one. `<eos>` ends a turn."""
+    """The model's full text, which is cut at the first stop string. `<eos>` ends a turn."""
     choices: deque[tuple[float, ...]] = field(default_factory=deque)
     """Log-probabilities for the questions about choices, in order; the last one is repeated."""
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
@@ -100,7 +100,7 @@ class ScriptedEngine:
 
 @dataclass
 class RuleEngine:
-    """Goes on as `rule` says of what was written so far and of the seed; `<eos>` ends the turn."""
+    """Continues as `rule` says, given the text so far and the seed; `<eos>` ends the turn."""
 
     rule: Callable[[str, int], str]
     tokenizer: Tokenizer = field(default_factory=cache(byte_tokenizer))

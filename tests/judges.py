@@ -1,4 +1,4 @@
-"""A judge whose answers are known beforehand, for tests of what is built around judges."""
+"""A judge with known answers, for tests of the code around judges."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Python in a notebook: a judge that is kept, short reprs, arguments that are checked."""
+"""Python in a notebook: a reusable judge, short reprs, checked arguments."""
 
 import asyncio
 import json

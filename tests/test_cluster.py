@@ -1,4 +1,4 @@
-"""The runs over a Ray cluster, on a Ray of this machine with two workers that each hold a built-in model."""
+"""Runs over a Ray cluster, on a local Ray with two workers that each hold a built-in model."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap, pytest.mark.filterwarnin
 def local_ray() -> Iterator[None]:
     import ray
 
-    # Ray runs workers at a low priority, which means never where other tests share the processor.
+    # Ray runs workers at a low priority, so they might never run beside other tests.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     ray.init(num_cpus=5, resources={"slot": 1}, include_dashboard=False, log_to_driver=False)
     yield
@@ -103,7 +103,7 @@ def pids_in(folder: Path) -> list[int]:
 
 
 def workers_with(opening: Any, start_s: float = 60.0) -> Workers:
-    """Workers of which the cluster has room for one at a time."""
+    """Workers on a cluster with room for only one at a time."""
     import ray
 
     actors: Any = ray.remote(_Worker)
@@ -192,12 +192,12 @@ def lines_of(file: Path) -> list[dict[str, object]]:
 
 
 class Killer:
-    """Kills the first worker of the cluster that a command opens, when a file has so many lines."""
+    """Kills the first worker of a command's cluster when a file has a number of lines."""
 
     def __init__(self, file: Path, lines: int) -> None:
         self.file, self.lines = file, lines
         self.at = 0
-        """Lines that were there at the kill; 0 before it."""
+        """Number of lines at the kill; 0 before it."""
 
     async def load(self, address: str, model: str, **options: Any) -> ClusterEngine:
         engine = await load_cluster_engine(address, model, **options)
@@ -224,11 +224,11 @@ def test_label_and_synthesize_lose_nothing_with_a_worker(
     assert "Cluster: 2 workers with nano-policy" in said
     assert 0 < killer.at < len(rollouts)
     assert "a worker died and is being replaced" in caplog.text
-    # The journal is the driver's: each rollout is in it once, whoever made it, and all of them count.
+    # The journal is the driver's: each rollout is in it once, from any worker.
     names = [(line["problem"], line["name"]) for line in lines_of(labels / "rollouts.jsonl")]
     assert len(set(names)) == len(names) == len(rollouts)
     assert by_key(labels) == by_key(alone)
-    # A run may go on with or without the cluster.
+    # A run can be resumed with or without the cluster.
     command(*LABEL, "--engine", "transformers", "--out", labels)
 
     monkeypatch.undo()
@@ -242,7 +242,7 @@ def test_label_and_synthesize_lose_nothing_with_a_worker(
 
 
 def by_key(run: Path) -> dict[object, dict[str, object]]:
-    """The rows of a run, each of which must be there once."""
+    """The rows of a run; checks that each is unique."""
     rows = lines_of(run / "rows.jsonl")
     found = {row["key"]: row for row in rows}
     assert len(found) == len(rows)

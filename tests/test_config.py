@@ -1,4 +1,4 @@
-"""One configuration: a field that is added in one place is everywhere, and nonsense is refused at the door."""
+"""One configuration: a field added in one place is available everywhere, and invalid values are refused early."""
 
 import json
 import subprocess
@@ -88,7 +88,7 @@ def test_code_and_mode_say_the_same() -> None:
     assert JudgeConfig.of({"with_code": False}).mode is Mode.ANALYZE
     assert JudgeConfig.of({"with_code": "auto"}).mode is Mode.AUTO
     assert not JudgeConfig.of({"mode": "direct"}).with_code
-    # The later of the two counts, whichever of them it is.
+    # The later of the two counts.
     assert resolve(JudgeConfig.of({"mode": "direct"}), {"with_code": True}).mode is Mode.EXECUTE
     assert merged({"prm": {"mode": "code", "votes": 2}}, {"prm": {"with_code": False}}) == {
         "prm": {"with_code": False, "votes": 2}

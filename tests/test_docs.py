@@ -1,4 +1,4 @@
-"""What the documents say works: their blocks run, their commands parse, their links lead somewhere."""
+"""The documentation works: its code blocks run, its commands parse, its links exist."""
 
 import os
 import re
@@ -20,7 +20,7 @@ PAGES = [
 WRITTEN = [page for page in PAGES if page.parent.name != "commands"]
 
 
-# What a page's blocks take as given: a reader has it.
+# Files that a page's code blocks assume.
 GIVEN = {
     "serve.md": "solutions = [solution]\n",
     "rewards.md": "from transformers import PreTrainedTokenizerFast\nfrom genprm.engines import BUILT_IN\n"
@@ -83,7 +83,7 @@ def pythons() -> list:
 
 @pytest.fixture(scope="module")
 def service():
-    """`genprm serve` where the documents say that it is."""
+    """`genprm serve` at the address used in the documentation."""
     command = [sys.executable, "-m", "genprm", "serve", "--mode", "analyze"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

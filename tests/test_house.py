@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on: imports, sizes, and names that do not collide with a user's own."""
+"""The rules of the code base: imports, sizes, and names that do not collide with a user's own."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ PARAMETERS = 10
 RELEASED = {"genprm.prms.thinkprm.released.__init__"}
 """It has the parameters of ThinkPRM's released class, so that scripts written for that run."""
 COMMAND = re.compile(r"genprm\.cli\.")
-"""Where a function's parameters are a command's options."""
+"""Whether a function's parameters are a command's options."""
 
 
 def test_no_arrow_points_up():
@@ -36,7 +36,7 @@ def test_no_arrow_points_up():
 def test_no_import_circle():
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for one in imports():
-        # `from package import module` runs the package first; a package's own lazy names are no part of it.
+        # `from package import module` runs the package first; its own lazy names do not count.
         if one.eager and not one.source.startswith(one.target + "."):
             graph[one.source].add(one.target)
     try:

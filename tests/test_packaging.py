@@ -1,4 +1,4 @@
-"""What is uploaded: one import name, all of its files, and nothing else."""
+"""The uploaded files: one import name, all of its files, and nothing else."""
 
 import tarfile
 import zipfile
@@ -25,7 +25,7 @@ def test_the_wheel_installs_genprm_and_nothing_else(distributions):
     needed = [line for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line]
     assert not [line for line in needed if line.split(">")[0] in ("torch", "transformers", "vllm", "safetensors")]
     assert [line for line in needed if line.startswith("math-verify")]
-    # Every file of the package that is not Python's own is there, also behind the links.
+    # All non-Python files of the package are included, also those behind the links.
     source = ROOT / "genprm"
     wanted = {
         f"genprm/{file.relative_to(source)}"

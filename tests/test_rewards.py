@@ -1,4 +1,4 @@
-"""`genprm.rewards`: what a policy cannot gain, for any scores."""
+"""`genprm.rewards`: a policy cannot game the rewards, for any scores."""
 
 from __future__ import annotations
 

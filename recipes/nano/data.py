@@ -59,7 +59,7 @@ PHRASES = (
     'print("nothing to check")',
     " = ",
 )
-"""What the built-in judge says in the same words every time."""
+"""Fixed phrases of the built-in judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ def solutions(rows: list[tuple[str, list[str]]], epochs: int, seed: int) -> Iter
             if rng.random() < 0.1:
                 steps = [_labelled(step, k + 1) for k, step in enumerate(steps)]
             with_code = rng.random() < 0.7
-            # A step's arithmetic stands in the step: sequences without the problem, or of one step alone, are cheaper
+            # A step contains its arithmetic: sequences without the problem, or with only one step, are cheaper
             # and teach the same reading.
             kind = rng.random()
             if kind < 0.5:

@@ -31,9 +31,9 @@ class Equation:
     value: str
     """The claimed value, as digits."""
     span: tuple[int, int]
-    """Where the claimed value stands in the step's text."""
+    """Position of the claimed value in the step's text."""
     operands: tuple[tuple[int, int], ...] = ()
-    """Where the numbers of the expression stand in the text; empty when the expression was taken from the mark."""
+    """Positions of the expression's numbers in the text; empty if the expression was taken from the mark."""
 
     @property
     def holds(self) -> bool:

@@ -7,7 +7,7 @@ with the trainer of `train.py`. A sequence is one of three kinds:
 * a refinement: problem, a solution with a wrong value in it, the words of a critic about that step, the right solution.
 * a drill: equations one under the other, loss on their values.
 
-It is trained briefly on purpose: a policy that never errs is of no use to rollouts, labels and search.
+It is trained briefly on purpose: rollouts, labels and search need a policy that makes errors.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def opening(problem: WordProblem, rng: random.Random) -> str:
 
 
 def learned(steps: Sequence[str], values: Container[int]) -> Iterator[Segment]:
-    """A solution to be learned, but of what its equations come to only the values of these steps."""
+    """A solution to learn, with loss on the results of equations only in these steps."""
     for index, step in enumerate(steps):
         before, equals, after = step.partition(" = ")
         value = re.match(r"\d+", after)
@@ -86,7 +86,7 @@ def learned(steps: Sequence[str], values: Container[int]) -> Iterator[Segment]:
 def sequences(
     count: int, seed: int, *, refinements: float, drills: float, reading: bool = False
 ) -> Iterator[list[Segment]]:
-    """Training sequences; control tokens stand in the text. Shares of the kinds are 0 to 1, the rest are solutions."""
+    """Training sequences with control tokens as text. Shares of the kinds are 0 to 1; the rest are solutions."""
     rng = random.Random(seed)
     # Where numbers are copied from is learned sooner from short problems; what is still misread then are long ones.
     some = make_problems(count // 3, TRAINING_SEED + 2 * seed, steps=(5, 6) if reading else (2, 3))
@@ -161,14 +161,14 @@ def main() -> None:
     """Trains and saves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano-policy"), help="where the model goes")
-    parser.add_argument("--init", type=Path, help="go on from this model, with its tokenizer")
+    parser.add_argument("--init", type=Path, help="continue from this model, with its tokenizer")
     parser.add_argument("--sequences", type=int, default=36_000)
     parser.add_argument("--refinements", type=float, default=0.08, help="share of them")
     parser.add_argument("--drills", type=float, default=0.30, help="share of them")
     parser.add_argument(
         "--reading",
         action="store_true",
-        help="learn where numbers are copied from, and not what equations come to (save a value that a critic doubts)",
+        help="learn where numbers are copied from, not the results of equations (except one that a critic doubts)",
     )
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early (for a trial)")
     parser.add_argument("--tokens-per-batch", type=int, default=1536)

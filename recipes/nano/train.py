@@ -48,7 +48,7 @@ CONTEXT = 8192
 
 
 def phrases() -> list[str]:
-    """What every critique says in the same words, longest first."""
+    """Fixed phrases of all rationales, longest first."""
     head, tail = prompts.render("genprm/analyze", paragraph="@").split("@")
     code_head, code_tail = prompts.render("genprm/code_output", output="@").split("@")
     fixed = [prompts.render("genprm/system"), head, tail, prompts.render("genprm/verify"), code_head, code_tail]

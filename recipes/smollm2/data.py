@@ -1,7 +1,7 @@
 r"""Writes critiques to train SmolLM2 on: `python recipes/smollm2/data.py --data FILE --out runs/smollm2-data`.
 
 One row a solution, in the form of `genprm synthesize`: problem, steps, label, messages. The code of every critique is
-run in the sandbox; what it printed stands in the row, and a critique whose code contradicts the label ends the program.
+run in the sandbox; its output is in the row, and a rationale whose code contradicts the label ends the program.
 The 500 held-out rows of `recipes/nano/heldout.py` are never used.
 """
 
@@ -93,7 +93,7 @@ def worded(steps: list[Step], rng: random.Random, *, latex: bool) -> list[Step]:
 
 
 def _shown(step: Step, span: tuple[int, int, int, int]) -> str:
-    """The expression that stands in the text before a value, as plain arithmetic; empty where it cannot be read."""
+    """The expression before a value in the text, as plain arithmetic; empty if it cannot be parsed."""
     from equations import clean_number, evaluate, read_expression
 
     low, _, start, end = span

@@ -1,4 +1,4 @@
-"""The real data that some tests read and the repository does not hold."""
+"""Real data that some tests read and that is not in the repository."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def shared_data(name: str) -> Path:
-    """A file of it; where it is missing the test skips, and says so."""
+    """Path of a file; if it is missing, the test skips with a message."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"../shared/data/{name} is not here")

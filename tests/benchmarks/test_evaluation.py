@@ -183,7 +183,7 @@ def test_f1_against_votes_is_at_the_tuned_threshold():
 
 
 def test_two_runs_are_compared_as_their_own_tables_have_them(tmp_path):
-    """Each by the threshold that its table was tuned to, and with the rows that it failed at."""
+    """Each run is compared at the threshold of its own table, and with its failed rows."""
     inputs = [solution(number, 0 if number % 2 else -1, 1) for number in range(20)]
     # A finds everything at 0.8, nothing at 0.5. B finds all but a few at 0.5, and failed at six rows.
     a = [judged(row, step(0.7 if row.label == 0 else 0.9)) for row in inputs]

@@ -1,4 +1,4 @@
-"""`genprm bench` around a judge whose answers are known."""
+"""`genprm bench` with a judge whose answers are known."""
 
 import json
 from contextlib import asynccontextmanager

@@ -48,7 +48,7 @@ def without(value, names):
 
 
 def assert_same_rows(found: dict[str, Row], expected: dict[str, Row]) -> None:
-    """Equal, but that additions in another order, as batches bring, may change the last digits of a score."""
+    """Equal, except for the last digits of scores: batches change the order of additions."""
     assert without(found, NUMBERS) == without(expected, NUMBERS)
     for name, row in found.items():
         assert row["scores"] == pytest.approx(expected[name]["scores"], abs=1e-4)
@@ -59,7 +59,7 @@ VERIFY = ("verify", str(EXAMPLES), "--with-code", "--sandbox", "bubblewrap", "--
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
     cwd = tmp_path_factory.mktemp("finished")
     return cwd / "run", genprm(*VERIFY, cwd=cwd)
 
@@ -110,7 +110,7 @@ def test_a_second_run_has_nothing_to_do(finished):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_was_stopped_ends_with_the_same_rows(finished, tmp_path, number, code):
     arguments = (*VERIFY, "--concurrency", "1")
-    # A shell starts what runs in the background with SIGINT ignored, and these tests may run there.
+    # Shells start background jobs with SIGINT ignored, and these tests may be one.
     heeding = ["env", "--default-signal=INT", *command(*arguments)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(heeding, cwd=tmp_path, env=environment(), stdout=log, stderr=log)

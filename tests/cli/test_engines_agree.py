@@ -61,7 +61,7 @@ def test_a_server_is_a_teacher(nano_server: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output + result.stderr
     rows = list(read_rows_of(tmp_path / "run", SynthesisRow))
     assert len(rows) == 4 * PROBLEMS
-    # The built-in judge knows another layout, and what it writes is no review to keep; but it was asked, and it wrote.
+    # The built-in judge writes another layout, so its review is not kept; but it was called, and it answered.
     asked = [row for row in rows if row.dropped is not Drop.UNDECIDED]
     assert len(asked) == 3 * PROBLEMS
     assert all(row.generated > 0 for row in asked)
@@ -71,7 +71,7 @@ def test_a_server_is_a_teacher(nano_server: str, tmp_path: Path) -> None:
 def test_a_clean_environment_without_pytorch_asks_a_server(
     nano_server: str, distributions: Distributions, tmp_path: Path
 ) -> None:
-    """`pip install genprm` and `--base-url` are enough; a model of one's own asks for the extra, in one sentence."""
+    """`pip install genprm` and `--base-url` are enough; a local model names the missing extra in one sentence."""
     uv = [sys.executable, "-m", "uv", "-q"]
     python = tmp_path / "env" / "bin" / "python"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -47,7 +47,7 @@ def judged(folder):
 
 @pytest.mark.parametrize("family", FORMATS)
 def test_released_models_are_known(family, tmp_path):
-    """By their names or their architectures: nothing else says what they are."""
+    """Recognised by name or architecture alone."""
     model = tiny_models.save_family(tmp_path, family)
     result, text = genprm("verify", "math.jsonl", "--model", str(model), "--out", "run")
     assert result.exit_code == 0, text
@@ -114,7 +114,7 @@ def test_implicit_prms_take_turns_with_their_reference(pair, tmp_path, monkeypat
     before = len(opened)
     result, text = genprm(*command, "--reference", reference, "--out", "ratio", "--clean")
     assert (result.exit_code, opened[before:]) == (0, [(policy, 0)]), text
-    # Which solutions are computed in one batch differs from run to run, and with it the rounding of float32 sums.
+    # Batches differ between runs, and with them the rounding of float32 sums.
     for name, values in judged(tmp_path / "ratio").items():
         assert values == pytest.approx(found["ratio"][name], abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""What people meet in the first hour: output, logs, full disks, files under other names, missing libraries."""
+"""First-hour experience: output, logs, full disks, files with other names, missing libraries."""
 
 import importlib.util
 import json
@@ -80,7 +80,7 @@ def test_debug_stands_anywhere(solutions, judge, monkeypatch):
     result = genprm("verify", "solutions.jsonl", "--out", "run", "--debug")
     logging.getLogger("genprm").setLevel(logging.NOTSET)
     assert isinstance(result.exception, ZeroDivisionError)
-    # A dash in a value, behind --, stays what it is.
+    # A value with a dash after -- is unchanged.
     assert genprm("verify", "--out", "run2", "--", "-v").exit_code == 2
 
 
@@ -159,7 +159,7 @@ def test_rows_stand_in_the_order_of_the_input(solutions, judge, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system with hardly any room."""
+    """A file system with almost no space."""
     disk = tmp_path / "disk"
     disk.mkdir()
     made = subprocess.run(

@@ -48,7 +48,7 @@ def test_lost_rows_are_made_again_without_a_rollout(made: Path) -> None:
     result = genprm(*COMMAND, "--out", made)
     assert result.exit_code == 0, result.output + result.stderr
     assert (made / PARQUET).read_bytes() == before
-    # Those of the problem whose row was there are dropped; none was added.
+    # Rollouts of the finished problem are dropped; none was added.
     assert set((made / "rollouts.jsonl").read_bytes().splitlines()) < set(rollouts.splitlines())
 
 

@@ -1,4 +1,4 @@
-"""`genprm loop` on the built-in models: killed in the middle of a stage, gone on with, and stopped by a gate."""
+"""`genprm loop` on the built-in models: killed in the middle of a stage, resumed, and stopped by a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run over several drivers: shards, and the one run that they make."""
+"""A run over several drivers: shards, and the merged run."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def shard(number, count=4, *more):
 
 
 def without_times(path):
-    """The bytes of the rows, but for what a clock wrote."""
+    """The bytes of the rows, without times."""
     return re.sub(rb'"(seconds|duration_s)":[0-9.e-]+', rb"", path.read_bytes())
 
 
@@ -77,13 +77,13 @@ def test_what_cannot_be_merged_is_refused(tmp_path, judge):
     assert "rows are not judged yet, some of shard 2/2" in " ".join(genprm("merge", "runs/a").output.split())
     shard(2, 2)
     assert genprm("merge", "runs/a").exit_code == 0
-    # A row that two shards have.
+    # A row in two shards.
     first, second = (tmp_path / f"runs/a/shards/{n}-of-2/rows.jsonl" for n in (1, 2))
     whole = second.read_bytes()
     second.write_bytes(whole + first.read_bytes().splitlines(keepends=True)[0])
     assert "is in 1-of-2 and in 2-of-2" in " ".join(genprm("merge", "runs/a").output.split())
     second.write_bytes(whole)
-    # A shard of other weights.
+    # A shard with other weights.
     info = tmp_path / "runs/a/shards/2-of-2/run.json"
     info.write_text(info.read_text().replace("sha256:1", "sha256:2"))
     assert "weights is 'sha256:1' and 'sha256:2'" in " ".join(genprm("merge", "runs/a").output.split())

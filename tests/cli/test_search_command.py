@@ -1,4 +1,4 @@
-"""`genprm search` and `genprm refine`: around a policy and a judge that are known, and with the built-in model."""
+"""`genprm search` and `genprm refine` with a known policy and judge, and with the built-in models."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ RECIPE = {
 
 
 def solution(text: str, seed: int) -> str:
-    """One step, then an answer by the seed."""
+    """Writes one step, then an answer chosen by the seed."""
     whole = [f"step {seed % 3}\n\n", f"\\boxed{{{seed % 2}}}<eos>"]
     return "".join(whole[text.count("\n\n") :])
 
@@ -78,7 +78,7 @@ def test_a_search_from_recipe_to_page(known, tmp_path):
     assert [cost["n"] for cost in metrics["costs"]] == [1, 2, 4]
     assert (tmp_path / "run/accuracy.svg").read_text().startswith("<?xml")
     assert genprm("view", "run", "--out", "page.html").exit_code == 0
-    # The resolved recipe says it all again.
+    # The resolved recipe repeats the search.
     again = genprm("search", "run/recipe.yaml", "--out", "again")
     assert again.exit_code == 0, again.output
     assert rows("again") == rows()
@@ -164,7 +164,7 @@ def test_a_refinement_from_problems_to_page(known, tmp_path):
 
 
 def real(cwd: Path, *arguments: str) -> None:
-    """A run of its own process, as a user's."""
+    """A run in a separate process."""
     command = [sys.executable, "-m", "genprm.cli.main", *arguments, "--sandbox", "bubblewrap", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, timeout=280, check=False)

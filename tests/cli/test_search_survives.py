@@ -1,4 +1,4 @@
-"""What `genprm search` and `genprm refine` outlive: a policy's server that fails, one that is gone, and SIGKILL."""
+"""What `genprm search` and `genprm refine` survive: a failing policy server, a dead one, and SIGKILL."""
 
 import json
 import os
@@ -32,14 +32,14 @@ def genprm(*arguments):
 
 
 def rows(folder: str | Path):
-    """The rows of a run by their keys; none is there twice."""
+    """The rows of a run by key; checks that keys are unique."""
     found = [json.loads(line) for line in Path(folder, "rows.jsonl").read_text().splitlines()]
     assert len({row["key"] for row in found}) == len(found)
     return {row["key"]: row for row in found}
 
 
 def assert_same(found, expected):
-    """Equal but for times, and for the last digits of a score, which additions in another order may change."""
+    """Equal except for times and the last digits of scores, which depend on the order of additions."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name in expected.keys() - {"seconds", "duration_s", "cached"}:
@@ -63,7 +63,7 @@ def server():
 
 @pytest.fixture(scope="module", params=[BEST_OF_N, REFINE], ids=["search", "refine"])
 def healthy(request, server, tmp_path_factory):
-    """A run whose server never failed: its command, its rows and how often it asked."""
+    """A run whose server never failed: its command, rows and number of requests."""
     out = tmp_path_factory.mktemp(request.param[0]) / "run"
     command = (*request.param, "--policy-url", server.url)
     before = server.requests
@@ -76,7 +76,7 @@ def healthy(request, server, tmp_path_factory):
 
 def test_a_policy_server_that_fails_costs_retries_only(server, healthy, tmp_path):
     command, expected, asked = healthy
-    # More than the SDK sends again by itself, so that the engine has to.
+    # More than the SDK's own retries, so that the engine has to retry.
     server.faults = faults = iter([500, None, "measured", 503, None, "unmeasured", 502, 500, 503, 500, "measured"])
     server.requests, server.deaths, server.dies_at, server.away_s = 0, 0, asked, 1.0
     try:

@@ -1,4 +1,4 @@
-"""`genprm show`, `genprm demo`, `genprm doctor --json` and what is shipped."""
+"""`genprm show`, `genprm demo`, `genprm doctor --json`, and the package's recipes and examples."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_the_first_command_and_its_tables_again(tmp_path, monkeypatch):
     whole = json.loads(genprm("show", "runs/d", "--json").stdout)
     assert whole["command"] == "verify"
     assert whole["metrics"]["rows"] == 12
-    # A run that was killed before it counted: the rows are what there is.
+    # A run that was killed before it wrote metrics: only rows exist.
     (tmp_path / "runs/d/metrics.json").unlink()
     assert json.loads(genprm("show", "runs/d", "--json").stdout)["metrics"]["labels"]["f1"] == 1.0
 
@@ -105,6 +105,6 @@ def test_doctor_names_the_next_thing_for_all_that_fails(monkeypatch):
     failed = [place for place, line in enumerate(lines) if line.startswith("✗")]
     assert len(failed) == 4
     assert all(lines[place + 1].startswith("→") for place in failed)
-    # One engine that works is enough.
+    # One working engine is enough.
     monkeypatch.setattr(checks, "diagnose", lambda: [*broken[1:3], Check("bubblewrap", Level.OK, "0.9")])
     assert "fail" not in {finding.state for finding in doctor._sandbox()}

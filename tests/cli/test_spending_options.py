@@ -78,7 +78,7 @@ def test_fewer_tokens_give_the_same_verdicts(tmp_path: Path, monkeypatch: pytest
     assert fewer == errors
     assert all_tokens["saved"] == 0
     assert tokens["generated"] < 0.7 * all_tokens["generated"]
-    # What was saved is an estimate of what the whole run spends more.
+    # The saved tokens estimate the extra cost of the full run.
     assert tokens["generated"] + tokens["saved"] == pytest.approx(all_tokens["generated"], rel=0.25)
     automatic, _ = run("auto", "--with-code", "auto", "--votes", "1")
     assert automatic == errors

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal about rows that are undecided, and about judges of whole solutions."""
+"""Terminal output about undecided rows and judges of whole solutions."""
 
 import io
 from dataclasses import replace

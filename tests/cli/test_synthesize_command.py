@@ -1,4 +1,4 @@
-"""Options of `genprm synthesize`: rows as token ids, and what makes no sense."""
+"""Options of `genprm synthesize`: rows as token ids, and invalid combinations."""
 
 import asyncio
 import json

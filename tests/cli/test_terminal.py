@@ -1,4 +1,4 @@
-"""What is printed: hostile text, encodings, Ctrl-C."""
+"""Terminal output: hostile text, encodings, Ctrl-C."""
 
 import contextlib
 import io
@@ -91,7 +91,7 @@ def _is_running(process):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_that_waits_for_standard_input_ends_cleanly(tmp_path, number, code):
-    """Rows of a terminal that never ends: one signal stops and keeps what is finished."""
+    """An endless input from a terminal: one signal stops and keeps finished rows."""
     ours, theirs = pty.openpty()
     process = _started(
         "verify", "-", "--no-code", "--out", str(tmp_path / "run"), stdin=theirs, stdout=theirs, stderr=theirs

@@ -1,4 +1,4 @@
-"""`genprm verify` around the judge; with a real model in test_end_to_end.py."""
+"""`genprm verify` without a real model, which test_end_to_end.py uses."""
 
 import json
 import re

@@ -150,7 +150,7 @@ def test_standard_input(monkeypatch):
 
 
 def test_the_first_rows_of_an_open_pipe_need_no_more_than_themselves():
-    """The writer has not ended, and will write nothing more."""
+    """The writer keeps the pipe open without writing more."""
     reader, writer = os.pipe()
     os.write(writer, b"".join(json.dumps({**GOOD, "id": f"{number}"}).encode() + b"\n" for number in range(2)))
     try:
@@ -190,7 +190,7 @@ def test_a_sample_is_chosen_by_the_seed(tmp_path):
 
 
 def test_lines_are_streamed(tmp_path):
-    """The first row comes out of a pipe whose writer has not ended."""
+    """The first row is read from a pipe whose writer is still open."""
     path = write(tmp_path / "in.jsonl", *[GOOD] * 3)
     rows = read_rows([path])
     next(rows)

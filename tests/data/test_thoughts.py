@@ -1,4 +1,4 @@
-"""Reasoning models: only what follows the last `</think>` is a solution, whoever wrote it and wherever it is read."""
+"""Reasoning models: only the text after the last `</think>` is the solution, everywhere."""
 
 import json
 

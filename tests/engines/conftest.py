@@ -67,7 +67,7 @@ def save_tiny_tokenizer(folder: Path) -> int:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised Qwen2 whose greedy text is not one token over and over."""
+    """A randomly initialised Qwen2 whose greedy text does not repeat one token."""
     folder = tmp_path_factory.mktemp("tiny-model")
     vocab_size = save_tiny_tokenizer(folder)
     torch.manual_seed(7)
@@ -86,7 +86,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model = transformers.Qwen2ForCausalLM(config)
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-    # What it writes should be readable: bytes that are no printable character get a logit of 0, others far from it.
+    # Keeps its text readable: unprintable bytes get a logit of 0, others one far from 0.
     pieces = [tokenizer.decode([token]) for token in range(vocab_size)]
     with torch.no_grad():
         for token, piece in enumerate(pieces):
@@ -179,7 +179,7 @@ async def engine(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncItera
     else:
         opening = load_engine("transformers", str(tiny_model), max_num_seqs=16)
     with warnings.catch_warnings():
-        # What vLLM and the libraries under it warn of while they start is not ours to mend.
+        # Warnings of vLLM and its libraries at their start are not ours to fix.
         warnings.simplefilter("ignore")
         ready = await opening
     async with opened(ready):

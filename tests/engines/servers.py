@@ -1,5 +1,5 @@
-"""Small servers on real sockets: one answers by a script, one stands before another server and can be cut off, and one
-serves a real model and fails now and then."""
+"""Small servers on real sockets: a scripted one, a proxy that can be cut off, and one that serves a real model and
+sometimes fails."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from genprm.engines import Engine, Finish, Sampling, load_engine
 T = TypeVar("T")
 
 Answer = int | dict[str, Any] | Callable[[dict[str, Any]], "Answer"]
-"""A status to fail with, a JSON body, or what makes one of the request's body."""
+"""An error status, a JSON body, or a function from the request's body to one."""
 
 HANG = -1
 """Never answers."""
 
 Cut = Literal["measured", "unmeasured"]
-"""Half of the answer, where the client was told how long it would be, or where only the end of the connection says."""
+"""Sends half of the answer, with its declared length or without."""
 
 
 @dataclass
 class ScriptedServer:
-    """Speaks enough of the completions API. Answers are taken from the front of `script`; the last one stays."""
+    """Implements enough of the completions API. Answers come from the front of `script`; the last one repeats."""
 
     script: list[Answer]
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "tiny", "max_model_len": 64}])
@@ -56,7 +56,7 @@ class ScriptedServer:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], dict[str, Any] | None]:
-    """Its headers, and what is to be completed; None where something is read, for which the list of models will do."""
+    """The request's headers and body; None for reads, which get the list of models."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
     raw = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -85,7 +85,7 @@ def _listed(*models: dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def scripted(*script: Answer, **fields: Any) -> AsyncIterator[ScriptedServer]:
-    """A scripted server on a port of its own."""
+    """A scripted server on its own port."""
     server = ScriptedServer(list(script), **fields)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -122,7 +122,7 @@ def completed(ids: list[int] | None, text: str = "", finish: str = "length", **c
 
 
 async def _reset_latecomers() -> None:
-    """Closes the connections that came in while asyncio closed their server: it leaves them open to the collector."""
+    """Closes connections that arrived while asyncio closed their server, which leaves them open."""
     await asyncio.sleep(0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -177,7 +177,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class ModelServer:
-    """Serves a real engine to any number of clients, on one port all its life. Open it with `model_server`."""
+    """Serves a real engine to any number of clients, always on the same port. Open it with `model_server`."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -187,12 +187,12 @@ class ModelServer:
         self._restart: asyncio.Task[None] | None = None
         self.port = 0
         self.faults: Iterator[int | Cut | None] = iter(())
-        """What happens to the requests to come, one after the other: a status, a cut connection, or nothing."""
+        """The fate of the next requests in turn: a status, a cut connection, or none."""
         self.requests = 0
         self.dies_at: int | None = None
         """The number of the request at which it dies, with all that is in flight."""
         self.away_s: float | None = None
-        """How long it stays dead then; None for ever."""
+        """How long it stays dead; None means forever."""
         self.deaths = 0
 
     @property
@@ -255,7 +255,7 @@ class ModelServer:
             else:
                 await _answer(writer, 200, await self._completed(body), fault)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client went away
+            pass  # the client disconnected
         finally:
             writer.transport.abort()
 
@@ -278,7 +278,7 @@ class ModelServer:
 
 @contextmanager
 def model_server(model: str) -> Iterator[ModelServer]:
-    """A server of a model, in a thread of its own: whoever asks it may block."""
+    """A model server in its own thread, so that clients may block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="model-server")
     thread.start()

@@ -23,7 +23,7 @@ async def settle() -> None:
 async def test_chains_wait_until_those_before_them_have_made_room() -> None:
     admission = Admission(10_000, CONTEXT)
     each = admission.estimate(500, 2)
-    assert each == 4_000  # before anything is known: four tokens a character
+    assert each == 4_000  # the prior: four tokens per character
     gates = [asyncio.Event() for _ in range(4)]
     tasks = [asyncio.create_task(hold(admission, 500, 2, gate, 4_000)) for gate in gates]
     await settle()
@@ -45,7 +45,7 @@ async def test_the_estimate_follows_what_chains_came_to() -> None:
     for _ in range(200):
         await hold(admission, 1_000, 2, done, 2 * 500)
     assert admission.estimate(1_000, 2) == pytest.approx(1_000, rel=0.05)
-    # And forgets: another kind of solutions comes.
+    # And forgets, when solutions change.
     for _ in range(200):
         await hold(admission, 1_000, 1, done, 3_000)
     assert admission.estimate(1_000, 1) == pytest.approx(3_000, rel=0.2)
@@ -90,7 +90,7 @@ async def test_what_is_cancelled_in_line_leaves_no_trace(when: str) -> None:
             waiting.cancel()
         if when == "waiting":
             await settle()
-    # Where it was admitted by now, it has not yet run since.
+    # If it was admitted by now, it has not run yet.
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -126,7 +126,7 @@ async def test_without_a_known_cache_all_are_admitted() -> None:
 async def test_those_who_wait_are_estimated_when_it_is_their_turn() -> None:
     admission = Admission(10_000, CONTEXT)
     gates = [asyncio.Event() for _ in range(4)]
-    # 8,000 tokens are expected of the first, so the others wait; it turns out to be short.
+    # The first is expected to need 8,000 tokens, so the others wait; it turns out to be short.
     tasks = [asyncio.create_task(hold(admission, 2_000, 1, gate, 200)) for gate in gates]
     await settle()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""A model of the Hub that cannot be had: one probe, one sentence."""
+"""A Hub model that cannot be fetched: one probe, one sentence."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from genprm.engines.tokenizer import Tokenizer
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the Hub does for models that cannot be had; `org/open` is there."""
+    """Answers as the Hub does for unavailable models; `org/open` exists."""
 
     asked: list[str]
 
@@ -69,7 +69,7 @@ async def test_without_a_network_one_sentence_at_once(empty_cache, monkeypatch):
     assert "http://127.0.0.1:9 cannot be reached (" in said
     assert "hf download GenPRM/GenPRM-7B" in said
     assert "HF_ENDPOINT" in said
-    # Whatever is asked next does not go to the network at all.
+    # Later calls do not use the network.
     assert constants.HF_HUB_OFFLINE
     with pytest.raises(EngineError, match="cannot be reached"):
         Tokenizer.from_pretrained("org/other")

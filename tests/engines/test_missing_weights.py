@@ -1,4 +1,4 @@
-"""A model whose checkpoint lacks weights is refused, on every way to load one: random numbers would be scores."""
+"""A model with missing weights is refused however it is loaded: scores would be random."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checkpoint(folder: Path, kind: str = "qwen2", **config: Any) -> Path:
 
 
 def without(folder: Path, *names: str) -> Path:
-    """Takes weights out of a checkpoint."""
+    """Removes weights from a checkpoint."""
     weights = load_file(folder / "model.safetensors")
     save_file({name: value for name, value in weights.items() if name not in names}, folder / "model.safetensors")
     assert set(names) <= set(weights)
@@ -106,7 +106,7 @@ async def test_vllm_is_not_asked_for_a_head_that_the_configuration_does_not_name
 
 
 async def test_vllm_does_not_start_on_an_incomplete_checkpoint(tmp_path: Path) -> None:
-    """vLLM starts with random numbers in linear layers, so that it is not asked at all."""
+    """vLLM would fill linear layers with random numbers, so it is not started."""
     need_vllm()
     folder = without(checkpoint(tmp_path / "head", "qwen2-tokens"), "score.weight", "score.bias")
     with pytest.raises(EngineError, match=r"no weights for score\.bias, score\.weight"):

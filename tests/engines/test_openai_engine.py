@@ -99,7 +99,7 @@ async def test_patience_comes_to_an_end(tiny_model: Path, caplog: pytest.LogCapt
                 f"{two.url} (Error code: 429 - scripted 429)"
             )
         assert (len(one.bodies), len(two.bodies)) == (6, 6)
-    # It is said once that the server fails, not by every request; one that is busy does not fail.
+    # A failing server is logged once, not for every request; a busy one is not a failure.
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [f"{one.url} failed: Error code: 500 - scripted 500; its requests are retried for up to 1.5 s"]
 

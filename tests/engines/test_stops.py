@@ -14,7 +14,7 @@ from genprm.engines.tokenizer import Tokenizer
 from tests.engines.conftest import SENTENCES
 
 VOCABULARY = 440
-"""Ids below this are no control tokens."""
+"""Ids below this are not control tokens."""
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ stops = st.lists(
 
 
 def shortest_stopped(text: str, stop: list[str]) -> str | None:
-    """The contract said the slow way: character by character until a stop string is there."""
+    """The contract, implemented slowly: character by character until a stop string appears."""
     return next((text[:n] for n in range(1, len(text) + 1) if any(text[:n].endswith(s) for s in stop)), None)
 
 
@@ -62,7 +62,7 @@ def check_cut(tokenizer: Tokenizer, ids: list[int], stop: list[str]) -> None:
     else:
         assert cut.text == expected
         assert cut.stop == max((s for s in stop if expected.endswith(s)), key=len)
-        # The last piece alone is tokenised anew.
+        # Only the last piece is tokenised again.
         whole = max(n for n in range(len(ids) + 1) if expected.startswith(tokenizer.decode(ids[:n])))
         assert cut.token_ids[:whole] == tuple(ids[:whole])
 

@@ -1,4 +1,4 @@
-"""The tokenizer that is read without transformers gives the ids and the chats of the one that transformers makes."""
+"""The tokenizer read without transformers gives the same ids and chats as transformers' own."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is the transformers engine's own: the model itself, odd architectures, failures."""
+"""Specific to the transformers engine: the model itself, odd architectures, failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of vLLM's own process."""
+"""The lifetime of vLLM's own process."""
 
 import os
 import signal

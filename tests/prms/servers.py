@@ -17,7 +17,7 @@ from tests.engines.conftest import VLLM_ENV, free_port
 
 @contextlib.contextmanager
 def vllm_server(model: Path, log: Path, *flags: str) -> Iterator[str]:
-    """Serves a model until the block ends; gives its base URL."""
+    """Serves a model for the duration of a block; yields its base URL."""
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--block-size", "32"]

@@ -1,4 +1,4 @@
-"""When to stop asking: the pure rules, and what they change in what a judge does."""
+"""When to stop voting: the pure rules, and their effect on a judge."""
 
 import math
 from dataclasses import replace
@@ -93,7 +93,7 @@ async def test_nothing_is_judged_after_the_first_error() -> None:
     assert judgement.first_error == 1
     assert len(engine.prompts) == 4
     assert [step.reason for step in judgement.steps[2:]] == ["not judged: it comes after the first wrong step"] * 2
-    # Two steps cost what is expected of the other two.
+    # Two steps give the expected cost of the other two.
     assert judgement.tokens_saved == judgement.tokens.generated
 
 

@@ -1,4 +1,4 @@
-"""Judges keep no more solutions under way than their engine's cache holds."""
+"""Judges keep no more solutions in flight than their engine's cache holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBLEMS = ["What is 1+1?", "What is 2+2?", "What is 3+3?"]
 
 
 class Patient(ScriptedEngine):
-    """Takes its time, so that others get between two calls of one solution."""
+    """Is slow, so that other solutions run between two calls of one solution."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         await asyncio.sleep(0)
@@ -56,7 +56,7 @@ async def turns(
     cache_tokens: int | None,
     work: Callable[[PRM, str], Awaitable[None]] = judged,
 ) -> int:
-    """How often the engine went from one problem to another while all of them were worked on at once."""
+    """How often the engine switched between problems while all were in flight."""
     engine = Patient.of(*[reply] * 6)
     engine.cache_tokens = cache_tokens
     prm = make(engine)

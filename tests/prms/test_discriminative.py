@@ -189,7 +189,7 @@ async def test_transformers_scores_are_the_recipes(
     for steps, judgement in zip(SOLUTIONS, judged, strict=False):
         expected = direct(family, models[family], hf(family), steps)
         assert judgement.scores == pytest.approx(expected, abs=2e-5)
-        # A model that says the same of everything would pass anything.
+        # A model with constant scores would pass any test.
         assert len(steps) == 1 or max(expected) - min(expected) > 1e-3
         assert all(
             step.verdict is (Verdict.YES if p >= 0.5 else Verdict.NO)
@@ -271,7 +271,7 @@ def test_families_are_detected(models: dict[str, Path]) -> None:
 async def test_a_new_family_is_one_more_format(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known by its name, written, loaded and scored from the one entry."""
+    """Recognised by name, formatted, loaded and scored from one entry."""
 
     def write(chat: Any, profile: Any, problem: str, steps: Any) -> Iterator[Any]:
         yield Untrusted(problem)
@@ -361,7 +361,7 @@ async def test_vllm_scores_are_the_recipes(
         await prm.close()
     for steps, judgement in zip(SOLUTIONS, judged, strict=False):
         assert judgement.scores == pytest.approx(direct(family, models[family], hf(family), steps), abs=1e-4)
-    # Whatever was left open would be warned of here.
+    # Anything left open would cause a warning here.
     gc.collect()
 
 
@@ -380,7 +380,7 @@ async def test_a_server_that_pools_gives_the_same_scores(
 
 
 async def test_any_engine_serves_the_next_token_families(models: dict[str, Path], hf: Callable[[str], Any]) -> None:
-    """What a remote server would be asked: `choice_logprobs` alone, here of the transformers engine."""
+    """The requests to a remote server: only `choice_logprobs`, here with the transformers engine."""
     from genprm.prms.discriminative.judge import _next_token_scores  # the path that engines without the network take
 
     for family in ("math-shepherd", "rlhflow", "versaprm"):

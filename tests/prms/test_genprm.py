@@ -1,4 +1,4 @@
-"""The GenPRM protocol, prompt for prompt: what is expected stands here in full, as the protocol's text."""
+"""The GenPRM protocol, prompt by prompt, with the full expected text."""
 
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ async def test_two_steps(box: Sandbox) -> None:
     first = f"{A1}{ANALYSIS}{V}{CODE}{OUT_4}{YES}"
     told = f"{BOS}{BOS}{SYSTEM}{USER}What is 2+2?\n2+2 = 4{ASSISTANT}{first}{EOS}"
     second = f"{told}{USER}4+1 = 6{A2}It goes on.\n</analyze>\n"
-    # The second snippet sees the x of the first: one session a chain.
+    # The second snippet sees the x of the first: one session per chain.
     ran = f"{V}print(x + 1)\n```\n[Code Output]\n\n```\n5\n```\n"
     assert engine.prompts == [
         HEAD + A1,
@@ -62,7 +62,7 @@ async def test_two_steps(box: Sandbox) -> None:
         second + V,
         second + ran,
     ]
-    # The score is asked for exactly where the verdict's word stands.
+    # The score is requested exactly at the verdict's word.
     asked = [call.prompt for call in engine.calls if call.sampling is None]
     assert asked == [
         HEAD + first.removesuffix("Yes}$\n</output>\n"),

@@ -1,4 +1,4 @@
-"""Which family a model is taken for, and how its profile is changed."""
+"""How a model's family is recognised, and its profile changed."""
 
 import json
 from collections import deque

@@ -1,4 +1,4 @@
-"""Opening a judge: what fails is reported at once, and what was configured is in force."""
+"""Opening a judge: failures are reported at once, and the configuration takes effect."""
 
 from __future__ import annotations
 

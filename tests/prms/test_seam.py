@@ -76,7 +76,7 @@ async def test_the_seam_changes_ids_and_never_text(seam: Literal["joined", "open
     assert texts[2].endswith(SECOND.rstrip(" ") + blank)
     (we,) = tokenizer.encode(" We")
     assert [ids.count(we) for ids in prompts] == ([0, 0, 0, 0] if seam == "split" else [0, 1, 1, 2])
-    # Where nothing is tokenised anew, what was written stays the beginning of the next prompt.
+    # Without re-tokenising, the generated ids stay a prefix of the next prompt.
     grows = prompts[1][: len(prompts[0])] == prompts[0]
     assert grows == (seam != "joined")
 

@@ -24,9 +24,9 @@ async def test_extended_by_all_steps_it_is_the_whole_judgement(box: Sandbox):
     assert [call.prompt for call in grown.calls] == [call.prompt for call in whole.calls]
     assert two.judgement.scores == wanted.scores
     assert [step.chains[0].text for step in two.judgement.steps] == [step.chains[0].text for step in wanted.steps]
-    # The x of the first step's snippet is there: what ran before runs again in a session of its own.
+    # The x of the first step's snippet exists: earlier snippets run again in a new session.
     assert two.judgement.steps[1].chains[0].code[0].stdout == "5\n"
-    # Another continuation of the same beginning, which has stayed as it was.
+    # Another continuation of the same prefix, which is unchanged.
     other = await one.extended("4+1 = 6")
     assert other.judgement.scores == two.judgement.scores
     assert len(one.judgement.steps) == 1

@@ -1,4 +1,4 @@
-"""A verdict's score is read from the generation that wrote it, or by a question of its own, with equal results."""
+"""A verdict's score is read from the generation that wrote it, or by a separate request, with equal results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logprob(ids: Sequence[int], token: int) -> float:
 
 @dataclass
 class Model(ScriptedEngine):
-    """Writes what it is told, and has an opinion about every next token."""
+    """Writes given text, and has probabilities for every next token."""
 
     watches: bool = True
     asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
@@ -74,7 +74,7 @@ CODE = "print(2 + 2)\n```\n"
         (Mode.EXECUTE, [ANALYSIS, CODE, f"Good.\n</verify>\n<output>\n{BOX}{{No}}$\n</output>\n"]),
         # Of several verdicts the last one counts.
         (Mode.EXECUTE, [ANALYSIS, CODE, f"<output>\n{BOX}{{No}}$ or {BOX}{{ Yes}}$\n</output>\n"]),
-        # The text goes on behind the stop string.
+        # The text continues after the stop string.
         (Mode.CODE, [ANALYSIS, f"1\n```\n<output>\n{BOX}{{Yes}}$\n</output>\n{BOX}{{No}}$"]),
     ],
     ids=["free", "spaced", "end of turn", "spaced text", "after code", "several", "cut"],

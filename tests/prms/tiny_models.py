@@ -86,7 +86,7 @@ def save_mistral_tokenizer(folder: Path) -> int:
 
 
 def save_model(folder: Path, kind: str, vocab_size: int, *, seed: int = 0, **config: Any) -> Path:
-    """A model with random weights, large enough for what is read to depend on the whole text.
+    """A model with random weights, large enough for outputs to depend on the whole text.
 
     Args:
         folder: where its tokenizer may be already.

@@ -1,4 +1,4 @@
-"""The pages as a browser builds them."""
+"""The pages in a real browser."""
 
 import shutil
 import subprocess

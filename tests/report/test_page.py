@@ -16,7 +16,7 @@ INFO = RunInfo(command="verify", digest="0", config={"files": [HOSTILE], "thresh
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its elements, and the text of scripts by their id."""
+    """Parses the page: its elements, and the text of scripts by id."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

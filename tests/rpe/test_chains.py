@@ -1,4 +1,4 @@
-"""ThinkPRM's data recipe: chains, filters, balance, and what becomes of them."""
+"""ThinkPRM's data recipe: chains, filters, balance, and the data set."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Critiques that have the right label for a wrong reason."""
+"""Rationales with the right label for a wrong reason."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def block(source: str, output: str) -> str:
         ("print(3 + 4 == 8)", "False", True, True),
         ("print(3 + 4 == 8)", "False", False, False),
         ("print(3 + 4, 3 + 4 == 7)", "7 True", True, False),
-        # Sums that hold may answer another question.
+        # Correct calculations may answer the wrong question.
         ("print(3 + 4 == 7)", "True", False, False),
         ("import math\nprint(math.isclose(0.1 + 0.2, 0.4))", "False", True, True),
         ("assert 3 + 4 == 8", "Code execute Error: AssertionError", True, True),
@@ -54,7 +54,7 @@ def test_a_later_block_corrects_an_earlier_one() -> None:
         ("So 1,200 / 4 = 300.", "print(1200 / 4)", False),
         (r"So \frac{3}{4} of 20 is 15.", "from sympy import Rational\nprint(Rational(3, 4) * 20)", False),
         ("Then 3x + 1 = 10.", "from sympy import solve, sympify\nprint(solve(sympify('3*x + 1 - 10')))", False),
-        # Nothing is calculated, so nothing has to be computed.
+        # The step has no calculation, so code need not compute anything.
         ("Let us first restate the problem.", "print('nothing to check')", False),
         ("The answer is 7 apples.", "print('nothing to check')", False),
         ("There are 3 + 4 = 7 pens.", "print(3 +", True),

@@ -38,7 +38,7 @@ async def test_code_is_run_as_soon_as_its_block_is_closed_and_its_output_is_read
     assert first.endswith("<think>\n### Paragraph 1\n<analyze>\n")
     assert "<paragraph_1>\nShe has 2*3 = 6 cards.\n</paragraph_1>" in first
     assert second.endswith("[Code Output]\n\n```\nTrue\n```\n")
-    # What stands behind the last paragraph's review is not part of the question for the verdict.
+    # Text after the last paragraph's review is not part of the prompt for the verdict.
     assert "So the second" not in verdict
     assert verdict.endswith("or -1 if none does: $\\boxed")
 

@@ -27,7 +27,7 @@ SETTINGS = Settings(solutions=4, first=16, more=8, most=32, temperature=1.0, max
 
 
 class Counting:
-    """The engine, with a count of what was paid for; it goes away after so many calls."""
+    """An engine that counts generated tokens, and fails after some calls."""
 
     def __init__(self, engine: Engine, lasts: int | None = None) -> None:
         self.engine, self.lasts, self.calls = engine, lasts, 0
@@ -154,7 +154,7 @@ async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
             await asyncio.sleep(0)
         finished += broken.finished
     assert again == fresh
-    # What was in flight when an engine went away may be lost; what was finished is not.
+    # Rollouts in flight may be lost when an engine fails; finished ones are not.
     assert finished <= paid.calls + 4 * SETTINGS.first
 
 
@@ -184,7 +184,7 @@ async def test_what_a_budget_leaves_open_has_no_label(
 
 
 class Hopeless(Counting):
-    """A completer that writes, but never to an end."""
+    """A completer whose text never ends."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
         return await super().generate(prompt_ids, replace(sampling, max_tokens=1), chain=chain)

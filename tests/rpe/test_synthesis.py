@@ -21,7 +21,7 @@ PROBLEMS = 6
 def solution(problem: WordProblem, wrong: int | None, label: int | None) -> SolutionRow:
     """A solution with this wrong step, labelled as if its first wrong step were `label`; None is undecided.
 
-    An undecided one is right up to its last step, of which the budget did not tell.
+    An undecided one is right up to its last step, which the budget did not decide.
     """
     steps = list(problem.solution)
     if wrong is not None:

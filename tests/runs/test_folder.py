@@ -141,7 +141,7 @@ with open_run(Path({str(tmp_path)!r}), command="verify", config={CONFIG!r}, free
         with pytest.raises(RunError, match=f"in use by process {process.pid} on"), opened(tmp_path):
             pass
         process.kill()
-    # The lock goes with the process, however it ends.
+    # The lock is released with the process, however it ends.
     with opened(tmp_path):
         pass
 

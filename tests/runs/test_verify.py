@@ -49,7 +49,7 @@ async def test_a_row_holds_the_whole_judgement(tmp_path):
     assert [step.step for step in out.steps] == ["1 = 1", "1 = 2", "so"]
     assert out.steps[0].chains[0].text == "I compare 1 = 1"
     assert out.steps[0].chains[0].code[0].stdout == "1\n"
-    assert out.steps[1].log_odds is None  # minus infinity is no JSON
+    assert out.steps[1].log_odds is None  # JSON has no minus infinity
     assert out.steps[2].reason == "no chain gave a verdict (no_verdict)"
     assert out.tokens.model_dump() == {"prompt": 10, "generated": 5, "cached": 2, "requests": 0, "saved": 0}
     json.loads((tmp_path / "rows.jsonl").read_text(), parse_constant=pytest.fail)
@@ -176,7 +176,7 @@ async def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
 
 
 async def test_cancelling_keeps_what_is_finished_and_waits_for_nobody(tmp_path):
-    """Also while the reader waits for input that never comes."""
+    """Also while the reader waits for input that never arrives."""
     never = threading.Event()
 
     def rows() -> Iterator[InputRow]:
@@ -203,7 +203,7 @@ async def test_cancelling_keeps_what_is_finished_and_waits_for_nobody(tmp_path):
 
 @pytest.mark.slow
 async def test_memory_does_not_grow_with_the_input(tmp_path):
-    """20,000 rows of 2 kB are 40 MB; what stays of them is their keys."""
+    """20,000 rows of 2 kB are 40 MB; only their keys stay in memory."""
     text = "1 = 1" + " " * 2000
     rows = (row(number, text) for number in range(20_000))
     tracemalloc.start()

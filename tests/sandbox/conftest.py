@@ -15,14 +15,14 @@ LIMITS = Limits(wall_s=2.0, cpu_s=5.0, memory_mb=512, output_kb=16)
 
 
 def missing(reason: str) -> None:
-    """Skip here, but fail where everything has to be run."""
+    """Skips, or fails if everything must run."""
     if os.environ.get("GENPRM_CI") == "1":
         pytest.fail(f"nothing may be skipped in CI: {reason}")
     pytest.skip(reason)
 
 
 async def opened(backend: str, limits: Limits = LIMITS, lanes: int = 1) -> Sandbox:
-    """A started sandbox; close it."""
+    """A started sandbox, which the caller closes."""
     box = open_sandbox(backend, limits=limits, lanes=lanes)
     try:
         return await box.start()
@@ -33,7 +33,7 @@ async def opened(backend: str, limits: Limits = LIMITS, lanes: int = 1) -> Sandb
 
 @pytest.fixture(scope="session", params=BACKENDS)
 async def box(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    """An open sandbox of one lane, the same for all tests of a backend that do not break it."""
+    """An open sandbox with one lane, shared by all tests of a backend that do not break it."""
     opened_box = await opened(request.param)
     yield opened_box
     await opened_box.close()

@@ -28,7 +28,7 @@ async def attacked(backend: str, attacks: tuple[Attack, ...]) -> dict[str, Outco
 
 
 def only_slow(outcome: Outcome) -> bool:
-    """Whether nothing but the clock speaks against it."""
+    """Whether it failed only by time."""
     return all(failure.startswith(TIMING) for failure in outcome.failures)
 
 
@@ -43,7 +43,7 @@ async def test_every_attack_is_contained(backend: str) -> None:
     outcomes = await attacked(backend, ATTACKS)
     assert len(outcomes) == len(ATTACKS)
     failed = {name: outcome for name, outcome in outcomes.items() if not outcome.contained}
-    # A neighbour on the machine may have taken the processor: what was merely late has to be in time when alone.
+    # Other work may have delayed it: an attack that was only late must be in time when run alone.
     late = tuple(outcome.attack for outcome in failed.values() if only_slow(outcome))
     if late:
         failed |= await attacked(backend, late)
@@ -61,7 +61,7 @@ async def main():
                           "failures": {name: why for name, why in failures.items() if why}}))
 asyncio.run(main())
 """
-# Shows the interpreter and this repository to an ordinary user who may not enter the folders that they are in.
+# Shows the interpreter and this repository to a user without access to their parent folders.
 LET_IN = r"""
 set -e
 for wanted in "$@"; do

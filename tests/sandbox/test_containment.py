@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""A session is the unit of failure: what many sessions do together, and that honest code is reported as what it did."""
+"""A session is the unit of failure: many sessions together, and correct reports about honest code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEXT = "import os; print(os.getpid() > 0)"
 
 
 async def clean(box: Sandbox, guests: int) -> None:
-    """The guest is the same, and nothing of ended sessions is in it."""
+    """Checks that the guest is the same and has nothing of ended sessions."""
     assert box.guests_started == guests
     async with box.session() as session:
         assert (await session.run(NEXT)).stdout == "True\n"
@@ -109,7 +109,7 @@ async def test_a_file_left_open_does_not_hit_the_next_one(box: Sandbox) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_many_resting_sessions_cannot_use_up_the_guest(backend: str) -> None:
-    """Threads, deleted files and pipes: those that hold most are given up, and a fresh session is served."""
+    """Threads, deleted files and pipes: the largest holders are discarded, and a fresh session is served."""
     threads = "import threading, time\nfor _ in range(6): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
     files = (
         "import sys\nsys.modules['guest.session']._let_go_of_files = lambda: None\n"

@@ -1,4 +1,4 @@
-"""Depth: what confines the guest itself, before any session is there."""
+"""Defence in depth: the confinement of the guest itself, before any session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing leaks: a short soak, many open sessions, lanes that come and go."""
+"""Nothing leaks: a short soak, many open sessions, lanes started and stopped."""
 
 from __future__ import annotations
 

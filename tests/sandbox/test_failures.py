@@ -1,4 +1,4 @@
-"""What breaks under a run: every call gives the right result or SandboxError, and nothing is left behind."""
+"""Failures during a run: every call gives the right result or SandboxError, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_state_that_cannot_be_made_again_is_an_error(backend: str) -> None
     box = await opened(backend, LIMITS)
     try:
         async with box.session() as session:
-            # Ends well the first time and not the second: the process number differs.
+            # Succeeds the first time and fails the second: the process id differs.
             await session.run("import time\nassert time.monotonic() < %f" % (time.monotonic() + 3))
             await asyncio.sleep(3)
             await asyncio.to_thread(kill_guest, lane_of(box))
@@ -233,7 +233,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_guests_end_when_the_host_process_dies(backend: str, number: signal.Signals) -> None:
     before = set(guests())
-    # A shell starts what runs in the background with SIGINT ignored, and these tests may run there.
+    # Shells start background jobs with SIGINT ignored, and these tests may be one.
     host = subprocess.Popen(
         ["env", "--default-signal=INT", sys.executable, "-c", HOLD, backend],
         stdout=subprocess.PIPE,
@@ -327,7 +327,7 @@ def stop_engine() -> tuple[int, list[bytes]]:
 def start_engine(stopped: int, command: list[bytes]) -> None:
     """Start dockerd again as it was."""
     assert not Path(f"/proc/{stopped}").exists()
-    # In a session of its own, as it outlives these tests.
+    # In its own session, because it outlives these tests.
     null = subprocess.DEVNULL
     subprocess.run(["setsid", "--fork", *command], stdin=null, stdout=null, stderr=null, check=True)
 

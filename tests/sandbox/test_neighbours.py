@@ -17,7 +17,7 @@ CHOSEN = ("report-flood", "realtime-signal", "nested-locked-folders", "slow-clon
 LANES = 4
 KEPT = 0.3
 TRIES = 3
-"""A machine with other work is slow for a second now and then."""
+"""Retries: a busy machine is sometimes slow for a second."""
 
 
 @pytest.mark.slow

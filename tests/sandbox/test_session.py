@@ -70,7 +70,7 @@ async def test_a_snippet_that_dies_takes_only_its_own_effects(box: Sandbox, bad:
         assert (await session.run("x = 1\nseen = [0]")).status.keeps_state
         assert not (await session.run(bad)).status.keeps_state
         assert (await session.run("print(x)")).stdout == "1\n"
-        # And the state that was gone back to can be built upon and gone back to again.
+        # The restored state can be extended and restored again.
         await session.run("seen.append(1)\nx += 1")
         assert not (await session.run(bad)).ok
         assert (await session.run("print(x, seen)")).stdout == "2 [0, 1]\n"

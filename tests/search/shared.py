@@ -13,7 +13,7 @@ from genprm.types import Chain, ChainFinish, Judgement, Tokens, combine_chains, 
 
 @dataclass
 class TruthJudge:
-    """Gives each step the score that `score` says."""
+    """Scores each step by `score`."""
 
     score: Callable[[str], float | None]
     name: str = "truth"
@@ -40,7 +40,7 @@ class TruthJudge:
 
 
 class TextGrader:
-    """Answers are equal when they read the same."""
+    """Answers are equal if their texts are equal."""
 
     async def grade(self, reference: str | None, solutions: Sequence[str]) -> list[Grade]:
         answers = [boxed_answer(solution) for solution in solutions]

@@ -1,4 +1,4 @@
-"""The critic loop, byte for byte, and what its turns come to."""
+"""The critic loop, byte for byte, and the results of its turns."""
 
 from dataclasses import dataclass, field
 
@@ -81,7 +81,7 @@ def test_analyses(text, expected):
 
 @dataclass
 class Sayings:
-    """A policy that says one thing after the other."""
+    """A policy with a list of answers."""
 
     replies: list[str]
     seen: list[str] = field(default_factory=list)
@@ -139,7 +139,7 @@ async def test_a_turn_without_an_end_is_never_kept():
     row, says = await refined(["bad \\boxed{1}", "x" * 99, "good \\boxed{2}"], max_tokens=20)
     assert [turn.finished for turn in row.turns] == [True, False, True]
     assert row.after == [0, 0, 2, 2]
-    # The third turn goes on from the first one.
+    # The third turn continues from the first one.
     assert "bad \\boxed{1}" in says.seen[2]
     nothing, _ = await refined(["x" * 99], turns=0, max_tokens=20)
     assert (nothing.chosen, nothing.prediction, nothing.correct) == (None, None, None)

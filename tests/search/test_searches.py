@@ -1,4 +1,4 @@
-"""The searches, against rules whose outcome is known."""
+"""The searches, with rules whose outcome is known."""
 
 import asyncio
 
@@ -137,7 +137,7 @@ async def test_a_beam_does_not_pay_for_the_same_continuation_twice():
 
 
 async def test_a_finished_solution_takes_its_share_of_the_beam_with_it():
-    """Half of the first round ends at once: the second round has only so many continuations as are missing."""
+    """Half of the first round ends at once: the second round has only the missing continuations."""
 
     def rule(text: str, seed: int) -> str:
         return f"{seed % 1000}<eos>" if not text and seed % 2 else f"{seed % 1000}\n\n" if not text else f"{seed}<eos>"
@@ -168,7 +168,7 @@ async def test_what_looking_ahead_writes_is_judged(lookahead: int):
     )
     greedy = [sampling for sampling in engine.samplings if sampling.temperature == 0]
     assert bool(greedy) == bool(lookahead)
-    # Judged beginnings are longer by what was written ahead; one that has ended is judged as it is.
+    # Judged prefixes include the lookahead; a finished one is judged unchanged.
     assert min(map(len, judge.judged)) == 1 + lookahead
 
 
@@ -427,7 +427,7 @@ class WholeJudge(TruthJudge):
     """Judges a solution in one chain, as ThinkPRM does: its tokens are those of the whole, and steps cost nothing."""
 
     async def judge(self, problem, steps, *, seed=0) -> Judgement:
-        # Every step is wrong in the chain's words; the whole is scored by the last step.
+        # The chain calls every step wrong; the whole is scored by the last step.
         labels = tuple(combine_chains([Chain("", (), 0.25, logit(0.25), None, ChainFinish.VERDICT)]) for _ in steps)
         score = self.score(steps[-1])
         assert score is not None

@@ -22,7 +22,7 @@ PROBLEM = "What is 1 + 1?"
 
 @dataclass
 class SteppedJudge(ArithmeticJudge):
-    """Tells of each step, and takes `step_s` for each. A step that reads `wait` takes for ever."""
+    """Reports each step, and takes `step_s` for each. A step that reads `wait` takes forever."""
 
     step_s: float = 0.0
     cancelled: int = 0
@@ -45,7 +45,7 @@ class SteppedJudge(ArithmeticJudge):
 
 @dataclass
 class Live:
-    """A service that answers."""
+    """A running service."""
 
     url: str
     http: httpx.AsyncClient

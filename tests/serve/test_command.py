@@ -1,4 +1,4 @@
-"""`genprm serve` as a process: judged by the built-in model, ended by signals, killed and started again."""
+"""`genprm serve` as a process: with the built-in model, ended by signals, killed and restarted."""
 
 from __future__ import annotations
 

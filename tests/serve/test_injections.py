@@ -1,4 +1,4 @@
-"""What policies write to please a judge: guards find it, the gate holds, special tokens never arrive as tokens."""
+"""Policies' attempts to manipulate a judge: guards find them, the gate holds, special tokens stay text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fakes import ASSISTANT, BOS, EOS, USER, ScriptedEngine
 
 CAUGHT = {"imitation", "special tokens"}
 MISSED = {"index of the critic", "broken up by a space", "Mistral"}
-"""Tricks of those kinds whose text an honest solution may hold, or that stay plain text."""
+"""Tricks of those kinds whose text may occur in an honest solution, or that stay plain text."""
 
 
 def test_there_are_enough_tricks() -> None:

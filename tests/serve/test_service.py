@@ -190,7 +190,7 @@ async def test_equal_requests_under_way_are_judged_once() -> None:
         assert all(row.json()["scores"] == [0.9, 0.0] for row in rows)
         assert judge.judged == [PROBLEM]
         assert await one.metric("genprm_shared_total") == 19
-        # The one that asked first may leave without taking it from the others.
+        # The first client may disconnect without ending it for the others.
         impatient = asyncio.create_task(one.post("/v1/score", {**body, "seed": 1}, timeout=0.2))
         await asyncio.sleep(0.1)
         patient = asyncio.create_task(one.post("/v1/score", {**body, "seed": 1}))
@@ -198,7 +198,7 @@ async def test_equal_requests_under_way_are_judged_once() -> None:
             await impatient
         assert (await patient).json()["scores"] == [0.9, 0.0]
         assert judge.cancelled == 0
-        # Another seed is another judgement, and so is a later request: nothing is remembered.
+        # Another seed is another judgement, and so is a later request: nothing is cached.
         await one.post("/v1/score", body)
         assert len(judge.judged) == 3
 
@@ -299,7 +299,7 @@ async def test_keys() -> None:
 
 
 async def test_another_host_name_is_refused() -> None:
-    # A page in a browser can point a name of its own at 127.0.0.1, and would be same-origin with this service then.
+    # A web page can point its own host name at 127.0.0.1, and would then be same-origin with this service.
     async with live(ArithmeticJudge()) as one:
         response = await one.http.get("/v1/models", headers={"Host": "evil.example:80"})
         assert response.status_code == 421

@@ -1,4 +1,4 @@
-"""The shapes of other callers. The payloads are those that their own code sends, read in their released packages."""
+"""Other callers' formats. The payloads are those of their released packages."""
 
 from __future__ import annotations
 

@@ -83,16 +83,16 @@ def test_labels_of_every_kind_of_row_are_read() -> None:
     assert step_targets(rpe, 4, 2, "hard") == [1, 1, 0, None]
     assert step_targets(rpe, 4, 2, "value") == [0.75, 0.5, 0.0, None]
     assert step_targets(rpe, 4, 2, "progress") == [1.0, 0.9, 0.0, None]
-    # Undecided by the rollouts: what is known is learned.
+    # Undecided by the rollouts: only known labels are learned.
     assert step_targets({"step_labels": [True, None, None]}, 3, None, "hard") == [1, None, None]
-    # ProcessBench: nothing is known behind the first wrong step.
+    # ProcessBench: labels after the first wrong step are unknown.
     assert step_targets({}, 3, 1, "hard") == [1, 0, None]
     assert step_targets({}, 3, -1, "hard") == [1, 1, 1]
     # TRL's old rows say it of every step, PRM800K's and others' with other words; soft labels are taken as they are.
     assert step_targets({"labels": [True, False, True]}, 3, None, "hard") == [1, 0, 1]
     assert step_targets({"labels": ["+", "-", -1, 1]}, 4, None, "hard") == [1, 0, 0, 1]
     assert step_targets({"labels": [0.25, 1.0]}, 2, None, "value") == [0.25, 1.0]
-    # A blank step at the end is no step.
+    # A blank step at the end does not count.
     assert step_targets({"labels": [True, False, True], "completions": ["a", "b", " "]}, 2, None, "hard") == [1, 0]
 
 

@@ -1,4 +1,4 @@
-"""What is trained on is what `verify` would send and receive, id by id."""
+"""Training sequences equal what `verify` would send and receive, id by id."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Recorder(ScriptedEngine):
 
 
 def check(rows: list[TokenRow], exchanged: list[tuple[list[int], list[int]]]) -> None:
-    """Every exchange stands in a row, its received ids learned and no others."""
+    """Every exchange is in a row, with exactly its received ids learned."""
     learned = [[IGNORE] * len(row.input_ids) for row in rows]
     for prompt, received in exchanged:
         whole = prompt + received

@@ -198,7 +198,7 @@ async def test_it_learns_and_its_folder_scores_with_the_references_cache(
     try:
         judged = [await prm.judge(row["problem"], row["steps"]) for row in map(solution, range(8))]
         assert prm.reference is not None
-        assert prm.reference.hits == 8  # nothing was asked of the reference again
+        assert prm.reference.hits == 8  # the reference was not run again
     finally:
         await prm.close()
     outcomes = [judgement.steps[-1].log_odds or 0.0 for judgement in judged]

@@ -49,7 +49,7 @@ def test_every_round_has_problems_and_samples_of_its_own(tmp_path: Path) -> None
     [
         ({"label": {"model": "x"}}, "model 'x' cannot be set here: it has a policy and a completer"),
         ({"train": {"data": "x"}}, "data 'x' cannot be set here: the loop sets it"),
-        ({"benchmark": {"model": "x", "generate": 2}}, "model 'x' cannot be set here: the judge is the one"),
+        ({"benchmark": {"model": "x", "generate": 2}}, "model 'x' cannot be set here: the loop makes the judge"),
         ({"benchmark": {}}, "give files of labelled solutions, or generate"),
         (
             {"rounds": 3, "benchmark": {"generate": 2, "generate_seed": 12}},

@@ -1,4 +1,4 @@
-"""Every file in recipes/train says what it means to the command that reads it."""
+"""Every file in recipes/train is valid for its command."""
 
 from __future__ import annotations
 

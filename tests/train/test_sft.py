@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarnin
 
 
 def critique(number: int, left: str, value: int) -> str:
-    """What the built-in judge would say about `left = value`."""
+    """The built-in judge's rationale for `left = value`."""
     exact = eval(left)
     shown = prompts.render("genprm/code_output", output=f"{exact} {abs(exact - value) < 0.01}")
     remark = "Every check is True, so the paragraph is correct."
@@ -62,7 +62,7 @@ def conversation(index: int) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Steps of milliseconds: a second thread only waits for the first, for long on a machine with other work."""
+    """One thread: with steps of milliseconds, a second thread would mostly wait, especially on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -119,7 +119,7 @@ train_sft(SftConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), say=kil
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
-    """SIGKILL after step 3, with the newest checkpoint behind step 2: that step is trained and logged once more."""
+    """SIGKILL after step 3, with the newest checkpoint after step 2: step 3 is trained and logged again."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     asked = config(data, epochs=2, save_steps=2)
     train_sft(asked, whole)

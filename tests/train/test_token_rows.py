@@ -1,4 +1,4 @@
-"""Token rows as a file: what one run writes another trains on, unchanged."""
+"""Token rows as a file: one run writes them, another trains on them unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_token_rows_written_as_parquet_are_read_back_as_they_were(tmp_path
     source = tmp_path / "train.jsonl"
     source.write_text("".join(json.dumps(conversation(k)) + "\n" for k in range(3)))
     made = await tokenize(read_source(source), tokenizer, RELEASED_MODEL, max_length=4096)
-    assert len(made.rows) > len(made.labels) == 3  # a turn a row: the released profile has no assistant marker
+    assert len(made.rows) > len(made.labels) == 3  # one turn per row: the released profile has no assistant marker
     write_parquet(tmp_path / "ids" / "train.parquet", made, {"tokenizer": tokenizer.fingerprint})
     again = await tokenize(read_source(tmp_path / "ids"), tokenizer, RELEASED_MODEL, max_length=4096)
     assert again.rows == made.rows
