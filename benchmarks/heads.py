@@ -18,7 +18,6 @@ import asyncio
 import json
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from genprm import load_prm
 from genprm.benchmarks.processbench import f1_score, tune_threshold
 from genprm.benchmarks.statistics import Hit, f1_interval, mean_difference, mean_interval
+from genprm.cli.main import app
 from genprm.config import PolicyConfig
 from genprm.data.word_problems import WordProblem, first_error, make_problems
 from genprm.engines import load_engine
@@ -43,14 +43,13 @@ from genprm.runs.rows import VerifyRow
 from genprm.search.policy import Policy, SolutionState
 from genprm.search.voting import Aggregate, pick_best, pick_majority, reward
 
-ROOT = Path(__file__).parent.parent
 SEEDS = {"labels": 31, "outcomes": 32, "fresh": 33}
 """Seeds of the problems. The policy was trained on other seeds."""
 SAMPLES = 8
 LABELLING = ["--budget", "8", "--first", "8", "--most", "16", "--temperature", "1.0", "--max-tokens", "300"]
-HEAD = ["--model", "nano", "--epochs", "5", "--learning-rate", "5e-4"]
-IMPLICIT = ["--model", "nano-policy", "--epochs", "3", "--learning-rate", "1e-4", "--beta", "0.1"]
-BATCHES = ["--batch-size", "32", "--device-batch-size", "16", "--dtype", "float32", "--eval-steps", "1000"]
+HEAD = ["--model", "nano-policy", "--epochs", "3", "--learning-rate", "5e-4"]
+IMPLICIT = ["--model", "nano-policy", "--epochs", "2", "--learning-rate", "1e-4", "--beta", "0.1"]
+BATCHES = ["--batch-size", "16", "--device-batch-size", "16", "--dtype", "float32", "--eval-steps", "1000"]
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
@@ -59,7 +58,10 @@ def run(out: Path, *arguments: str) -> None:
     if (metrics := out / "metrics.json").exists() and not json.loads(metrics.read_bytes()).get("interrupted"):
         return
     print("$ genprm", *arguments, "--out", out, flush=True)
-    subprocess.run([sys.executable, "-m", "genprm", *arguments, "--out", str(out)], check=True, cwd=ROOT)
+    # In this process: libraries are imported once.
+    code = app([*arguments, "--out", str(out)], standalone_mode=False)
+    if code:
+        raise SystemExit(code)
 
 
 def answer_of(steps: Sequence[str]) -> str | None:
@@ -153,7 +155,7 @@ def judges(options: argparse.Namespace, out: Path) -> dict[str, list[str]]:
         watched = held_out if kind in ("hard", "truth") else []
         run(folder, "train", "discriminative", str(source), *labels, *HEAD, *BATCHES, *watched)
         made[f"head, {kind} labels"] = ["--model", str(folder)]
-    for objective in ("ce", "dpo"):
+    for objective in options.objectives:
         folder = out / f"implicit-{objective}"
         pairs = ["--objective", objective, *(["--pairs", "6"] if objective == "dpo" else [])]
         run(folder, "train", "implicit", str(out / "finished.jsonl"), *pairs, *IMPLICIT, *BATCHES, *held_out)
@@ -286,6 +288,7 @@ def main() -> None:
     parser.add_argument("--outcomes", type=int, default=250, help="problems with eight outcomes each")
     parser.add_argument("--fresh", type=int, default=100, help="problems that are judged")
     parser.add_argument("--labels", nargs="+", default=["hard", "value", "progress", "truth"], help="heads to train")
+    parser.add_argument("--objectives", nargs="+", default=["ce", "dpo"], help="implicit PRMs to train")
     parser.add_argument("--sandbox", default="bubblewrap")
     parser.add_argument("--rounds", type=int, default=3, help="of the timing")
     parser.add_argument("--timed", type=int, default=64, help="solutions of the timing")
