@@ -1,5 +1,6 @@
 """The documentation works: its code blocks run, its commands parse, its links exist."""
 
+import json
 import os
 import re
 import shlex
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from genprm.cli.main import app
+from genprm.data.inputs import InputRow, Record, parse_row
+from genprm.search.recipe import load_recipe
 from tests.conftest import ROOT
 
 PAGES = [
@@ -126,3 +130,70 @@ def test_made_pages_are_up_to_date(script):
         [sys.executable, str(ROOT / "scripts" / script), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def all_blocks(language: str) -> list:
+    return [
+        pytest.param(block, id=f"{name(page)}-{number}")
+        for page in WRITTEN
+        for number, block in enumerate(blocks(page, language))
+    ]
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"))
+def test_every_yaml_block_is_a_recipe_or_a_manifest(block, tmp_path):
+    for number, document in enumerate(yaml.safe_load_all(block)):
+        if "apiVersion" in document:
+            assert document["kind"], document
+            continue
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(document))
+        assert load_recipe(path, (), {}).n >= 1
+
+
+@pytest.mark.parametrize("block", all_blocks("bash"))
+def test_every_shell_block_parses(block):
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", all_blocks("json"))
+def test_every_json_block_is_a_row(block):
+    for number, line in enumerate(block.splitlines(), start=1):
+        assert isinstance(parse_row(Record("docs", number, json.loads(line))), InputRow)
+
+
+def test_every_kind_of_block_has_a_test():
+    known = {"", "text", "python", "yaml", "bash", "sh", "json"}
+    for page in WRITTEN:
+        # Every second fence opens a block.
+        fences = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.M)
+        assert {*fences[::2]} <= known, name(page)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_where_an_event_loop_runs_already(tmp_path):
+    notebook = json.loads((ROOT / "examples/judge.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    program = (
+        "import ast, asyncio, inspect, json, sys\n"
+        "names = {}\n"
+        "async def main():\n"
+        "    for cell in json.load(sys.stdin):\n"
+        "        code = compile(cell, 'cell', 'exec', flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)\n"
+        "        made = eval(code, names)\n"
+        "        if inspect.iscoroutine(made):\n"
+        "            await made\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps([cell for cell in cells if not cell.startswith("%")]),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

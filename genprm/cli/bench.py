@@ -34,14 +34,14 @@ AggregateName = Literal["min", "mean", "last", "product", "solution"]
 
 @command(app, "processbench")
 def processbench(
+    judge: JudgeConfig,
+    run: RunConfig,
     files: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FILE", help="ProcessBench's files, one per subset.", show_default="the published data set"
         ),
-    ],
-    judge: JudgeConfig,
-    run: RunConfig,
+    ] = None,
     tune_on: Annotated[
         str | None,
         typer.Option(

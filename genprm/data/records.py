@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import importlib.util
 import io
 import json
 import logging
@@ -256,14 +257,33 @@ def load_records(name: str, *, split: str, config: str | None = None) -> Iterato
     Raises:
         InputError: the library is not installed, or the data set does not load.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("reading a data set needs the library datasets: pip install 'genprm[data]'") from None
+    from genprm.engines.hub import unreachable
+
+    if importlib.util.find_spec("datasets") is None:
+        raise InputError("reading a data set needs the library datasets: pip install 'genprm[data]'")
+    # Asked first: where the Hub cannot be reached, the library works from its cache, and does not retry for minutes.
+    reason = None if Path(name).exists() else unreachable()
+    import datasets
+    from huggingface_hub import constants
+
+    if reason is not None:
+        datasets.config.HF_HUB_OFFLINE = True  # read when the library was imported, which may be long ago
     try:
         loaded: Iterable[object] = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library has no common exception class
-        raise InputError(f"the data set {name!r} (split {split!r}) does not load: {error}") from error
+        page = f"{constants.ENDPOINT}/datasets/{name}"
+        if reason is not None:
+            raise InputError(
+                f"the data set {name!r} (split {split!r}) is not in the cache {constants.HF_HOME}, and {reason}. "
+                f"Fetch it where the network reaches the Hub (`hf download --repo-type dataset {name}`) and point "
+                "HF_HOME at that cache, or set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy."
+            ) from None
+        if "gated" in str(error):
+            raise InputError(
+                f"the data set {name!r} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that "
+                "account"
+            ) from None
+        raise InputError(f"the data set {name!r} (split {split!r}) does not load: {error}; see {page}") from error
     for number, row in enumerate(loaded, start=1):
         yield Record(name, number, row)
 
