@@ -132,7 +132,7 @@ async def judge(rows: int, steps: int, chains: int, profile: bool) -> float:
 
 
 def child(checkout: str, options: argparse.Namespace) -> float:
-    """The same in a process of its own, with the genprm of a checkout."""
+    """The same in a separate process, with the genprm of a checkout."""
     command = [
         sys.executable,
         __file__,

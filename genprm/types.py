@@ -32,10 +32,9 @@ class ChainFinish(StrEnum):
     NO_VERDICT = "no_verdict"
     """Not even the forced question gave a verdict; the step has no score in this chain."""
     IMPLIED = "implied"
-    """The chain found an earlier step wrong and did not go on; this one counts as wrong with it."""
+    """The chain stopped at an earlier wrong step; this one counts as wrong too."""
     REPEATED = "repeated"
-    """The model wrote the same words again and again and was ended; a verdict, where there is one, was asked for then.
-    """
+    """The model repeated itself and was stopped; a verdict, if there is one, was forced after that."""
     TESTS = "tests"
     """Not a model's judgement: the problem's tests were run against the solution's code."""
 

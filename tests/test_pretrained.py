@@ -114,7 +114,7 @@ async def test_a_chain_that_repeats_itself_is_ended_with_that_reason(engine: Eng
     policy = Policy(engine, PolicyConfig(model=engine.model_name, max_tokens=600, temperature=0.0, chat=False,
                                          prompt=LOOP * 8))  # fmt: skip
     solution = await policy.finish(policy.begin("p"), 0)
-    assert solution.reason == "unfinished: the policy wrote the same again and again"
+    assert solution.reason == "unfinished: the policy repeated itself"
     for family in ("critic", "thinkprm"):
         profile = {"template": "{{ problem }}", "max_tokens": 600}
         prm = await load_prm(engine.model_name, engine=engine, family=family, profile=profile)

@@ -1,4 +1,4 @@
-"""`genprm merge`: one run of the shards that several drivers judged."""
+"""`genprm merge`: merges shards judged by several drivers into one run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def merge(
     run: Annotated[Path, typer.Argument(help="Folder of the run: `--out` of its shards.", show_default=False)],
 ) -> None:
-    """Joins the shards of a run (`genprm verify ... --shard K/N`) to the run that one driver would have written.
+    """Merges the shards of a run (`genprm verify ... --shard K/N`) into the run that one driver would have written.
 
-    Every row of the input is there exactly once, in the order of the input; a row that no shard has judged, or two
-    have, is an error. The shards are kept. The same command without --shard goes on from the result.
+    The result has every row of the input exactly once, in order; a row in no shard, or in two, is an error. The shards
+    are kept. The same command without --shard resumes the merged run.
     """
     with friendly():
         _merge(run)
@@ -45,14 +45,14 @@ def _merge(run: Path) -> None:
     write_atomically(run / METRICS, metrics.model_dump_json(indent=2))
     write_page(run / REPORT, info=merged.info, metrics=metrics, rows=read_ordered(run, VerifyRow), failures=failures)
     if not merged.in_input:
-        notes().print("The input cannot be read again: whether all of its rows were judged is not known.")
+        notes().print("The input cannot be read again, so it is unknown whether all of its rows were judged.")
     summary.print_summary(stdout(), metrics)
     summary.print_failures(notes(), failures, str(run / FAILURES))
     stdout().print(f"{counted(merged.shards, 'shard')} merged, page: {run / REPORT}", soft_wrap=True)
 
 
 def _input(info: RunInfo) -> Iterable[InputRow | BadRow] | None:
-    """The rows that the run judged, where their files can be read again."""
+    """The run's input rows, if their files can be read again."""
     from genprm.data.inputs import read_rows
     from genprm.data.records import can_be_read_twice
 

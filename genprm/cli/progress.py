@@ -18,14 +18,14 @@ LINE_EVERY_S = 10.0
 
 @contextmanager
 def shown(console: Console, every_s: float = LINE_EVERY_S) -> Generator[Callable[[Progress], None]]:
-    """Gives a function to call after every row, and after every step."""
+    """Shows progress; yields a function to call after every row and step."""
     started = time.monotonic()
     if console.quiet:
         yield lambda _: None
         return
     if console.is_terminal:
         columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"))
-        # What libraries print has a place of its own: see `genprm.cli.log`.
+        # Output of libraries goes elsewhere: see `genprm.cli.log`.
         logs = verbosity().logs
         with Bar(*columns, console=console, transient=True, redirect_stdout=logs, redirect_stderr=logs) as bar:
             task = bar.add_task("reading", total=None)
@@ -72,13 +72,13 @@ def describe(progress: Progress, elapsed_s: float) -> str:
         if progress.total is not None:
             parts.append(f"{duration((progress.total - progress.done) / rate)} left")
     elif (share := _share(progress)) > 0 and progress.total is not None:
-        # No row is finished yet: the steps say how fast it goes.
+        # No row is finished yet: estimate from steps.
         parts.append(f"{duration(elapsed_s * (progress.total - progress.done - share) / share)} left")
     return ", ".join(parts)
 
 
 def _share(progress: Progress) -> float:
-    """The rows in flight, as the rows that their judged steps come to."""
+    """The judged part of the rows in flight, as a number of rows."""
     return sum(judged / steps for judged, steps in progress.steps.values())
 
 

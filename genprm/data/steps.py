@@ -3,7 +3,7 @@ r"""Splitting a solution into steps, and joining it again.
 The first rule that finds more than one step decides:
 
 1. *Labels*: lines that begin with `Step 1:`, `**Step 1.**`, `## Step 1` and the like, with increasing numbers. Each
-   begins a step, and text before the first is a step of its own.
+   begins a step, and text before the first is a separate step.
 2. *Paragraphs*: blocks between blank lines.
 3. *Lines*, when the whole solution is one block, as in GSM8K.
 

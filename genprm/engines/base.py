@@ -23,11 +23,11 @@ class Finish(StrEnum):
     LENGTH = "length"
     """`max_tokens` or the end of the context was reached."""
     REPEATED = "repeated"
-    """The model wrote the same tokens again and again: see `genprm.engines.stops.repeats`."""
+    """The model repeated the same tokens: see `genprm.engines.stops.repeats`."""
 
     @property
     def complete(self) -> bool:
-        """Whether the model came to an end by itself, so that what it wrote is whole."""
+        """Whether the model ended by itself, so that its text is complete."""
         return self in (Finish.STOP, Finish.EOS)
 
 

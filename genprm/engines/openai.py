@@ -365,7 +365,7 @@ async def _discover(server: HttpServer, model: str | None) -> _Served:
     try:
         served = [_Served(card) for card in listed["data"]]
     except (TypeError, KeyError, AttributeError) as error:
-        raise EngineError(f"what it lists at /models are no models: {_in_short(ValueError(listed))}") from error
+        raise EngineError(f"its /models does not list models: {_in_short(ValueError(listed))}") from error
     fitting = [s for s in served if model in (None, s.name, s.root)]
     # LoRA adapters are listed too: without a name, the choice is clear only if there is one model.
     if not fitting or (model is None and len(fitting) > 1):

@@ -10,7 +10,7 @@ from genprm.engines.errors import EngineError
 from genprm.engines.tokenizer import Tokenizer
 
 REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES = 16, 200, 6
-"""Shortest and longest piece, in tokens, whose repetition ends a generation, and how often it must stand in a row."""
+"""Shortest and longest piece, in tokens, whose repetition ends a generation, and its number of repetitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def completion(
 def repeats(ids: Sequence[int]) -> bool:
     """Whether ids end in the same piece of 16 to 200 ids, six times in a row.
 
-    A model that has come to that writes it to the end of its context. Shorter loops count as well, once they fill as
-    much: a single token 96 times, which no table, matrix or rule in a solution does.
+    A model in such a loop continues it to the end of its context. Shorter loops also count once they are as long: a
+    single token 96 times, which no table, matrix or line in a solution needs.
     """
     for size in range(REPEATED_LEAST, REPEATED_MOST + 1):
         span = size * (REPEATED_TIMES - 1)

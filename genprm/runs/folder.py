@@ -130,7 +130,7 @@ class RunFolder:
             while view:
                 view = view[file.write(view) :]
         except OSError as error:
-            # Another row may still be written, and must not stand behind half of this one.
+            # Another row may still be written, and must not follow half of this one.
             self.full = True
             with suppress(OSError):
                 file.truncate(start)

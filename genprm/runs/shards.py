@@ -1,9 +1,9 @@
-"""One run over several drivers: each judges a shard of the rows in a folder of its own; merged, they are one run.
+"""One run over several drivers: each judges a shard of the rows in its own folder; merged, they are one run.
 
     runs/a/shards/1-of-4/    what `genprm verify ... --shard 1/4 --out runs/a` writes: a run's folder like any other
     runs/a/                  what `genprm merge runs/a` makes of them: the folder that one driver would have written
 
-Which shard a row belongs to depends on its content alone, so that drivers need not know of each other.
+A row's shard depends only on its content, so drivers need not know each other.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from genprm.runs.rows import FailureRow
 
 _NAME = re.compile(r"(\d+)-of-(\d+)")
 _HEAD = re.compile(rb'(\{"key":"[^"\\]+","place":)(?:\d+|null)')
-"""How a row begins, up to its place in the input."""
+"""The beginning of a row, up to its place in the input."""
 _SAME_FACTS = ("weights", "model", "profile", "sampling", "engine", "family")
-"""What a run's folder refuses to mix when it goes on, `model` where the weights have no hash."""
+"""Facts that must not differ within a run; `model` if the weights have no hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Shard:
         """Reads `2/4`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text has another form.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ValueError(f"a shard is written K/N with K from 1 to N, such as 2/4, not {text!r}")
+            raise ValueError(f"a shard must be K/N with K from 1 to N, such as 2/4, not {text!r}")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Shard:
 
     @property
     def folder(self) -> Path:
-        """Where it lies in the folder of the whole run."""
+        """Its path in the folder of the whole run."""
         return Path(SHARDS) / f"{self.number}-of-{self.count}"
 
     def has(self, row: InputRow | BadRow) -> bool:
@@ -84,20 +84,20 @@ def within(shard: Shard, read: Callable[[], Iterable[InputRow | BadRow]]) -> Ite
 
 @dataclass(slots=True)
 class Merged:
-    """What a merge found."""
+    """The result of a merge."""
 
     info: RunInfo
     shards: int
     order: dict[str, int] = field(default_factory=dict[str, int])
-    """Keys of the rows and their place in the input, in the order in which they were written; where the input could
-    not be read again, the places are those of the rows."""
+    """Keys of the rows and their places in the input, in the order of writing; if the input could not be read again,
+        the places stored in the rows."""
     in_input: bool = False
-    """Whether the input could be read again, so that no row of it is missing."""
+    """Whether the input could be read again, to check that no row is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a row lies."""
+    """The position of a row."""
 
     shard: int
     start: int
@@ -105,16 +105,16 @@ class _Place:
 
 
 def merge(path: Path, read: Callable[[RunInfo], Iterable[InputRow | BadRow] | None]) -> Merged:
-    """Makes one run's folder of the shards in it. The shards stay; merging again gives the same.
+    """Merges the shards in a run's folder. The shards are kept; merging again gives the same result.
 
     Args:
         path: the folder with `shards/` in it.
-        read: gives the run's input, in order; None where it cannot be read again.
+        read: returns the run's input, in order; None if it cannot be read again.
 
     Raises:
         WriteError: the disk is full.
-        RunError: a shard is missing, still at work, of another configuration or weights, or has rows to judge yet; or a
-            row is there twice, or the folder holds rows that no shard has.
+        RunError: a shard is missing, still running, has another configuration or weights, or unfinished rows; or a row
+            occurs twice, or the folder has rows that are in no shard.
         InputError: the input cannot be read.
     """
     folders = _folders(path)
@@ -182,7 +182,7 @@ def _check_same(folders: list[Path], infos: list[RunInfo]) -> None:
 
 
 def _places(folders: list[Path]) -> dict[str, _Place]:
-    """Where every row lies, by key."""
+    """The position of every row, by key."""
     places: dict[str, _Place] = {}
     for number, folder in enumerate(folders):
         repair(folder / ROWS)
@@ -200,7 +200,7 @@ def _places(folders: list[Path]) -> dict[str, _Place]:
 def _order(
     places: Mapping[str, _Place], folders: list[Path], rows: Iterable[InputRow | BadRow] | None, merged: Merged
 ) -> dict[str, int]:
-    """The keys in the order of the input, and behind them those that are no longer in it."""
+    """The keys in the order of the input, followed by those no longer in it."""
     order: dict[str, int] = {}
     place = 0
     if rows is not None:
@@ -217,7 +217,7 @@ def _order(
                 place += 1
         if missing:
             shard = Shard(unfinished + 1, len(folders))
-            raise RunError(f"{missing:,} rows are not judged yet, some of shard {shard}: run it again, it goes on")
+            raise RunError(f"{missing:,} rows are not judged yet, some of shard {shard}: run it again to resume")
     for key in places:
         if key not in order:
             order[key] = place

@@ -185,7 +185,7 @@ class Policy:
             state = SolutionState.OPEN if done.finish.complete else SolutionState.CUT
             reason = self._too_long() if done.finish is Finish.LENGTH else None
             if done.finish is Finish.REPEATED:
-                reason = "unfinished: the policy wrote the same again and again"
+                reason = "unfinished: the policy repeated itself"
         if state is SolutionState.CUT and part.thinking and done.finish is not Finish.REPEATED:
             reason = UNCLOSED
         ids, between = done.token_ids, ""

@@ -1,4 +1,4 @@
-"""Critiques of `genprm synthesize` as token ids of the model that is to be trained: see `genprm.train.export`."""
+"""Rationales of `genprm synthesize` as token ids of the model to be trained: see `genprm.train.export`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from genprm.train.token_rows import tokenize, write_parquet
 
 _FILE = "data/train-00000-of-00001.parquet"
 _NO_LIMIT = 1 << 30
-"""How long a row may be is known when it is trained on."""
+"""Rows are not limited here: the limit is known only at training."""
 _CARD = """---
 configs:
 - config_name: default
@@ -54,12 +54,12 @@ A trainer must take the labels as they are, and the trained model is to be asked
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """The model that is to be trained."""
+    """The model to be trained."""
 
     name: str
     tokenizer: Tokenizer
     profile: Generative
-    """How it will be asked."""
+    """Its profile."""
 
 
 def open_student(name: str, style: Literal["genprm", "thinkprm"], question: Literal["bare", "question"]) -> Student:
@@ -67,7 +67,7 @@ def open_student(name: str, style: Literal["genprm", "thinkprm"], question: Lite
 
     Args:
         name: folder, model id, or a built-in model.
-        style: of the critiques.
+        style: style of the rationales.
         question: first user turn of a model without a profile.
 
     Raises:
@@ -88,9 +88,9 @@ def write_ids(folder: Path, rows: Sequence[SynthesisRow], student: Student, sour
     """Writes the kept rows as Parquet with `input_ids`, `labels` and `verdicts`, and a card.
 
     Args:
-        folder: of the data set.
-        rows: of a run.
-        student: whose ids they are.
+        folder: the data set's folder.
+        rows: rows of a run.
+        student: the model to be trained.
         source: the file that the rows come from, for messages.
 
     Returns:
@@ -106,7 +106,7 @@ def write_ids(folder: Path, rows: Sequence[SynthesisRow], student: Student, sour
                 yield SourceRow(str(source), number, {**row.model_dump(), "label": row.first_error})
 
     work = tokenize(kept(), student.tokenizer, student.profile, max_length=_NO_LIMIT, bad_rows="skip")
-    # The caller may stand in an event loop, in which no second one can run.
+    # The caller may be in an event loop, which cannot run another one.
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(asyncio.run, work).result()
     profile = json.dumps(profile_json(student.profile))
