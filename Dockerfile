@@ -16,7 +16,7 @@ RUN apt-get update -q && apt-get install -q -y --no-install-recommends bubblewra
 COPY --from=build /wheels /wheels
 RUN wheel=$(ls /wheels/genprm-*.whl) \
     && python -m pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "genprm${EXTRAS} @ file://$wheel" \
-    && rm -r /wheels && useradd --create-home genprm
+    && rm -r /wheels && useradd --create-home genprm && install -d -o genprm /data
 USER genprm
 WORKDIR /data
 ENTRYPOINT ["genprm"]
