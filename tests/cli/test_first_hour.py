@@ -242,3 +242,12 @@ def test_the_log_has_what_libraries_print(solutions, tmp_path):
     assert "solutions judged" in done.stdout
     assert done.stdout.rstrip().endswith("page: run/report.html")
     assert "a library prints" in run("--clean", "-v").stdout
+
+
+def test_search_takes_files_in_place_of_the_recipes_problems(solutions):
+    result = genprm("search", "builtin:best-of-n", "solutions.jsonl", "--dry-run")
+    assert result.exit_code == 0, result.output
+    plan = " ".join(result.stdout.split())
+    assert "files: - solutions.jsonl" in plan
+    assert "generate: null" in plan
+    assert "pool: []" in plan
