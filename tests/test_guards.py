@@ -102,7 +102,7 @@ def test_spans_hold_the_steps(text: str) -> None:
 
 
 def test_a_step_from_elsewhere() -> None:
-    with pytest.raises(ValueError, match="step 1 does not stand"):
+    with pytest.raises(ValueError, match="step 1 is not in the solution"):
         step_spans("a\n\nb", ["a", "c"])
 
 

@@ -135,5 +135,5 @@ def test_the_solution_is_read_off_a_completion(completion: object, solution: str
 
 @pytest.mark.parametrize("prompt", [3, [], [{"role": "assistant", "content": "x"}], None])
 def test_what_is_no_prompt(prompt: object) -> None:
-    with pytest.raises(ValueError, match="a prompt is"):
+    with pytest.raises(ValueError, match="a prompt must be"):
         problem_of(prompt)

@@ -252,7 +252,7 @@ def test_other_bad_input_says_what_to_do(data: Path, base: Path, tmp_path: Path)
     with pytest.raises(TrainError, match=r"not -0.2 \(--method ratio makes progress"):
         train_discriminative(config(negative, base, labels="progress"), tmp_path)
     long = write(tmp_path / "long.jsonl", [{**solution(0), "steps": ["1 + 1 = 2 " * 300], "label": 0}])
-    with pytest.raises(TrainError, match=r"empty: of 1 rows none can be trained on; the first: .* tokens are more"):
+    with pytest.raises(TrainError, match=r"empty: of 1 rows none can be trained on; the first: .* tokens exceed"):
         train_discriminative(config(long, base, bad_rows="skip"), tmp_path)
     nano = DiscriminativeConfig(data=str(data), model="nano", layout="qwen-prm")
     with pytest.raises(TrainError, match=r"its tokenizer has no <extra_0>\. Use --layout token-classification"):
