@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from genprm.fields import Config, ConfigError, Option, content_digest, option_of, read_yaml
 from genprm.sandbox import Limits, Sandbox, open_sandbox
-from genprm.sandbox.opening import BackendName
+from genprm.sandbox.opening import check_backend
 from genprm.types import DEFAULT_THRESHOLD
 
 TrackerName = Literal["none", "trackio", "wandb"]
@@ -143,8 +143,10 @@ class EngineConfig(Config):
 class SandboxConfig(Config):
     """Where model-written code runs, and its limits."""
 
-    sandbox: Annotated[BackendName, Option(free=True)] = Field(
-        default="auto", description="What runs the code. `auto`: Docker if an engine is running, else bubblewrap."
+    sandbox: Annotated[str, Option(metavar="BACKEND", free=True)] = Field(
+        default="auto",
+        description="What runs the code: docker, podman, bubblewrap, or auto (Docker, else bubblewrap, else Podman). "
+        "Or where `genprm sandbox serve` answers: https://HOST:PORT or unix:/PATH, several with commas between them.",
     )
     sandbox_wall_s: float = Field(
         default=_LIMITS.wall_s, gt=0, le=3600, description="Wall time of a snippet, in seconds."
@@ -156,12 +158,17 @@ class SandboxConfig(Config):
     sandbox_output_kb: int = Field(
         default=_LIMITS.output_kb, ge=1, le=1 << 14, description="How much of a snippet's output is kept, in KiB."
     )
-    sandbox_lanes: Annotated[int | None, Option(shown="the number of cores", free=True)] = Field(
-        default=None, ge=1, le=1024, description="Most snippets that run at once."
+    sandbox_lanes: Annotated[int | None, Option(shown="the number of cores, or what the services offer", free=True)] = (
+        Field(default=None, ge=1, le=1024, description="Most snippets that run at once.")
     )
     sandbox_runtime: Annotated[str | None, Option(shown="the engine's own", free=True)] = Field(
-        default=None, description="A container runtime known to Docker, such as `runsc` for gVisor."
+        default=None, description="A container runtime known to Docker or Podman, such as `runsc` for gVisor."
     )
+
+    @field_validator("sandbox", mode="after")
+    @classmethod
+    def _known_sandbox(cls, value: str) -> str:
+        return check_backend(value)
 
     @property
     def limits(self) -> Limits:

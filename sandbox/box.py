@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from .guest.frames import MAX_CODE
-from .lane import Channel, Lane, LaneBroken, LaneGone
+from .lane import Channel, Hello, Lane, LaneBroken, LaneGone
 from .limits import Limits
 from .results import Result, SandboxError, Status
 
@@ -30,6 +31,11 @@ class Backend(Protocol):
 
     name: str
     note: str
+
+    @property
+    def lanes(self) -> int | None:
+        """How many lanes it can make use of; None for as many as this machine has cores."""
+        ...
 
     async def launch(self) -> Channel:
         """Starts a guest. Raises LaneBroken."""
@@ -146,6 +152,11 @@ class Session:
         await self.close()
 
 
+def _worn(lane: Lane) -> bool:
+    """Whether a lane gets no new sessions."""
+    return lane.leaving or lane.runs >= RUNS_BEFORE_RENEWAL
+
+
 def _killed(reason: str) -> Result:
     return Result(Status.KILLED, "", reason, 0.0, 0)
 
@@ -153,14 +164,19 @@ def _killed(reason: str) -> Result:
 class Sandbox:
     """Runs untrusted Python. Create it with `open_sandbox`; use it with `async with`, or `start` and `close`."""
 
-    def __init__(self, choose: Callable[[], Awaitable[Backend]], limits: Limits, lanes: int) -> None:
+    def __init__(
+        self, choose: Callable[[], Awaitable[tuple[Backend, Lane]]], limits: Limits, lanes: int | None
+    ) -> None:
         self.limits = limits
-        self.lanes = lanes
-        """Most guests, and so most concurrent snippets."""
+        self.lanes = lanes or len(os.sched_getaffinity(0))
+        """Most guests, and so most concurrent snippets. By default what the backend can use."""
+        self._asked_lanes = lanes
         self._choose = choose
         self._backend: Backend | None = None
         self.guests_started = 0
         """Guests started since opening; more than lanes if guests were lost or replaced."""
+        self.hello: Hello | None = None
+        """What the latest guest reported of itself."""
         self._lanes: list[Lane] = []
         self._starting: set[asyncio.Task[Lane]] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -170,7 +186,7 @@ class Sandbox:
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use: `docker` or `bubblewrap`."""
+        """Name of the backend in use: `docker`, `podman`, `bubblewrap` or `remote`."""
         return self._chosen.name
 
     @property
@@ -187,7 +203,7 @@ class Sandbox:
     @property
     def isolation(self) -> str:
         """What isolates sessions: `users` or `namespaces`."""
-        return self._lanes[0].hello.isolation if self._lanes else "not started"
+        return self.hello.isolation if self.hello else "not started"
 
     async def start(self) -> Self:
         """Chooses the backend and waits until its first lane is ready. May run as a task while a model loads.
@@ -198,15 +214,10 @@ class Sandbox:
         if self._closed:
             raise SandboxError("this sandbox is closed")
         if self._backend is None:
-            self._backend = await self._choose()
-            try:
-                await self._grow()
-            except LaneBroken as broken:
-                await self.close()
-                raise SandboxError(f"the {self._backend.name} sandbox does not start: {broken}") from None
-            except BaseException:
-                await self.close()
-                raise
+            self._backend, lane = await self._choose()
+            if self._asked_lanes is None and self._backend.lanes is not None:
+                self.lanes = self._backend.lanes
+            self._adopt(lane)
             self._housekeeper = asyncio.create_task(self._keep_house())
         return self
 
@@ -216,7 +227,7 @@ class Sandbox:
 
     async def stats(self) -> list[dict[str, int]]:
         """Counts for each guest: processes, descriptors, memory in KiB."""
-        return [await lane.stats() for lane in self._lanes if not lane.broken]
+        return [await lane.stats() for lane in self._lanes if not lane.gone]
 
     async def grow(self, lanes: int | None = None) -> None:
         """Starts lanes now, up to `lanes` (all by default), instead of on demand."""
@@ -244,10 +255,10 @@ class Sandbox:
         """The session's lane, or the least loaded one for a session without a lane."""
         if self._backend is None or self._closed:
             raise SandboxError("this sandbox is not open: use it inside `async with`")
-        if current is not None and not current.broken:
+        if current is not None and not current.gone:
             return current
         self._drop_broken()
-        usable = [lane for lane in self._lanes if lane.runs < RUNS_BEFORE_RENEWAL]
+        usable = [lane for lane in self._lanes if not _worn(lane)]
         if not usable:
             if not self._starting:
                 self._begin_growing()
@@ -264,9 +275,13 @@ class Sandbox:
         if self._closed:
             await lane.close()
             raise LaneBroken("the sandbox was closed")
-        self._lanes.append(lane)
-        self.guests_started += 1
+        self._adopt(lane)
         return lane
+
+    def _adopt(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+        self.hello = lane.hello
+        self.guests_started += 1
 
     def _begin_growing(self) -> None:
         task = asyncio.create_task(self._grow())
@@ -280,7 +295,7 @@ class Sandbox:
         task.add_done_callback(done)
 
     def _drop_broken(self) -> None:
-        for lane in [lane for lane in self._lanes if lane.broken]:
+        for lane in [lane for lane in self._lanes if lane.gone]:
             self._end(lane)
 
     def _end(self, lane: Lane) -> None:
@@ -295,9 +310,8 @@ class Sandbox:
             await asyncio.sleep(_HOUSEKEEPING_S)
             self._drop_broken()
             for lane in list(self._lanes):
-                worn = lane.runs >= RUNS_BEFORE_RENEWAL
                 idle = len(self._lanes) > 1 and time.monotonic() - lane.idle_since > _IDLE_S
-                if not lane.sessions and not lane.load and (worn or idle):
+                if not lane.sessions and not lane.load and (_worn(lane) or idle):
                     self._end(lane)
 
     async def __aenter__(self) -> Self:

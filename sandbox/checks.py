@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from . import bubblewrap
+from . import opening, remedies
 from .guest import seccomp
+from .limits import Limits
 from .results import SandboxError
 
 
@@ -43,6 +45,7 @@ _ENGINE_FIXES = (
     ((23, 0, 0), "engines before 23 get no security fixes upstream"),
     ((25, 0, 0), "the default profile allows io_uring (the sandbox's own profile does not)"),
 )
+_PROBE = Limits(memory_mb=64)
 _OLD_KERNEL = (5, 11)
 """Older kernels lack pidfd, close_range or seccomp's fast path."""
 
@@ -58,7 +61,9 @@ def diagnose() -> list[Check]:
         _user_namespaces(),
         *_docker(),
         _bubblewrap(),
+        *_podman(),
         _gvisor(),
+        *_remote(),
     ]
 
 
@@ -73,12 +78,9 @@ def _kernel() -> Check:
 
 
 def _architecture() -> Check:
-    machine = platform.machine()
-    try:
-        seccomp.session_filter(machine)
-    except RuntimeError as error:
-        return Check("architecture", Level.FAIL, str(error))
-    return Check("architecture", Level.OK, machine)
+    if (reason := seccomp.why_unknown()) is not None:
+        return Check("architecture", Level.FAIL, f"{reason}; a sandbox service on another machine still serves")
+    return Check("architecture", Level.OK, platform.machine())
 
 
 def _seccomp() -> Check:
@@ -110,20 +112,12 @@ def _control_groups() -> Check:
 
 
 def _user_namespaces() -> Check:
-    try:
-        most = int(Path("/proc/sys/user/max_user_namespaces").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        most = 0
-    if os.getuid() == 0:
+    host = remedies.look()
+    if host.is_root:
         return Check("user namespaces", Level.OK, "not needed: this is root")
-    if not most:
-        return Check("user namespaces", Level.WARN, "disabled (user.max_user_namespaces is 0): bubblewrap cannot run")
-    for switch in ("unprivileged_userns_clone", "apparmor_restrict_unprivileged_userns"):
-        path = Path("/proc/sys/kernel") / switch
-        wanted = "1" if switch.startswith("unprivileged") else "0"
-        if path.exists() and path.read_text(encoding="ascii").strip() != wanted:
-            return Check("user namespaces", Level.WARN, f"restricted: kernel.{switch} is not {wanted}")
-    return Check("user namespaces", Level.OK, f"available (at most {most})")
+    if host.most_namespaces and host.userns_switch and not host.apparmor_restricts:
+        return Check("user namespaces", Level.OK, f"available (at most {host.most_namespaces})")
+    return Check("user namespaces", Level.WARN, remedies.remedy("", host))
 
 
 def _docker() -> list[Check]:
@@ -136,7 +130,7 @@ def _docker() -> list[Check]:
     try:
         client = connect()
     except SandboxError as error:
-        return [Check("docker engine", Level.WARN, f"{error}; the sandbox falls back to bubblewrap")]
+        return [Check("docker engine", Level.WARN, str(error))]
     checks: list[Check] = []
     try:
         with contextlib.closing(client):
@@ -158,6 +152,7 @@ def _docker() -> list[Check]:
                 checks.append(Check("docker users", Level.WARN, text))
             if tag := find_image(client):
                 checks.append(Check("sandbox image", Level.OK, tag))
+                checks.append(_launched("docker"))
             elif reason := why_no_image(client):
                 checks.append(Check("sandbox image", Level.WARN, reason))
             else:
@@ -174,12 +169,34 @@ def _known_escapes(name: str, version: str, fixes: tuple[tuple[tuple[int, ...], 
     return Check(name, Level.WARN, f"{version}, unless your distribution has patched it: {'; '.join(open_ones)}")
 
 
+def _launched(backend: str, version: str = "", name: str | None = None) -> Check:
+    """Start a guest as a run would: what else is looked at says too little."""
+    reason = asyncio.run(opening.why_not(backend, _PROBE))
+    name = name or backend
+    return Check(name, Level.OK, version or "a guest starts") if reason is None else Check(name, Level.WARN, reason)
+
+
 def _bubblewrap() -> Check:
-    reason = bubblewrap.why_not()
-    if reason is not None:
-        return Check("bubblewrap", Level.WARN, reason)
+    if shutil.which("bwrap") is None:
+        return Check("bubblewrap", Level.WARN, "not installed: install the package `bubblewrap` of your distribution")
     answer = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False)
-    return Check("bubblewrap", Level.OK, answer.stdout.strip())
+    return _launched("bubblewrap", answer.stdout.strip())
+
+
+def _podman() -> list[Check]:
+    if shutil.which("podman") is None:
+        return []
+    from .podman import has_image
+
+    if not has_image():
+        return [Check("podman", Level.OK, "installed; the sandbox image is built there on first use")]
+    return [_launched("podman")]
+
+
+def _remote() -> list[Check]:
+    """The services that this environment names."""
+    named = os.environ.get("GENPRM_SANDBOX", "")
+    return [_launched(named, name="remote sandbox")] if ":" in named else []
 
 
 def _gvisor() -> Check:

@@ -15,33 +15,29 @@ import docker
 import docker.errors
 import docker.utils
 import requests.exceptions
+from docker.context import ContextAPI
 from docker.types import LogConfig, Ulimit
 
 from .channels import COMPLAINT_BYTES, StreamChannel
+from .container import ENVIRONMENT_INSIDE, PROCESSES, READABLE, TMPFS, cores, memory_mb
 from .guest.seccomp import docker_profile
-from .guest_config import ENVIRONMENT, guest_config, idle_memory_mb
+from .guest_config import guest_config
 from .image import ensure_image
 from .lane import LaneBroken
 from .limits import Limits
 from .results import SandboxError
 
 OWNER_LABEL = "genprm.sandbox.owner"
-_BASE_MB = 512
-"""Supervisor, zygote and scratch."""
-_PROCESSES = 1024
-"""One per idle session (at most 512), 128 idle threads, and room for running snippets and the guest itself."""
-_CORES = 2
-"""A lane runs one snippet; meanwhile the next clone may be prepared."""
 _ENGINE_BACK_S = 60.0
 """How long to wait for an engine that is being restarted."""
 _MULTIPLEX = struct.Struct(">BxxxI")
-_READABLE = ("/usr", "/lib", "/lib64", "/opt/sandbox", "/etc/ld.so.cache")
 
 
 class DockerBackend:
     """Starts guests as containers of one engine."""
 
     name = "docker"
+    lanes: int | None = None
 
     def __init__(self, client: docker.DockerClient, image: str, limits: Limits, runtime: str | None, note: str) -> None:
         self.note = note
@@ -71,35 +67,35 @@ class DockerBackend:
     def _start(self) -> tuple[str, socket.socket]:
         _knock()
         api = self._client.api
-        memory = (_BASE_MB + idle_memory_mb(self._limits) + 2 * self._limits.memory_mb) << 20
+        memory = memory_mb(self._limits) << 20
         host = api.create_host_config(
             network_mode="none",
             read_only=True,
             cap_drop=["ALL"],
             cap_add=["SETUID", "SETGID", "KILL"],
             security_opt=["no-new-privileges", f"seccomp={json.dumps(docker_profile())}"],
-            pids_limit=_PROCESSES,
+            pids_limit=PROCESSES,
             mem_limit=memory,
             memswap_limit=memory,
-            nano_cpus=min(_CORES, os.cpu_count() or 1) * 10**9,
+            nano_cpus=cores() * 10**9,
             ipc_mode="none",
             init=True,
             oom_score_adj=500,
-            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m,nr_inodes=4k,mode=711"},
+            tmpfs={"/tmp": TMPFS},
             ulimits=[Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=4096, hard=4096)],
             log_config=LogConfig(type="none"),
             auto_remove=True,
             runtime=self._runtime,
         )
-        config = guest_config(self._limits, proc="/proc", readable=_READABLE)
+        config = guest_config(self._limits, proc="/proc", readable=READABLE)
         created = api.create_container(
             self.image,
             ["python3", "-s", "-P", "-m", "guest", config],
             user="0:0",
             hostname="sandbox",
             working_dir="/",
-            stdin_open=True,  # with StdinOnce: the input ends with this process, however it ends
-            environment={**dict(ENVIRONMENT), "PYTHONPATH": "/opt/sandbox"},
+            stdin_open=True,  # and StdinOnce: the input ends when this process does, however it ends
+            environment=dict(ENVIRONMENT_INSIDE),
             labels={OWNER_LABEL: owner()},
             host_config=host,
         )
@@ -165,10 +161,6 @@ def open_backend(limits: Limits, runtime: str | None) -> DockerBackend:
     """
     client = connect()
     try:
-        if client.api.base_url.startswith("https") or "ssh" in client.api.base_url or "npipe" in client.api.base_url:
-            raise SandboxError(
-                "the sandbox supports Docker engines only over a Unix socket or plain TCP, not TLS or SSH"
-            )
         runtimes = sorted(client.info().get("Runtimes", {}))
         if runtime is not None and runtime not in runtimes:
             raise SandboxError(f"the Docker engine has no runtime {runtime!r}, only {', '.join(runtimes)}")
@@ -191,17 +183,52 @@ def connect() -> docker.DockerClient:
     Raises:
         SandboxError: none answers.
     """
+    where = _host()
     try:
         _knock()
-        return docker.from_env(timeout=120)
+        if where.startswith(("https", "ssh", "npipe")) or os.environ.get("DOCKER_TLS_VERIFY"):
+            raise SandboxError("the sandbox speaks to an engine over a Unix socket or plain TCP only, not TLS or SSH")
+        return docker.DockerClient(where, version="auto", timeout=120)
+    except PermissionError:
+        raise SandboxError(
+            f"this user may not use the Docker engine at {where} (permission denied): join the group that owns it "
+            f"(`sudo usermod -aG {_group(where)} $USER` and a new login), or use rootless Docker"
+        ) from None
     except (docker.errors.DockerException, OSError) as error:
-        raise SandboxError(f"no Docker engine answers ({_reason(error)}); start one, or set DOCKER_HOST") from None
+        todo = "start one, or set DOCKER_HOST"
+        raise SandboxError(f"no Docker engine answers at {where} ({_reason(error)}); {todo}") from None
+
+
+def _host() -> str:
+    """Where the engine is: DOCKER_HOST, or else the context of the `docker` command (DOCKER_CONTEXT, `context use`)."""
+    if named := os.environ.get("DOCKER_HOST"):
+        return _plain(named)
+    wanted = os.environ.get("DOCKER_CONTEXT", "")
+    try:
+        chosen = ContextAPI.get_context(wanted or None)
+    except (docker.errors.DockerException, OSError, ValueError, KeyError) as error:
+        raise SandboxError(f"the Docker context {wanted or 'in use'!r} cannot be read: {error}") from None
+    if chosen is None:
+        raise SandboxError(f"there is no Docker context {wanted!r}: `docker context ls` lists them")
+    return _plain(chosen.Host)
+
+
+def _plain(host: str | None) -> str:
+    return str(docker.utils.parse_host(host)).removeprefix("http+")
+
+
+def _group(where: str) -> str:
+    """The group that owns an engine's socket."""
+    try:
+        return Path(where.partition("://")[2]).group()
+    except (OSError, KeyError):
+        return "docker"
 
 
 def _knock() -> None:
-    """Raises OSError if no engine listens. The SDK would leave its socket open in that case."""
-    scheme, _, path = str(docker.utils.parse_host(os.environ.get("DOCKER_HOST"))).partition("://")
-    if scheme in ("unix", "http+unix"):
+    """Raise OSError if no engine listens. The SDK would leave its socket open when it finds that out."""
+    scheme, _, path = _host().partition("://")
+    if scheme == "unix":
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(10)
             probe.connect("/" + path.lstrip("/"))

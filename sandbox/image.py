@@ -19,7 +19,7 @@ LOCAL_BASE = "genprm-sandbox-base:bookworm"
 BASE_VARIABLE = "GENPRM_SANDBOX_BASE"
 REPOSITORY = "genprm-sandbox"
 _HERE = Path(__file__).parent
-_CONTENT_LABEL = "genprm.sandbox.content"
+CONTENT_LABEL = "genprm.sandbox.content"
 
 
 def find_image(client: docker.DockerClient) -> str | None:
@@ -32,8 +32,8 @@ def find_image(client: docker.DockerClient) -> str | None:
         except docker.errors.ImageNotFound:
             return None
         return tag
-    # The base may have been removed since, or was never tagged here.
-    found = client.images.list(filters={"label": f"{_CONTENT_LABEL}={_content()}"})
+    # The base may have been removed since, or never have been tagged here.
+    found = client.images.list(filters={"label": f"{CONTENT_LABEL}={content()}"})
     return next((tag for image in found for tag in image.tags), None)
 
 
@@ -53,7 +53,7 @@ def ensure_image(client: docker.DockerClient) -> str:
             custom_context=True,
             dockerfile="Dockerfile.sandbox",
             buildargs={"BASE": base[0]},
-            labels={_CONTENT_LABEL: _content()},
+            labels={CONTENT_LABEL: content()},
             tag=tag,
             rm=True,
             forcerm=True,
@@ -99,12 +99,19 @@ def _pull_base(client: docker.DockerClient) -> tuple[str, str]:
 
 
 def _tag(base: tuple[str, str]) -> str:
-    digest = hashlib.sha256(f"{_content()}\n{base[1]}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{content()}\n{base[1]}".encode()).hexdigest()
     return f"{REPOSITORY}:{digest[:16]}"
 
 
-def _content() -> str:
+def content() -> str:
+    """A digest of all that the image is made from, but for its base."""
     return hashlib.sha256(_context().getvalue()).hexdigest()
+
+
+def unpack_context(folder: Path) -> None:
+    """Put what a build sees into a folder."""
+    with tarfile.open(fileobj=_context()) as tar:
+        tar.extractall(folder, filter="data")
 
 
 def _context() -> io.BytesIO:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .guest import frames
 from .limits import Limits
-from .results import Result, Status
+from .results import Result, SandboxError, Status
 
 _GRACE_S = 20.0
 """Allowance beyond a snippet's wall limit: cloning, killing, a loaded machine."""
@@ -27,6 +27,11 @@ class LaneGone(LaneBroken):
 
 class Channel(Protocol):
     """The byte streams of a guest, and its life."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the other side is known to be gone."""
+        ...
 
     async def read(self, size: int) -> bytes:
         """Reads exactly `size` bytes from the supervisor. Raises LaneBroken at its end."""
@@ -66,6 +71,8 @@ class Lane:
         self.load = 0
         """Callers being served or waiting."""
         self.runs = 0
+        self.leaving = False
+        """Whether the other side wants no new sessions: a remote service that is about to end."""
         self.broken = False
         self.idle_since = time.monotonic()
         self._channel = channel
@@ -96,12 +103,18 @@ class Lane:
             raise
         return cls(channel, hello, limits)
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can be asked of this guest any more."""
+        return self.broken or self._channel.ended
+
     async def run(self, session: int, code: str, *, resumes: bool) -> Result | None:
         """Runs a snippet in a session; None if the guest no longer has the state that the snippet needs.
 
         Raises:
             LaneGone: the guest broke while serving another request.
             LaneBroken: the guest died, hangs, or violates the protocol.
+            SandboxError: a remote service refuses the session.
         """
         self.sessions.add(session)
         self.runs += 1
@@ -109,6 +122,11 @@ class Lane:
         try:
             if message.get("lost") is True:
                 return None
+            if "refused" in message:
+                raise SandboxError(frames.encodable(frames.text(message, "refused")))
+            if "broken" in message:
+                self.broken = True
+                raise LaneBroken(frames.encodable(frames.text(message, "broken")))
             error = message.get("error")
             return Result(
                 status=Status(frames.text(message, "status")),
@@ -130,7 +148,7 @@ class Lane:
         """Ends a session. No effect if the guest is gone."""
         self.sessions.discard(session)
         self.idle_since = time.monotonic()
-        if self.broken:
+        if self.gone:
             return
         self._requests += 1
         try:
@@ -164,11 +182,12 @@ class Lane:
             self._requests += 1
             number = self._requests
             try:
-                async with asyncio.timeout(self._limits.wall_s + _GRACE_S):
-                    await self._channel.write(frames.encode({**request, "id": number}))
-                    message = await _receive(self._channel, frames.reply_limit(self._limits.output_kb))
+                message = await self._converse({**request, "id": number})
+                while message.get("waiting") is True:  # a remote service that is busy: it will come to this one
+                    message = await self._converse(None)
                 if frames.integer(message, "id") != number:
                     raise frames.FrameError(f"the answer is to {message['id']!r}, not to {number}")
+                self.leaving |= message.get("leaving") is True
             except (frames.FrameError, LaneBroken, TimeoutError) as error:
                 self.broken = True
                 why = self._channel.complaint() or str(error) or "it hangs"
@@ -177,6 +196,13 @@ class Lane:
                 self.broken = True
                 raise
             return message
+
+    async def _converse(self, request: dict[str, object] | None) -> dict[str, object]:
+        """Send a request, if there is one, and wait for the next frame."""
+        async with asyncio.timeout(self._limits.wall_s + _GRACE_S):
+            if request is not None:
+                await self._channel.write(frames.encode(request))
+            return await _receive(self._channel, frames.reply_limit(self._limits.output_kb))
 
 
 async def _receive(channel: Channel, limit: int) -> dict[str, object]:

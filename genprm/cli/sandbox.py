@@ -1,4 +1,4 @@
-"""`genprm sandbox`: run a file in the sandbox, attack it, measure it."""
+"""`genprm sandbox`: run a file in the sandbox, attack it, measure it, serve it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from genprm.cli.grammar import Command
+from genprm.cli.sandbox_serve import serve
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The sandbox that runs model-written code: try it, attack it, measure it on this machine.",
+    help="The sandbox that runs model-written code: try it, attack it, measure it, serve it to other machines.",
 )
+app.command(cls=Command)(serve)
 
 Backend = Annotated[
-    Literal["auto", "docker", "bubblewrap"],
-    typer.Option("--sandbox", help="auto: Docker if an engine is running, else bubblewrap.", show_default=True),
+    str,
+    typer.Option(
+        "--sandbox",
+        help="auto (Docker, else bubblewrap, else Podman), docker, podman, bubblewrap, or where a service answers: "
+        "https://HOST:PORT or unix:/PATH.",
+        metavar="BACKEND",
+    ),
 ]
 Runtime = Annotated[
-    str | None, typer.Option("--runtime", help="A container runtime known to the Docker engine, such as runsc.")
+    str | None, typer.Option("--runtime", help="A container runtime that Docker or Podman knows, e.g. runsc.")
 ]
 
 

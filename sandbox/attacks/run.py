@@ -65,6 +65,11 @@ class Outcome:
         return not self.failures
 
 
+async def _guests(box: Sandbox) -> int:
+    """Guests started so far, by this sandbox and by the service behind it if there is one."""
+    return box.guests_started + sum(lane.get("guests", 0) for lane in await box.stats())
+
+
 class _Neighbour:
     """An honest session that exists before an attack and continues after it, in the same guest."""
 
@@ -102,7 +107,7 @@ async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[
         step_s = sorted([await neighbour.step() for _ in range(5)])[2]
         before = (await box.stats())[0]
         for attack in attacks:
-            guests = box.guests_started
+            guests = await _guests(box)
             failures: list[str] = []
             result = None
             session = box.session()
@@ -121,7 +126,7 @@ async def run_attacks(box: Sandbox, attacks: Iterable[Attack]) -> AsyncIterator[
             if result is not None and result.duration_s > attack.longest_s:
                 failures.append(f"ran for {result.duration_s:.2f} s, longer than {attack.longest_s:g} s")
             took, problems = await _look_after(box, canary, usual_s, before)
-            if box.guests_started != guests:
+            if await _guests(box) != guests:
                 problems.append("the guest was lost")
                 await neighbour.close()
                 neighbour = _Neighbour(box)

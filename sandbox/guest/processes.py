@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -48,28 +49,49 @@ class Exit:
     cpu_s: float
 
 
+@functools.cache
+def _has_descriptors() -> bool:
+    """Whether this kernel has descriptors of processes, and no filter forbids them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process held by a descriptor, so that a signal never reaches a later process with the same id."""
+    """A process held by a descriptor, so that a signal never reaches a later process with the same id.
+
+    Kernels before 5.3, and gVisor, have no such descriptors. There the id serves: it cannot pass to another
+    process before its parent, the supervisor or a keeper, has reaped it.
+    """
 
     pid: int
-    descriptor: int
+    descriptor: int | None
     inner: int
     """Its id in its own session's namespace."""
 
     @classmethod
     def hold(cls, pid: int, inner: int) -> Process:
         """Opens a live process. Raises ProcessLookupError if it is gone."""
-        return cls(pid, os.pidfd_open(pid), inner)
+        if _has_descriptors():
+            return cls(pid, os.pidfd_open(pid), inner)
+        os.kill(pid, 0)
+        return cls(pid, None, inner)
 
     def signal(self, number: int) -> None:
         """Sends a signal, unless the process is gone."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.descriptor, number)
+            if self.descriptor is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self.descriptor, number)
 
     def release(self) -> None:
         """Closes the descriptor."""
-        os.close(self.descriptor)
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,14 @@ def _argument(index: int, high: bool = False) -> int:
     return 16 + 8 * index + (4 if high else 0)
 
 
+def why_unknown(machine: str | None = None) -> str | None:
+    """Why no filter can be made for an architecture (this one by default), or None when one can."""
+    machine = machine or platform.machine()
+    if machine in _AUDIT_ARCH:
+        return None
+    return f"the sandbox has no system call table for {machine!r}; it knows {sorted(_AUDIT_ARCH)}"
+
+
 def session_filter(machine: str | None = None, *, also: tuple[str, ...] = ()) -> bytes:
     """The filter of a session as an array of `struct sock_filter`.
 
@@ -155,11 +163,10 @@ def guest_filter(machine: str | None = None, *, namespaces: bool) -> bytes:
 
 
 def _allowed(machine: str | None) -> tuple[int, dict[int, _Code]]:
-    """The column of an architecture, and the answers for calls that are always allowed."""
-    machine = machine or platform.machine()
-    if machine not in _AUDIT_ARCH:
-        raise RuntimeError(f"the sandbox has no system call table for {machine!r}, only for {sorted(_AUDIT_ARCH)}")
-    column = 0 if machine == "x86_64" else 1
+    """The column of an architecture, and an answer for everything that is always allowed."""
+    if (reason := why_unknown(machine)) is not None:
+        raise RuntimeError(reason)
+    column = 0 if (machine or platform.machine()) == "x86_64" else 1
     return column, {number: _answer(_ALLOW) for numbers in ALLOWED.values() if (number := numbers[column]) is not None}
 
 

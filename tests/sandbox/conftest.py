@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genprm.sandbox import Limits, Sandbox, SandboxError, open_sandbox
+from genprm.sandbox.service import ServiceSettings, serve
 
 BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
 ]
+REMOTE = pytest.param("remote", marks=pytest.mark.bubblewrap)
+"""A service on a Unix socket, which runs snippets in bubblewrap."""
 LIMITS = Limits(wall_s=2.0, cpu_s=5.0, memory_mb=512, output_kb=16)
 
 
@@ -19,6 +28,31 @@ def missing(reason: str) -> None:
     if os.environ.get("GENPRM_CI") == "1":
         pytest.fail(f"nothing may be skipped in CI: {reason}")
     pytest.skip(reason)
+
+
+def no_bubblewrap() -> str | None:
+    """Why tests of bubblewrap cannot run."""
+    return None if shutil.which("bwrap") else "bubblewrap is not installed"
+
+
+@contextlib.asynccontextmanager
+async def serving(**settings: Any) -> AsyncGenerator[str]:
+    """A running service; its address. It drains at the end, for no more than a moment."""
+    started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ending = asyncio.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        if "host" not in settings:
+            settings.setdefault("socket", Path(folder, "sandbox.sock"))
+        wanted = ServiceSettings(**{"sandbox": "bubblewrap", "lanes": 1, "drain_s": 0.5, **settings})
+        service = asyncio.create_task(serve(wanted, on_start=started.set_result, ending=ending))
+        await asyncio.wait((service, started), return_when=asyncio.FIRST_COMPLETED)
+        if service.done():
+            await service
+        try:
+            yield started.result()
+        finally:
+            ending.set()
+            await service
 
 
 async def opened(backend: str, limits: Limits = LIMITS, lanes: int = 1) -> Sandbox:
@@ -31,12 +65,18 @@ async def opened(backend: str, limits: Limits = LIMITS, lanes: int = 1) -> Sandb
         raise
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(scope="session", params=[*BACKENDS, REMOTE])
 async def box(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     """An open sandbox with one lane, shared by all tests of a backend that do not break it."""
-    opened_box = await opened(request.param)
-    yield opened_box
-    await opened_box.close()
+    async with contextlib.AsyncExitStack() as stack:
+        backend = request.param
+        if backend == "remote":
+            if reason := no_bubblewrap():
+                missing(reason)
+            backend = await stack.enter_async_context(serving())
+        opened_box = await opened(backend)
+        yield opened_box
+        await opened_box.close()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -9,9 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from genprm.cli.sandbox import app
-from genprm.sandbox import bubblewrap
 
-from .conftest import missing
+from .conftest import missing, no_bubblewrap
 
 pytestmark = pytest.mark.bubblewrap
 BUBBLEWRAP = ["--sandbox", "bubblewrap"]
@@ -19,7 +18,7 @@ BUBBLEWRAP = ["--sandbox", "bubblewrap"]
 
 @pytest.fixture(autouse=True)
 def _needs_bubblewrap() -> None:
-    if reason := bubblewrap.why_not():
+    if reason := no_bubblewrap():
         missing(reason)
 
 

@@ -10,13 +10,13 @@ import pytest
 from genprm.sandbox import Limits, SandboxError, binds, bubblewrap, open_sandbox
 from genprm.sandbox.checks import Level, diagnose
 
-from .conftest import missing
+from .conftest import missing, no_bubblewrap
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "podman"}, "'podman'"),
+        ({"backend": "gvisor"}, "where a service answers .*, not 'gvisor'"),
         ({"lanes": 0}, "lanes must be between 1 and 1024, not 0"),
         ({"backend": "bubblewrap", "runtime": "runsc"}, "runtime 'runsc' is for Docker"),
     ],
@@ -40,7 +40,7 @@ async def test_docker_says_in_one_message_that_no_engine_answers(monkeypatch: py
 
 @pytest.mark.bubblewrap
 async def test_auto_takes_bubblewrap_without_an_engine_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := bubblewrap.why_not():
+    if reason := no_bubblewrap():
         missing(reason)
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     async with open_sandbox("auto", lanes=1) as box, box.session() as session:
@@ -65,7 +65,10 @@ async def test_auto_takes_docker_when_it_can() -> None:
 async def test_with_neither_it_stops_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(SandboxError, match=r"Install and start Docker, or install\s+bubblewrap"):
+    with pytest.raises(
+        SandboxError,
+        match=r"no Docker engine .*; bubblewrap is not installed.*; Podman is not installed.*genprm sandbox serve",
+    ):
         await open_sandbox("auto").start()
     with pytest.raises(SandboxError, match="bubblewrap is not installed"):
         await open_sandbox("bubblewrap").start()
@@ -109,7 +112,7 @@ def test_what_this_process_preloads_is_not_shown(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.bubblewrap
 async def test_bubblewrap_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := bubblewrap.why_not():
+    if reason := no_bubblewrap():
         missing(reason)
     monkeypatch.setattr(binds, "PACKAGES", ("numpy", "no_such_package"))
     binds.find_layout.cache_clear()
@@ -148,11 +151,11 @@ def test_a_runc_with_known_escapes_is_warned_of(version: str, level: Level) -> N
 def test_the_image_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genprm.sandbox import image
 
-    before = image._content()  # pyright: ignore[reportPrivateUsage]
-    assert before == image._content()  # pyright: ignore[reportPrivateUsage]
+    before = image.content()
+    assert before == image.content()
     copy = tmp_path / "sandbox"
     subprocess.run(["cp", "-r", str(Path(image.__file__).resolve().parent), str(copy)], check=True)
     monkeypatch.setattr(image, "_HERE", copy)
-    assert image._content() == before  # pyright: ignore[reportPrivateUsage]
+    assert image.content() == before
     (copy / "guest" / "session.py").write_text("x = 1\n")
-    assert image._content() != before  # pyright: ignore[reportPrivateUsage]
+    assert image.content() != before

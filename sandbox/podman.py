@@ -1,0 +1,158 @@
+"""Guests in Podman: the container of the Docker backend, started by `podman run`, with no daemon and no root needed.
+
+Run by an ordinary user, the container's users are that user's subordinate ones (/etc/subuid).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import image
+from .channels import ProcessChannel
+from .container import ENVIRONMENT_INSIDE, PROCESSES, READABLE, TMPFS, cores, memory_mb
+from .guest.seccomp import docker_profile
+from .guest_config import guest_config
+from .lane import LaneBroken
+from .limits import Limits
+from .results import SandboxError
+
+_COMMAND_S = 60.0
+_END_S = 10.0
+"""For a container whose input has ended to end and to be removed."""
+_BUILD_S = 1800.0
+
+
+class PodmanBackend:
+    """Starts guests with `podman run`."""
+
+    name = "podman"
+    lanes: int | None = None
+
+    def __init__(self, command: list[str], image_id: str, limits: Limits, note: str) -> None:
+        self.note = note
+        self._image = image_id
+        self._command = command
+        self._limits = limits
+        # Podman takes the profile as a file's name.
+        self._folder = tempfile.TemporaryDirectory(prefix="genprm-podman-")
+        self._profile = Path(self._folder.name, "seccomp.json")
+        self._profile.write_text(json.dumps(docker_profile()), encoding="utf-8")
+
+    async def launch(self) -> ProcessChannel:
+        """Start a container; it ends when its input does, and removes itself."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.arguments(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C on the terminal is for the host alone
+            )
+        except OSError as error:
+            raise LaneBroken(f"podman does not start: {error}") from None
+        return ProcessChannel(process, patience_s=_END_S)
+
+    def arguments(self) -> list[str]:
+        """The whole command line."""
+        memory = f"{memory_mb(self._limits)}m"
+        command = [*self._command, "run", "--interactive", "--rm", "--pull=never", "--log-driver=none"]
+        command += [
+            "--network=none",
+            "--read-only",
+            "--read-only-tmpfs=false",
+            "--user=0:0",
+            "--workdir=/",
+            "--hostname=sandbox",
+        ]
+        command += ["--cap-drop=ALL", "--cap-add=SETUID,SETGID,KILL", "--security-opt=no-new-privileges"]
+        command += [f"--security-opt=seccomp={self._profile}", "--ipc=none", f"--pids-limit={PROCESSES}"]
+        command += [f"--memory={memory}", f"--memory-swap={memory}", f"--cpus={cores()}"]
+        command += ["--ulimit=core=0:0", "--ulimit=nofile=4096:4096", f"--tmpfs=/tmp:{TMPFS}"]
+        command += [f"--env={name}={value}" for name, value in ENVIRONMENT_INSIDE]
+        config = guest_config(self._limits, proc="/proc", readable=READABLE)
+        return [*command, self._image, "python3", "-s", "-P", "-m", "guest", config]
+
+    async def close(self) -> None:
+        """Remove the profile."""
+        await asyncio.to_thread(self._folder.cleanup)
+
+
+def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
+    """Find Podman and see to the image.
+
+    Raises:
+        SandboxError: it is not installed, does not work, or there is no image and none can be built.
+    """
+    podman = shutil.which("podman")
+    if podman is None:
+        raise SandboxError("Podman is not installed: install the package `podman` of your distribution")
+    command = [podman]
+    version = _run(command, "version", "--format={{.Client.Version}}")
+    if runtime is not None:
+        found = shutil.which(runtime)
+        if found is None:
+            raise SandboxError(f"there is no container runtime {runtime!r} on this machine's PATH")
+        command.append(f"--runtime={found}")
+        if "runsc" in Path(found).name:
+            command += [f"--runtime-flag={flag}" for flag in os.environ.get("GENPRM_RUNSC_FLAGS", "").split()]
+    rootless = "root" if os.getuid() == 0 else "rootless"
+    found_image = _ensure_image(command[:1])
+    note = f"Podman {version} ({rootless}), image {found_image}" + (f", runtime {runtime}" if runtime else "")
+    return PodmanBackend(command, found_image, limits, note)
+
+
+def has_image() -> bool:
+    """Whether the image of this version of the guest is in Podman's store. False where Podman does not work."""
+    try:
+        return bool(_run(["podman"], "images", "--quiet", _filter()))
+    except SandboxError:
+        return False
+
+
+def _filter() -> str:
+    return f"--filter=label={image.CONTENT_LABEL}={image.content()}"
+
+
+def _ensure_image(command: list[str]) -> str:
+    """The image for this version of the guest, built now if need be."""
+    label = f"{image.CONTENT_LABEL}={image.content()}"
+    if found := _run(command, "images", "--quiet", "--no-trunc", _filter()).split():
+        return found[0]
+    named = os.environ.get(image.BASE_VARIABLE)
+    bases = (named,) if named else (image.DEFAULT_BASE, image.LOCAL_BASE)
+    base = next((one for one in bases if not _code(command, "image", "exists", one)), bases[0])
+    with tempfile.TemporaryDirectory() as folder:
+        image.unpack_context(Path(folder))
+        build = ["build", "--quiet", f"--file={folder}/Dockerfile.sandbox", f"--build-arg=BASE={base}"]
+        try:
+            _run(command, *build, f"--label={label}", f"--tag={image.REPOSITORY}", folder, seconds=_BUILD_S)
+        except SandboxError as error:
+            raise SandboxError(
+                f"Podman cannot build the sandbox image from {base!r}: {error}. Copy it from Docker (`docker save "
+                f"IMAGE | podman load`), run `ENGINE=podman scripts/build-sandbox-base`, or set {image.BASE_VARIABLE}"
+            ) from None
+    return _run(command, "images", "--quiet", "--no-trunc", _filter()).split()[0]
+
+
+def _run(command: list[str], *arguments: str, seconds: float = _COMMAND_S) -> str:
+    try:
+        command = [*command, *arguments]
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxError(f"Podman does not answer: {error}") from None
+    if answer.returncode:
+        raise SandboxError(f"Podman does not serve: {answer.stderr.strip()[-500:] or answer.returncode}")
+    return answer.stdout.strip()
+
+
+def _code(command: list[str], *arguments: str) -> int:
+    null = subprocess.DEVNULL
+    return subprocess.run([*command, *arguments], stdin=null, stdout=null, stderr=null, check=False).returncode
