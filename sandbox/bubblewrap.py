@@ -1,8 +1,8 @@
 """Guests in bubblewrap: no daemon, no image; only this machine's interpreter, read-only.
 
 Under root, the supervisor keeps the capabilities of a container's root (SETUID, SETGID, KILL), so each session gets its
-own user. Under an ordinary user there is only one user, so each session gets its own namespaces. A root that is the only
-user of its namespace, or lacks CAP_SYS_ADMIN, counts as an ordinary user.
+own user. Under an ordinary user there is only one user, so each session gets its own namespaces. A root that is the
+only user of its namespace, or lacks CAP_SYS_ADMIN, counts as an ordinary user.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -205,7 +206,7 @@ def _host() -> str:
         return _plain(named)
     wanted = os.environ.get("DOCKER_CONTEXT", "")
     try:
-        chosen = ContextAPI.get_context(wanted or None)
+        chosen: Any = ContextAPI.get_context(wanted or None)
     except (docker.errors.DockerException, OSError, ValueError, KeyError) as error:
         raise SandboxError(f"the Docker context {wanted or 'in use'!r} cannot be read: {error}") from None
     if chosen is None:

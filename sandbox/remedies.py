@@ -42,7 +42,8 @@ class Host:
 
 def look() -> Host:
     """This process and machine."""
-    status = dict(line.partition(":")[::2] for line in _read("/proc/self/status").splitlines())
+    lines = [line.partition(":") for line in _read("/proc/self/status").splitlines()]
+    status = {name: value for name, _, value in lines}
     mask = int(status.get("CapEff", "0").strip() or "0", 16)
     users = [line.split() for line in _read("/proc/self/uid_map").splitlines()]
     return Host(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from .guest import frames
@@ -158,7 +159,7 @@ class RemoteChannel:
         from websockets.exceptions import InvalidStatus, WebSocketException
 
         token = os.environ.get(TOKEN_VARIABLE, "")
-        settings = {
+        settings: dict[str, Any] = {
             "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
             "compression": None,
             "max_size": frames.reply_limit(limits.output_kb) + frames.HEADER.size,

@@ -136,10 +136,16 @@ _NEXT = {
     "kernel": "use a Linux machine with kernel 5.11 or later",
     "architecture": "use a machine of x86-64 or ARM64",
     "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER",
+    "user namespaces": "make the change above, or use Docker or a sandbox service (--sandbox https://HOST:PORT)",
+    "docker engine": "start it (systemctl start docker), or ignore it where bubblewrap works",
+    "docker": "see what the guest said, or use --sandbox bubblewrap",
+    "podman": "see what the guest said, or use --sandbox bubblewrap",
+    "remote sandbox": "start it there (genprm sandbox serve), and check the address, the token and the network",
     "docker seccomp": "install an engine with seccomp, or use --sandbox bubblewrap",
     "sandbox image": "docker pull python:3.11-slim-bookworm, or name a base image that is here in GENPRM_SANDBOX_BASE",
+    "bubblewrap": "make the change above, or use Docker or a sandbox service (--sandbox https://HOST:PORT)",
 }
-"""What to do about a check of the sandbox, where its own text does not say so."""
+"""What to do about a check of the sandbox."""
 
 
 def _sandbox() -> Iterator[Finding]:
