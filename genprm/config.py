@@ -162,7 +162,7 @@ class SandboxConfig(Config):
         Field(default=None, ge=1, le=1024, description="Most snippets that run at once.")
     )
     sandbox_runtime: Annotated[str | None, Option(shown="the engine's own", free=True)] = Field(
-        default=None, description="A container runtime known to Docker or Podman, such as `runsc` for gVisor."
+        default=None, description="A container runtime known to Docker or Podman, such as `kata-runtime`."
     )
 
     @field_validator("sandbox", mode="after")

@@ -38,7 +38,7 @@ def open_sandbox(
         limits: limits of every snippet; `Limits()` by default.
         lanes: most concurrent snippets; by default the number of cores, or what the services offer. Lanes start as
             needed.
-        runtime: a container runtime known to the engine, such as `runsc` for gVisor. Only with Docker and Podman.
+        runtime: a container runtime known to the engine, such as `kata-runtime`. Only with Docker and Podman.
 
     Raises:
         ValueError: an argument is out of range. Entering the sandbox raises SandboxError when no backend can be used.

@@ -99,8 +99,6 @@ def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
         if found is None:
             raise SandboxError(f"there is no container runtime {runtime!r} on this machine's PATH")
         command.append(f"--runtime={found}")
-        if "runsc" in Path(found).name:
-            command += [f"--runtime-flag={flag}" for flag in os.environ.get("GENPRM_RUNSC_FLAGS", "").split()]
     rootless = "root" if os.getuid() == 0 else "rootless"
     found_image = _ensure_image(command[:1])
     note = f"Podman {version} ({rootless}), image {found_image}" + (f", runtime {runtime}" if runtime else "")

@@ -29,7 +29,7 @@ Backend = Annotated[
     ),
 ]
 Runtime = Annotated[
-    str | None, typer.Option("--runtime", help="A container runtime that Docker or Podman knows, e.g. runsc.")
+    str | None, typer.Option("--runtime", help="A container runtime that Docker or Podman knows, e.g. kata-runtime.")
 ]
 
 

@@ -30,7 +30,7 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", show_default="none")] = None,
     sandbox: Backend = "auto",
     runtime: Annotated[
-        str | None, typer.Option(help="A container runtime, e.g. runsc.", show_default="the engine's own")
+        str | None, typer.Option(help="A container runtime, e.g. kata-runtime.", show_default="the engine's own")
     ] = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Snippets at the same time.", show_default="the number of cores")
