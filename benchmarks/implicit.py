@@ -119,7 +119,9 @@ def plain(models: Sequence[Any], hf: Any, rows: Sequence[Row], beta: float) -> l
     found: list[list[float]] = []
     with torch.inference_mode():
         for problem, steps in rows:
-            ids = hf(render(problem, steps), add_special_tokens=False, return_tensors="pt").input_ids
+            ids = hf(render(problem, steps), add_special_tokens=False, return_tensors="pt").input_ids.to(
+                models[0].device
+            )
             ends: list[int] = []
             for count in range(len(steps) + 1):
                 text = render(problem, steps[:count]).strip() + ("\n\n" if 0 < count < len(steps) else "")
