@@ -285,4 +285,4 @@ def _best_of_n(counts: dict[str, Any]) -> dict[str, Any]:
     """Accuracy of the methods of choosing among all solutions, with and without the judge."""
     methods = (counts.get("best_of_n") or {}).get("methods", [])
     most = max((one["n"] for one in methods), default=0)
-    return {f"{one['method']}@{one['n']}": one["accuracy"] for one in methods if one["n"] == most}
+    return {f"{one['method']}, n={one['n']}": one["accuracy"] for one in methods if one["n"] == most}

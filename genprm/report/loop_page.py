@@ -21,12 +21,14 @@ WORDS = {
 }
 PAGES = ("report.html", "dataset/README.md", "README.md", "metrics.json")
 """Pages in a stage's folder, best first."""
-PICTURES = ("curves.png", "dataset/plots/first-error.png", "accuracy.svg", "f1.svg")
+PICTURES = ("curves.png", "accuracy.svg", "f1.svg")
+USUAL_ZEROS = ("dropped", "steps", "solutions_invalid", "outcomes", "undecided", "uncertain", "left_out", "generated")
+"""Figures shown only if they are not 0."""
 STYLE = """
 body { display: block; height: auto; } main { display: block; padding: 1rem 1.5rem 3rem; }
 table { border-collapse: collapse; margin: .6rem 0 1.6rem; } caption { text-align: left; font-weight: 600; }
 th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td { font-variant-numeric: tabular-nums; } img { max-width: 46rem; width: 100%; background: #fff; }
+td { font-variant-numeric: tabular-nums; } img { max-width: 38rem; width: 100%; background: #fff; }
 .stopped { color: var(--wrong); background: var(--wrong-bg); border-radius: 6px; padding: .5rem .9rem; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft); } svg { max-width: 34rem; }
 """
@@ -82,12 +84,16 @@ def _round(folder: Path, number: int, rows: Sequence[StageRow]) -> list[str]:
 
 
 def _figures(figures: Mapping[str, float | None]) -> str:
-    shown = [(name, value) for name, value in figures.items() if value is not None and (value or name in ("f1",))]
+    shown = [
+        (name, value)
+        for name, value in figures.items()
+        if value is not None and (value or not name.startswith(USUAL_ZEROS))
+    ]
     return "<br>".join(f"{html.escape(name.replace('_', ' '))} {_number(value)}" for name, value in shown)
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) or value.is_integer() else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _scores(rows: Sequence[StageRow]) -> list[str]:
