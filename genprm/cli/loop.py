@@ -19,7 +19,9 @@ from genprm.config import JudgeConfig, RunConfig
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from genprm.config import TrackerName
     from genprm.runs.folder import RunFolder
+    from genprm.search.recipe import Problems
     from genprm.train.loop import LoopRecipe, StageRow
 
 HELD_OUT = "held-out"
@@ -39,7 +41,9 @@ def loop(
             show_default=False,
         ),
     ],
-    run: Annotated[RunConfig, Options(without=("seed", "concurrency", "keep", "limit", "sample", "dry_run"))],
+    run: Annotated[
+        RunConfig, Options(without=("seed", "concurrency", "keep", "limit", "sample", "as_json", "dry_run"))
+    ],
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +95,7 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
         if how.clean:
             for old in (*out.glob("round-*"), out / HELD_OUT):
                 shutil.rmtree(old, ignore_errors=True)
-        Loop(recipe, run).go()
+        Loop(recipe, run, how.track).go()
     stdout().print(f"page: {out / 'report.html'}", soft_wrap=True)
 
 
@@ -108,11 +112,12 @@ def stored_recipe(recipe: LoopRecipe) -> dict[str, JsonValue]:
 class Loop:
     """The stages of a loop, each done once."""
 
-    def __init__(self, recipe: LoopRecipe, run: RunFolder) -> None:
+    def __init__(self, recipe: LoopRecipe, run: RunFolder, track: TrackerName = "none") -> None:
         from genprm.train.loop import StageRow
 
         self._recipe = recipe
         self._run = run
+        self._track: TrackerName = track
         self._rows = {row.key: row for row in run.rows(StageRow)}
         self._judge: Path | None = None
 
@@ -157,14 +162,21 @@ class Loop:
         self._page(None)
         return folder
 
+    def _how(self, folder: Path, seed: int, problems: Problems | None = None) -> RunConfig:
+        """How a stage's command runs."""
+        how = RunConfig(out=folder, seed=seed, track=self._track)
+        if problems is None:
+            return how
+        return how.model_copy(update={"limit": problems.limit, "sample": problems.sample})
+
     def _label(self, number: int, folder: Path) -> dict[str, Any]:
         from genprm.cli.label import label_into
         from genprm.config import ClusterConfig, EngineConfig
         from genprm.rpe.config import LabelConfig
-        from genprm.train.loop import part, run_config
+        from genprm.train.loop import part
 
         section, recipe = self._recipe.label, self._recipe
-        how = run_config(folder, recipe.seed + number - 1, recipe.problems)
+        how = self._how(folder, recipe.seed + number - 1, recipe.problems)
         parts = part(section, LabelConfig), part(section, EngineConfig), part(section, ClusterConfig)
         run_async(label_into(recipe.source(number), list(recipe.problems.files), *parts, how, None))
         counts = _metrics(folder)
@@ -174,9 +186,8 @@ class Loop:
 
     def _synthesize(self, number: int, folder: Path) -> dict[str, Any]:
         from genprm.cli.synthesize import synthesize_into
-        from genprm.train.loop import run_config
 
-        how = run_config(folder, self._recipe.seed + number - 1)
+        how = self._how(folder, self._recipe.seed + number - 1)
         run_async(synthesize_into(folder.parent / "label", self._recipe.synthesize, how, None))
         counts = _metrics(folder)
         return {**counts, "kept_right": counts["kept"] - counts["kept_with_a_wrong_step"]}
@@ -185,6 +196,8 @@ class Loop:
         from genprm.cli.train import sft_into
 
         changes: dict[str, object] = {"data": str(folder.parent / "synthesize"), "out": folder}
+        if self._track != "none":
+            changes["report_to"] = self._track
         if self._judge is not None:
             changes |= {"model": str(self._judge), "revision": None, "from_scratch": False}
         sft_into(self._recipe.train.model_copy(update=changes))
@@ -193,13 +206,13 @@ class Loop:
 
     def _benchmark(self, number: int, folder: Path) -> dict[str, Any]:
         from genprm.cli.bench import processbench_into
-        from genprm.train.loop import part, run_config
+        from genprm.train.loop import part
 
         section = self._recipe.benchmark
         assert section is not None
         files = list(section.files) or [str(self._run.path / HELD_OUT / f"{HELD_OUT}.jsonl")]
         judge = part(section, JudgeConfig, model=str(folder.parent / "train"))
-        run_async(processbench_into(files, judge, run_config(folder, self._recipe.seed)))
+        run_async(processbench_into(files, judge, self._how(folder, self._recipe.seed)))
         table = _metrics(folder)["processbench"]
         accuracies = {}
         if len(table["subsets"]) == 1:
@@ -208,13 +221,12 @@ class Loop:
 
     def _search(self, number: int, folder: Path) -> dict[str, Any]:
         from genprm.cli.search import search_into
-        from genprm.train.loop import run_config
 
         section = self._recipe.search
         assert section is not None
         assert section.prm is not None
         prm = section.prm.model_copy(update={"model": str(folder.parent / "train")})
-        run_async(search_into("loop", section.model_copy(update={"prm": prm}), run_config(folder, section.seed)))
+        run_async(search_into("loop", section.model_copy(update={"prm": prm}), self._how(folder, section.seed)))
         counts = _metrics(folder)
         return {name: counts[name] for name in ("accuracy", "low", "high", "rows")} | _best_of_n(counts)
 
@@ -225,7 +237,7 @@ class Loop:
         from genprm.data.word_problems import find_problem, first_error
         from genprm.rpe.config import LabelConfig
         from genprm.runs.folder import write_atomically
-        from genprm.train.loop import part, run_config
+        from genprm.train.loop import part
 
         recipe, section = self._recipe, self._recipe.benchmark
         assert section is not None
@@ -240,9 +252,9 @@ class Loop:
             "generate": section.generate,
             "generate_seed": section.generate_seed,
         }
-        run_async(label_into(source, [], *parts, run_config(folder, recipe.seed), None))
+        run_async(label_into(source, [], *parts, self._how(folder, recipe.seed), None))
         rounds = range(1, recipe.rounds + 1)
-        how = run_config(folder, recipe.seed)
+        how = self._how(folder, recipe.seed)
         files = list(recipe.problems.files)
         learned = {
             getattr(row, "problem", "") for number in rounds for row in problems_of(recipe.source(number), files, how)

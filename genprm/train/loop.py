@@ -7,12 +7,11 @@ commands. What one stage passes to the next (folders, the judge's name) cannot b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
-from genprm.config import ClusterConfig, EngineConfig, JudgeConfig, RunConfig
+from genprm.config import ClusterConfig, EngineConfig, JudgeConfig
 from genprm.fields import Config, free_fields
 from genprm.rpe.config import LabelConfig, TeacherConfig
 from genprm.runs.sources import sources
@@ -150,7 +149,7 @@ class StageRow(BaseModel):
     round: int
     """From 1; 0 for stages that run once."""
     stage: str
-    figures: dict[str, float | None]
+    figures: dict[str, int | float | None]
     """Its results."""
     seconds: float
 
@@ -159,13 +158,6 @@ def part(config: Config, kind: type[ConfigT], **changes: object) -> ConfigT:
     """The fields of a section that one of its kinds has."""
     values = {name: value for name, value in config if name in kind.model_fields and name in config.model_fields_set}
     return kind.model_validate({**values, **changes})
-
-
-def run_config(folder: Path, seed: int, problems: Problems | None = None) -> RunConfig:
-    """How a stage's command runs."""
-    if problems is None:
-        return RunConfig(out=folder, seed=seed)
-    return RunConfig(out=folder, seed=seed, limit=problems.limit, sample=problems.sample)
 
 
 def gate(stage: str, figures: Mapping[str, float | None], gates: Gates) -> str | None:
