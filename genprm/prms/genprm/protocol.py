@@ -39,8 +39,8 @@ class Profile:
     seam: Literal["open", "joined", "split"] = "open"
     """How the opening and the analysis after it are tokenised. `open`: the opening's last space is left to the model,
     which writes it with its first word, as in any text. `joined`: as one text once the analysis is written, as in the
-    released code from its second stage on; a prefix cache then holds nothing of the analysis. `split`: separately, so
-    that the first word has no leading space."""
+    released code from its second stage on; where this changes the first token, a prefix cache does not hold the
+    analysis. `split`: separately, so that the first word has no leading space."""
     analysis_tokens: int = 2048
     """Longest analysis."""
     step_tokens: int = 2048
