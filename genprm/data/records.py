@@ -267,7 +267,8 @@ def load_records(name: str, *, split: str, config: str | None = None) -> Iterato
     from huggingface_hub import constants
 
     if reason is not None:
-        datasets.config.HF_HUB_OFFLINE = True  # read when the library was imported, which may be long ago
+        library: Any = datasets
+        library.config.HF_HUB_OFFLINE = True  # read when the library was imported, which may be long ago
     try:
         loaded: Iterable[object] = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library has no common exception class

@@ -126,10 +126,10 @@ async def drive(
                 run.add_failure(failure_row(item))
                 progress.failed += 1
             elif item.key in run.done:
-                progress.keys[item.key] = len(progress.keys)
+                progress.keys[item.key] = source.places.pop(item.key)
                 progress.kept += 1
             else:
-                progress.keys[item.key] = len(progress.keys)
+                progress.keys[item.key] = source.places.pop(item.key)
                 number = streak.start()
                 try:
                     finished = await work(item)
@@ -189,6 +189,8 @@ class _Source(Generic[ItemT]):
 
     def __init__(self, items: Iterable[ItemT | BadRow], *, ahead: int) -> None:
         self._items = items
+        self.places: dict[str, int] = {}
+        """Keys of the items read but not yet taken, and their 0-based places: workers take them in any order."""
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[ItemT | BadRow | Exception | None] = asyncio.Queue()
         self._room = threading.Semaphore(ahead)
@@ -209,10 +211,12 @@ class _Source(Generic[ItemT]):
     def _read(self) -> None:
         end: Exception | None = None
         try:
-            for item in self._items:
+            for place, item in enumerate(self._items):
                 self._room.acquire()
                 if self._stop.is_set():
                     return
+                if not isinstance(item, BadRow):
+                    self.places[item.key] = place
                 self._put(item)
         except Exception as error:
             end = error

@@ -135,6 +135,28 @@ def test_another_commands_folder_is_one_line(solutions, judge):
     assert len(refused.stderr.splitlines()) <= 3
 
 
+async def test_places_are_those_of_the_input_whichever_worker_takes_a_row(tmp_path):
+    """Fewer workers than rows, and rows that end at any time: a waiting worker and a busy one race for the next row."""
+    import asyncio
+
+    from genprm.runs.driver import Finished, Progress, drive
+    from genprm.runs.folder import open_run
+    from genprm.runs.rows import FailureRow
+    from tests.judges import row
+
+    items = [row(number) for number in range(60)]
+    with open_run(tmp_path / "run", command="verify", config={}) as run:
+
+        async def work(item):
+            for _ in range(item.line * 7 % 5):
+                await asyncio.sleep(0)
+            made = FailureRow(key=item.key, file=item.file, line=item.line, kind="x", reason="")
+            return Finished(made, 0)
+
+        progress = await drive(items, run, work, concurrency=7, progress=Progress())
+    assert progress.keys == {item.key: place for place, item in enumerate(items)}
+
+
 def test_rows_stand_in_the_order_of_the_input(solutions, judge, monkeypatch):
     import asyncio
 
