@@ -100,7 +100,7 @@ async def test_the_policy_of_search_and_refinement(engine: Engine) -> None:
     settings = RefineSettings(1, KeepTurn.BEST, Style.ANALYSIS)
     found = await refine(row, settings, policy=policy, prm=prm, grader=TextGrader())
     assert found.turns
-    assert all(turn.solution.text or turn.solution.reason for turn in found.turns)
+    assert all(turn.steps or turn.reason for turn in found.turns)
 
 
 @pytest.mark.slow
