@@ -1,8 +1,7 @@
 """The configuration of a run: one frozen model for each concern.
 
-A field's description, range and default are given only here. The options of the commands with their help and
-environment variables, the keys of recipes, `run.json`, the settings of a cluster's workers, and the arguments of
-`genprm.load_prm` all come from these fields.
+A field's description, range and default are only here. Command options with help and environment variables, recipe
+keys, `run.json`, the settings of a cluster's workers, and the arguments of `genprm.load_prm` come from these fields.
 """
 
 from __future__ import annotations
@@ -148,10 +147,8 @@ class SandboxConfig(Config):
         description="What runs the code: docker, podman, bubblewrap, or auto (Docker, else bubblewrap, else Podman). "
         "Or where `genprm sandbox serve` answers: https://HOST:PORT or unix:/PATH, several with commas between them.",
     )
-    sandbox_wall_s: float = Field(
-        default=_LIMITS.wall_s, gt=0, le=3600, description="Wall time of a snippet, in seconds."
-    )
-    sandbox_cpu_s: float = Field(default=_LIMITS.cpu_s, gt=0, le=3600, description="CPU time of a snippet, in seconds.")
+    sandbox_wall_s: float = Field(default=_LIMITS.wall_s, gt=0, le=3600, description="Wall time of a snippet, seconds.")
+    sandbox_cpu_s: float = Field(default=_LIMITS.cpu_s, gt=0, le=3600, description="CPU time of a snippet, seconds.")
     sandbox_memory_mb: int = Field(
         default=_LIMITS.memory_mb, ge=64, le=1 << 20, description="Memory of a session without libraries, in MiB."
     )
@@ -186,8 +183,7 @@ class ClusterConfig(Config):
 
     cluster: Annotated[str | None, Option(metavar="ray|ADDRESS", shown="none", free=True)] = Field(
         default=None,
-        description="Open the model on the workers of a Ray cluster: `ray` for the cluster of this machine (started if "
-        "there is none), or an address like ray://head:10001.",
+        description="Run the model on a Ray cluster: `ray` (this machine's, or a local one), or ray://HOST:10001.",
     )
     workers: Annotated[int | None, Option(shown="one per GPU, or one per node without GPUs", free=True)] = Field(
         default=None, ge=1, description="Number of workers for each model on the cluster."
@@ -203,10 +199,7 @@ class ClusterConfig(Config):
 class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
     """A process reward model, and how it judges."""
 
-    family: Annotated[
-        str | None,
-        Option(flags=("--prm", "--family"), shown="from its genprm.json, name or architecture"),
-    ] = Field(
+    family: Annotated[str | None, Option(flags=("--prm", "--family"), shown="from genprm.json, name or class")] = Field(
         default=None,
         description="Family of the PRM: `genprm`, `thinkprm`, `critic` (any chat model), "
         "`implicit` (any causal language model with a reference), or a discriminative one such as `qwen-prm`.",

@@ -25,7 +25,20 @@ STOREYS = (
     ("calibrate", "cluster", "runs"),
     ("prms",),
     ("data", "engines", "grading"),
-    ("concurrency", "chat_text", "config", "errors", "fields", "lazy", "prompts", "sandbox", "spent", "text", "types"),
+    (
+        "concurrency",
+        "chat_text",
+        "config",
+        "errors",
+        "extras",
+        "fields",
+        "lazy",
+        "prompts",
+        "sandbox",
+        "spent",
+        "text",
+        "types",
+    ),
 )
 """The layers from top to bottom. Imports point down, or to the same layer."""
 
