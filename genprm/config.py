@@ -85,7 +85,7 @@ class EngineConfig(Config):
         description="A server with the OpenAI completions API, like http://127.0.0.1:8000/v1. Repeat for several "
         "servers.",
     )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of a model from Hugging Face.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
     tokenizer: Annotated[str | None, Option(shown="the model's")] = Field(
         default=None, description="Folder or Hugging Face name of the tokenizer."
     )
@@ -150,10 +150,10 @@ class SandboxConfig(Config):
     sandbox_wall_s: float = Field(default=_LIMITS.wall_s, gt=0, le=3600, description="Wall time of a snippet, seconds.")
     sandbox_cpu_s: float = Field(default=_LIMITS.cpu_s, gt=0, le=3600, description="CPU time of a snippet, seconds.")
     sandbox_memory_mb: int = Field(
-        default=_LIMITS.memory_mb, ge=64, le=1 << 20, description="Memory of a session without libraries, in MiB."
+        default=_LIMITS.memory_mb, ge=64, le=1 << 20, description="MiB of a session, without libraries."
     )
     sandbox_output_kb: int = Field(
-        default=_LIMITS.output_kb, ge=1, le=1 << 14, description="How much of a snippet's output is kept, in KiB."
+        default=_LIMITS.output_kb, ge=1, le=1 << 14, description="KiB of a snippet's output to keep."
     )
     sandbox_lanes: Annotated[int | None, Option(shown="the number of cores, or what the services offer", free=True)] = (
         Field(default=None, ge=1, le=1024, description="Most snippets that run at once.")
@@ -347,9 +347,7 @@ class PolicyConfig(EngineConfig):
         default="{{ problem }}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
         description="Jinja template of the user turn. The default is GenPRM's (arXiv 2504.00891, app. A).",
     )
-    system: Annotated[str | None, Option(shown="none")] = Field(
-        default=None, description="System prompt of the policy."
-    )
+    system: Annotated[str | None, Option(shown="none")] = Field(default=None, description="System prompt.")
     chat: bool = Field(
         default=True, description="Use the model's chat template; otherwise the prompt is continued as plain text."
     )
@@ -360,11 +358,11 @@ class PolicyConfig(EngineConfig):
     stop: Annotated[tuple[str, ...], Option(shown="a blank line")] = Field(
         default=("\n\n",), description="What ends a step."
     )
-    opening: str = Field(default="", description="Text put before every step, such as `Step {number}: `.")
+    opening: str = Field(default="", description="Text before every step, as `Step {number}: `.")
     ends_with: Annotated[str | None, Option(shown="the end of the turn")] = Field(
         default=None, description=r"A step with this text ends the solution, such as `\boxed{`."
     )
-    max_steps: int = Field(default=64, ge=1, description="Most steps of a solution sampled step by step.")
+    max_steps: int = Field(default=64, ge=1, description="Most steps sampled one by one.")
 
 
 class WorkConfig(Config):
