@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,38 @@ def token_steps(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> li
             step += 1
         found.append(step if step >= 0 else None)
     return found
+
+
+def token_ends(decode: Callable[[list[int]], str], ids: Sequence[int]) -> list[int]:
+    """For each token the number of characters of the text up to its end, as `token_steps` needs them.
+
+    Sampled tokens need not be those that their text is tokenised to, so the ids themselves are decoded, each with the
+    few before it that may change how it reads. A character of several tokens counts from the last of them on.
+
+    Args:
+        decode: the tokenizer's, without clean-up of spaces.
+        ids: the tokens of one text.
+
+    Returns:
+        Offsets that never fall; the last is the length of `decode(ids)`.
+    """
+    ids = list(ids)
+    ends: list[int] = []
+    begin = read = 0  # ids[begin:read] are decoded before the token, so that the rest reads as it does in the text
+    length = before = 0
+    for index in range(len(ids)):
+        now = decode(ids[begin : index + 1])
+        if not now.endswith("\ufffd"):
+            length += len(now) - before
+            begin, read = read, index + 1
+            before = len(decode(ids[begin:read]))
+        ends.append(length)
+    whole = decode(ids)
+    if ends and (ends[-1] != len(whole) or any(b < a for a, b in pairwise(ends))):
+        # A text that ends inside a character, or a tokenizer that looks farther back. Exact, in quadratic time.
+        ends = list(accumulate((len(decode(ids[: index + 1])) for index in range(len(ids))), max))
+        ends = [*(min(end, len(whole)) for end in ends[:-1]), len(whole)]
+    return ends
 
 
 def spread(values: Sequence[float], owners: Sequence[int | None]) -> list[float]:

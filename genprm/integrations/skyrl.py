@@ -12,7 +12,7 @@ from typing import Any
 from genprm.chat_text import problem_of
 from genprm.client import Client, Score
 from genprm.rewards import min_form
-from genprm.step_tokens import Span, at_ends, token_steps
+from genprm.step_tokens import Span, at_ends, token_ends, token_steps
 
 
 @cache
@@ -43,8 +43,7 @@ async def token_rewards(
     Returns:
         One number per token; all 0 if there is no reward.
     """
-    # Decoded token by token: sampled ids may differ from the tokenised text.
-    ends = [len(tokenizer.decode(response_ids[: index + 1])) for index in range(len(response_ids))]
+    ends = token_ends(tokenizer.decode, response_ids)
     text = tokenizer.decode(response_ids)
     score = await (client or _client()).ascore(problem_of(problem), text, answer=answer) if text.strip() else None
     return place(score, ends)

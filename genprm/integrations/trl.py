@@ -1,4 +1,4 @@
-"""TRL: `GRPOTrainer(reward_funcs=process_reward(), ...)`. Written for trl 1.16."""
+"""TRL: `GRPOTrainer(reward_funcs=process_reward(), ...)`. Read in trl 1.16. Credit for each step: `trl_steps`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,56 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from genprm.chat_text import problem_of, solution_of
-from genprm.client import Client, item
+from genprm.client import Client, Score, item
+
+
+EMPTY = Score(
+    scores=[],
+    spans=[],
+    first_error=None,
+    solution=None,
+    correct=False,
+    violation="empty: there are no steps",
+    reward=0.0,
+    complete=True,
+    reason=None,
+)
+"""Of a completion that says nothing: there is nothing to judge, and it earns nothing."""
+
+
+def process_scores(
+    client: Client | None = None, *, answer: str = "answer", problem: str | None = None
+) -> Callable[..., Awaitable[list[Score | None]]]:
+    """Judges completions: what `process_reward` and `genprm.integrations.trl_steps.StepGRPOTrainer` are made of.
+
+    Args:
+        client: asks the service; by default one with default settings.
+        answer: the column with the reference answer.
+        problem: the column with the problem; by default it is read off the prompt.
+
+    Returns:
+        An async function that TRL can call as a reward function, with one score a completion; None where there could be
+        none. How many is logged as `genprm/missing`, and how many break a guard as `genprm/violations`.
+    """
+    client = client or Client()
+
+    async def genprm_process_scores(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[Score | None]:
+        problems = columns[problem] if problem else [problem_of(prompt) for prompt in prompts]
+        answers = columns.get(answer) or [None] * len(prompts)
+        solutions = [solution_of(completion) for completion in completions]
+        judged = [index for index, solution in enumerate(solutions) if solution]
+        items = [item(problems[index], solutions[index], answer=_text(answers[index])) for index in judged]
+        scores: list[Score | None] = [EMPTY] * len(completions)
+        for index, score in zip(judged, await client.ascore_many(items), strict=True):
+            scores[index] = score
+        if log := columns.get("log_metric"):
+            log("genprm/missing", sum(one is None or one.reward is None for one in scores) / max(1, len(scores)))
+            log("genprm/violations", sum(one is not None and one.violation is not None for one in scores))
+        return scores
+
+    return genprm_process_scores
 
 
 def process_reward(
@@ -15,34 +64,21 @@ def process_reward(
     """A reward function for `reward_funcs`: the gated process reward of each completion.
 
     Args:
-        client: the service's client; by default one with default settings.
-        answer: the column with the reference answer. Without it the reward is not gated: it is the lowest step score,
-            which is open to reward hacking.
-        problem: the column with the problem; by default it is taken from the prompt.
+        client: as for `process_scores`.
+        answer: the column with the reference answer. Without such a column the reward is not gated: the lowest step
+            score, which a policy can farm.
+        problem: as for `process_scores`.
 
     Returns:
-        An async function. A completion without a reward gets None, which TRL ignores; their number is logged as
-        `genprm/missing`, and the share that violates a guard as `genprm/violations`.
+        An async function. A completion whose reward could not be had gets None, which TRL leaves out.
     """
-    client = client or Client()
+    judge = process_scores(client, answer=answer, problem=problem)
 
     async def genprm_process_reward(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
-        problems = columns[problem] if problem else [problem_of(prompt) for prompt in prompts]
-        answers = columns.get(answer) or [None] * len(prompts)
-        solutions = [solution_of(completion) for completion in completions]
-        # An empty completion cannot be judged and earns nothing.
-        judged = [index for index, solution in enumerate(solutions) if solution]
-        items = [item(problems[index], solutions[index], answer=_text(answers[index])) for index in judged]
-        rewards: list[float | None] = [0.0] * len(completions)
-        found = await client.ascore_many(items)
-        for index, score in zip(judged, found, strict=True):
-            rewards[index] = None if score is None else score.reward
-        if log := columns.get("log_metric"):
-            log("genprm/missing", sum(reward is None for reward in rewards) / max(1, len(rewards)))
-            log("genprm/violations", sum(one is not None and one.violation is not None for one in found))
-        return rewards
+        scores = await judge(prompts=prompts, completions=completions, **columns)
+        return [None if score is None else score.reward for score in scores]
 
     return genprm_process_reward
 

@@ -30,8 +30,8 @@ logger = logging.getLogger("genprm.serve.access")
 OPEN = frozenset({"/health", "/ready"})
 """Paths that need no key: load balancers, for example, often have none."""
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
-_BODY_S = 30.0
-"""Time limit for the arrival of a body, in seconds."""
+_BODY_S = 60.0
+"""Time limit for the arrival of a whole body, in seconds."""
 _DROP_S, _DROP_BYTES = 2.0, 64 << 20
 """Time (seconds) and bytes for which a refused body is still read."""
 
@@ -44,13 +44,23 @@ class Gate:
         service: provides limits and metrics.
         keys: the accepted keys; empty means no authentication.
         paths: paths with their own metrics label; others are counted together, so that clients cannot create labels.
+        body_s: time limit for the arrival of a whole body, in seconds; a slow sender would hold its connection forever.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Sequence[str], paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        keys: Sequence[str],
+        paths: frozenset[str],
+        *,
+        body_s: float = _BODY_S,
+    ) -> None:
         self._app = app
         self._service = service
         self._keys = [_digest(key) for key in keys]
         self._paths = paths
+        self._body_s = body_s
         self._limit = round(service.config.max_body_mb * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,17 +118,18 @@ class Gate:
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         got, ended = 0, scope["method"] in ("GET", "HEAD")
+        until = time.monotonic() + self._body_s
 
         async def limited() -> Message:
             nonlocal got, ended
             if ended:
                 return await receive()
             try:
-                async with asyncio.timeout(_BODY_S):
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
                     message = await receive()
             except TimeoutError:
                 # FastAPI passes no other exception through while it reads a body.
-                raise HTTPException(408, f"the body did not arrive within {_BODY_S:g} s") from None
+                raise HTTPException(408, f"the body did not arrive within {self._body_s:g} s") from None
             got += len(message.get("body", b""))
             ended = not message.get("more_body", False)
             if got > self._limit:

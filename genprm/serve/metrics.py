@@ -21,6 +21,7 @@ class Metrics:
         )
         self.wait_s = Histogram("genprm_wait_seconds", "Time a solution waits.", buckets=_SECONDS, registry=on)
         self.judge_s = Histogram("genprm_judge_seconds", "Time a solution is judged.", buckets=_SECONDS, registry=on)
+        self.connections = Gauge("genprm_connections", "Open connections.", registry=on)
         self.queue = Gauge("genprm_queue", "Waiting solutions.", registry=on)
         self.in_flight = Gauge("genprm_solutions_in_flight", "Solutions being judged.", registry=on)
         self.chains = Gauge("genprm_chains_in_flight", "Chains being written.", registry=on)

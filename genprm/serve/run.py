@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -17,17 +18,27 @@ from genprm.prms.base import PRM
 from genprm.serve.app import App, create_app
 from genprm.serve.gate import JsonLines
 from genprm.serve.settings import ServeConfig, ServeError, keys_from_environment
+from genprm.serve.wire import Bounds, bounded
 
 _GRACE_S = 5
 """Time to send the last responses, in seconds."""
+_OTHER_FILES = 512
+"""Open files that are not client connections."""
 
 
 class Server(uvicorn.Server):
     """Keeps answering while it drains; uvicorn would stop listening at once."""
 
-    def __init__(self, app: App, config: ServeConfig, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: App,
+        config: ServeConfig,
+        on_start: Callable[[], None] = lambda: None,
+        bounds: Bounds | None = None,
+    ) -> None:
         settings = uvicorn.Config(
             app,
+            http=bounded(bounds or Bounds(connections=config.max_connections)),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -37,6 +48,7 @@ class Server(uvicorn.Server):
             ws="none",
         )
         super().__init__(settings)
+        app.service.metrics.connections.set_function(lambda: len(self.server_state.connections))
         self._app = app
         self._drain_s = config.drain_s
         self._on_start = on_start
@@ -92,6 +104,7 @@ async def serve(
     config.check_exposure(keys)
     app = create_app(prm, config, keys=keys, votes=votes, log=log)
     _log_as_json()
+    _allow_files(config.max_connections)
     listening = listen(config.host, config.port)
     port = listening.getsockname()[1]
     url = f"http://{_host(config.host)}:{port}"
@@ -123,6 +136,16 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listening
+
+
+def _allow_files(connections: int) -> None:
+    """Raises the limit on open files, of which many systems allow 1024, as far as connections need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _host(host: str) -> str:

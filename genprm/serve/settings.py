@@ -44,6 +44,9 @@ class ServeConfig(Config):
     max_chars: int = Field(
         default=200_000, ge=1, le=100_000_000, description="Most characters of a problem with its solution."
     )
+    max_connections: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Most connections at once; further ones get 503."
+    )
     reward_weight: float = Field(
         default=WEIGHT, ge=0, lt=1, description="Share of a right answer's reward that depends on its steps."
     )

@@ -14,6 +14,7 @@ from genprm.prms.base import PRM, OnStep
 from genprm.serve.app import App, create_app
 from genprm.serve.run import Server, listen
 from genprm.serve.settings import ServeConfig
+from genprm.serve.wire import Bounds
 from genprm.types import Judgement
 from tests.judges import ArithmeticJudge
 
@@ -61,11 +62,13 @@ class Live:
 
 
 @asynccontextmanager
-async def live(prm: PRM, config: ServeConfig | None = None, *, port: int = 0, **options: Any) -> AsyncGenerator[Live]:
+async def live(
+    prm: PRM, config: ServeConfig | None = None, *, port: int = 0, bounds: Bounds | None = None, **options: Any
+) -> AsyncGenerator[Live]:
     config = config or ServeConfig()
     app = create_app(prm, config, **{"keys": (), **options})
     listening = listen("127.0.0.1", port)
-    server = Server(app, config)
+    server = Server(app, config, bounds=bounds)
     started = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -54,7 +54,7 @@ async def test_trl(service: Live, chat: bool) -> None:
         log_metric=logged.__setitem__,
     )
     assert rewards == pytest.approx([0.95, 0.0, 0.5, 0.0])
-    assert logged == {"genprm/missing": 0.0, "genprm/violations": 0.0}
+    assert logged == {"genprm/missing": 0.0, "genprm/violations": 1.0}  # the empty one
 
 
 async def test_verl(service: Live) -> None:
