@@ -313,7 +313,9 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     names = [name for name, values in before.items() if values]
     rows: dict[str, Any] = {"before": {name: of(before[name], None) for name in names}}
     for arm, runs in found["runs"].items():
-        means = {name: [sum(one) / len(one) for one in zip(*(run[name] for run in runs), strict=True)] for name in names}
+        means = {
+            name: [sum(one) / len(one) for one in zip(*(run[name] for run in runs), strict=True)] for name in names
+        }
         rows[arm] = {name: of(means[name], before[name]) for name in names}
         rows[arm]["seeds"] = [{name: round(sum(run[name]) / len(run[name]), 4) for name in names} for run in runs]
         rows[arm]["training"] = [

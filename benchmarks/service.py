@@ -1,10 +1,13 @@
-"""Many concurrent clients, some of them hostile, against `genprm serve`: does every answer equal a direct judgement?
+"""Many clients at once, some of them hostile, against `genprm serve`: is every answer that of a direct judgement?
 
     python benchmarks/service.py [--clients 200] [--seconds 300] [--save]
 
 The same word problems are judged by `genprm verify` first, which gives the answers to compare with and the rate. Then
 come so many clients: most ask `/v1/score`, one in ten misbehaves (bodies that are not JSON, wrong types, too many
-steps, clients that disconnect, silent connections). The built-in model judges without running code.
+steps, clients that go away, connections that stop in the middle of a body or of a header). The built-in model judges
+without running code. Honest clients do as `genprm.client` does: they tell the service their deadline, and get what is
+judged by then. An answer is lost where the client gets none. Memory is sampled all along: its slope is a line fitted to
+the second half.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import json
 import random
 import re
+import statistics
 import sys
 import time
 from asyncio.subprocess import PIPE
@@ -28,6 +32,10 @@ from genprm.runs.folder import read_rows_of
 from genprm.runs.rows import VerifyRow
 
 HERE = Path(__file__).parent
+PATIENCE_S, CLIENT_S = 110.0, 120.0
+"""What a client gives the service, and when it gives up."""
+SAMPLES = 40
+JUDGED = 'genprm_solutions_total{outcome="judged"}'
 TOLERANCE = 2e-3
 """bf16 arithmetic depends a little on what is decoded together."""
 
@@ -54,7 +62,7 @@ async def verify(problems: list[WordProblem], folder: Path) -> tuple[dict[str, l
 
 
 class Load:
-    """The clients' results."""
+    """What the clients saw."""
 
     def __init__(self, url: str, problems: list[WordProblem], scores: dict[str, list[float | None]]) -> None:
         self.url = url
@@ -64,29 +72,36 @@ class Load:
         self.hostile: Counter[str] = Counter()
         self.seconds: list[float] = []
         self.mixed_up = 0
-        self.lost = 0
+        self.partial = 0
+        self.lost: Counter[str] = Counter()
 
     async def honest(self, number: int, until: float) -> None:
         rng = random.Random(number)
-        async with httpx.AsyncClient(base_url=self.url, timeout=120) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=CLIENT_S) as http:
             while time.monotonic() < until:
                 one = rng.choice(self.problems)
                 body = {"problem": one.text, "steps": list(one.solution), "id": f"{number}", "seed": 0}
+                body["timeout_s"] = PATIENCE_S
                 started = time.monotonic()
                 try:
                     response = await http.post("/v1/score", json=body)
-                except httpx.HTTPError:
-                    self.lost += 1
+                except httpx.HTTPError as error:
+                    self.lost[type(error).__name__] += 1
                     continue
                 self.statuses[response.status_code] += 1
                 if response.status_code == 429:
                     await asyncio.sleep(float(response.headers["Retry-After"]) * rng.random())
                 elif response.status_code == 200:
                     self.seconds.append(time.monotonic() - started)
-                    self._check(one, f"{number}", response.json())
+                    row = response.json()
+                    self.partial += not row["complete"]
+                    self._check(one, f"{number}", row)
 
     def _check(self, one: WordProblem, identity: str, row: dict[str, Any]) -> None:
         wanted = self.scores[one.text]
+        if not row["complete"]:
+            # What is there must be what is wanted; the rest is null.
+            wanted = [b if a is not None else None for a, b in zip(row["scores"], wanted, strict=False)]
         near = len(row["scores"]) == len(wanted) and all(
             a is b if a is None or b is None else abs(a - b) <= TOLERANCE
             for a, b in zip(row["scores"], wanted, strict=True)
@@ -97,7 +112,7 @@ class Load:
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=self.url, timeout=10) as http:
             while time.monotonic() < until:
-                kind = rng.choice(["json", "type", "steps", "gone", "silent", "path"])
+                kind = rng.choice(["json", "type", "steps", "gone", "body", "header", "path"])
                 try:
                     status = await self._attack(http, kind, rng.choice(self.problems))
                 except (httpx.HTTPError, OSError) as error:
@@ -125,8 +140,9 @@ class Load:
             case _:
                 host, _, port = self.url.removeprefix("http://").partition(":")
                 _, writer = await asyncio.open_connection(host, int(port))
-                writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-                await asyncio.sleep(0.5)
+                end = b"Content-Length: 100\r\n\r\n{" if kind == "body" else b"X-Half: "
+                writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: localhost\r\n" + end)
+                await asyncio.sleep(0.5 if kind == "body" else 5)
                 writer.close()
                 return "closed"
 
@@ -134,6 +150,28 @@ class Load:
 def memory_mb(pid: int) -> float:
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
+
+
+async def metric(url: str, name: str) -> float:
+    """The sum of a metric."""
+    async with httpx.AsyncClient(timeout=60) as http:
+        lines = (await http.get(f"{url}/metrics")).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+async def watch(pid: int, every_s: float, samples: list[tuple[float, float]]) -> None:
+    """Samples memory until it is cancelled: (second, MiB)."""
+    started = time.monotonic()
+    while True:
+        samples.append((time.monotonic() - started, memory_mb(pid)))
+        await asyncio.sleep(every_s)
+
+
+def slope(samples: list[tuple[float, float]]) -> float:
+    """MiB a minute, of the line that fits the later half best."""
+    half = samples[len(samples) // 2 :]
+    seconds, memory = zip(*half, strict=True)
+    return statistics.linear_regression(seconds, memory).slope * 60
 
 
 async def main() -> None:
@@ -159,34 +197,39 @@ async def main() -> None:
     until = time.monotonic() + options.seconds
     clients = [load.bad(n, until) if n % 10 == 0 else load.honest(n, until) for n in range(options.clients)]
     work = asyncio.gather(*clients)
+    samples: list[tuple[float, float]] = []
+    watching = asyncio.create_task(watch(process.pid, options.seconds / SAMPLES, samples))
     await asyncio.sleep(options.seconds / 4)
-    early = memory_mb(process.pid)
-    started, before = time.monotonic(), len(load.seconds)
+    started, before, judged_before = time.monotonic(), len(load.seconds), await metric(url, JUDGED)
     await asyncio.sleep(options.seconds / 2)
-    judged = (len(load.seconds) - before) / (time.monotonic() - started)
-    async with httpx.AsyncClient(timeout=60) as http:
-        text = (await http.get(f"{url}/metrics")).text
-    late = memory_mb(process.pid)
+    served, judged = len(load.seconds) - before, await metric(url, JUDGED) - judged_before
+    took = time.monotonic() - started
+    await asyncio.sleep(options.seconds / 4 - 1)
+    watching.cancel()
+    shared = await metric(url, "genprm_shared_total")
     await work
     process.terminate()
     code = await process.wait()
     await drained
-    shared = sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("genprm_shared_total"))
     ranked = sorted(load.seconds)
     found = {
         "clients": options.clients,
         "seconds": options.seconds,
         "verify_per_s": round(rate, 2),
-        "served_per_s": round(judged, 2),
+        "served_per_s": round(served / took, 2),
+        "judged_per_s": round(judged / took, 2),
+        "judged_to_verify": round(judged / took / rate, 3),
         "p50_s": round(ranked[len(ranked) // 2], 2),
         "p99_s": round(ranked[int(len(ranked) * 0.99)], 2),
         "answers": len(ranked),
         "shared": int(shared),
         "mixed_up": load.mixed_up,
-        "lost": load.lost,
+        "partial": load.partial,
+        "lost": dict(load.lost),
         "statuses": {str(status): count for status, count in sorted(load.statuses.items())},
         "hostile": dict(sorted(load.hostile.items())),
-        "memory_mb": [round(early), round(late)],
+        "memory_mb": [round(samples[len(samples) * n // 8][1]) for n in range(8)] + [round(samples[-1][1])],
+        "memory_mb_per_minute": round(slope(samples), 1),
         "exit_code": code,
     }
     for name, value in found.items():

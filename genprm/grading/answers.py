@@ -27,7 +27,8 @@ LIMIT_S = 5.0
 LONGEST = 2_000
 """Maximum length of an answer in characters; longer texts are not answers."""
 _START_S = 120.0
-_REMEMBERED = 100_000
+_REMEMBERED, _REMEMBERED_CHARS = 100_000, 200
+"""Pairs that are remembered, and the longest: together at most about 40 MB."""
 
 
 class AnswerError(RuntimeError):
@@ -116,7 +117,7 @@ class AnswerChecker:
             outcome = await worker.ask(*pair, self.limit_s)
         finally:
             self._idle.put_nowait(worker)
-        if outcome.known:
+        if outcome.known and len(pair[0]) + len(pair[1]) <= _REMEMBERED_CHARS:
             self._known[pair] = outcome
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)

@@ -8,7 +8,6 @@ from typing import Any
 from genprm.chat_text import problem_of, solution_of
 from genprm.client import Client, Score, item
 
-
 EMPTY = Score(
     scores=[],
     spans=[],

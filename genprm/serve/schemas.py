@@ -61,8 +61,9 @@ def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
     problem, steps = row.problem, row.steps
     if len(steps) > config.max_steps:
         raise Refusal(422, "too_many_steps", f"{len(steps)} steps exceed max_steps, {config.max_steps}")
-    if (size := len(problem) + sum(map(len, steps))) > config.max_chars:
-        raise Refusal(422, "too_long", f"{size} characters of problem and steps exceed max_chars, {config.max_chars}")
+    if (size := len(problem) + sum(map(len, steps)) + len(row.answer or "")) > config.max_chars:
+        what = "problem and steps" if row.answer is None else "problem, steps and answer"
+        raise Refusal(422, "too_long", f"{size} characters of {what} exceed max_chars, {config.max_chars}")
     return row
 
 
