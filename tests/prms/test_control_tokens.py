@@ -177,11 +177,11 @@ async def test_text_never_becomes_a_control_token(name: str, family: str, load_t
         sent: Ids = await write(tokenizer, problem, steps)  # type: ignore[misc]
         return [Counter(token for token in ids if token in control) for ids in sent]
 
-    try:
-        harmless = await counted("x", ["x", "x"])
-    except EngineError as error:
-        assert "chat template" in str(error)
+    if tokenizer._hf.chat_template is None and family != "discriminative":
+        with pytest.raises(EngineError, match="chat template"):
+            await counted("x", ["x", "x"])
         return
+    harmless = await counted("x", ["x", "x"])
     text = st.lists(st.sampled_from([*WORDS, *control.values()]), min_size=1, max_size=7).map("".join)
     hostile: list[tuple[str, list[str]]] = []
 
