@@ -185,7 +185,7 @@ async def test_text_never_becomes_a_control_token(name: str, family: str, load_t
     text = st.lists(st.sampled_from([*WORDS, *control.values()]), min_size=1, max_size=7).map("".join)
     hostile: list[tuple[str, list[str]]] = []
 
-    @settings(max_examples=12, deadline=None, database=None)
+    @settings(max_examples=6, deadline=None, database=None)
     @given(text, text, text)
     def collect(problem: str, first: str, second: str) -> None:
         hostile.append((f"x{problem}", [f"x{first}", f"x{second}"]))
