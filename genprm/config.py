@@ -35,9 +35,7 @@ class Mode(StrEnum):
     """How much of GenPRM's protocol a judge uses."""
 
     DIRECT = "direct"
-    """Only the judgement."""
     ANALYZE = "analyze"
-    """An analysis, then the judgement."""
     CODE = "code"
     """Code is written but never run; the model imagines its output."""
     EXECUTE = "execute"
@@ -55,7 +53,6 @@ class Until(StrEnum):
     """How far a solution is judged."""
 
     END = "end"
-    """Every step."""
     FIRST_ERROR = "first-error"
     """Up to the first wrong step, as decided by the mean of the votes."""
 
@@ -66,7 +63,6 @@ class Keep(StrEnum):
     FULL = "full"
     """Everything: problem, steps, every chain's text, code and output. About 16 kB for a chain of 4,000 tokens."""
     SCORES = "scores"
-    """Scores, verdicts and token counts: about 100 bytes per step."""
 
 
 class EngineConfig(Config):
