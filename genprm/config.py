@@ -234,10 +234,10 @@ class JudgeConfig(ClusterConfig, SandboxConfig, EngineConfig):
         default=None, ge=0, le=2, description="Sampling temperature of the judge; 0 is greedy."
     )
     top_p: Annotated[float | None, Option(shown="the model's own")] = Field(
-        default=None, gt=0, le=1, description="Top-p."
+        default=None, gt=0, le=1, description="Nucleus sampling (top-p) of the judge."
     )
     top_k: Annotated[int | None, Option(shown="the model's own")] = Field(
-        default=None, ge=0, description="0: no limit."
+        default=None, ge=0, description="Top-k sampling of the judge; 0 for no limit."
     )
     threshold: float = Field(
         default=DEFAULT_THRESHOLD, ge=0, le=1, description="A step that scores below this is judged wrong."
@@ -378,7 +378,7 @@ class RunConfig(WorkConfig):
     """A run of a command: how much input it reads, and its output folder."""
 
     limit: Annotated[int | None, Option(shown="all", free=True)] = Field(
-        default=None, ge=1, description="Most rows read."
+        default=None, ge=1, description="Read at most this many rows."
     )
     sample: Annotated[int | None, Option(shown="all", free=True)] = Field(
         default=None, ge=1, description="Choose this many rows at random (by the seed), before --limit."
