@@ -1,4 +1,4 @@
-"""The cost of a snippet: this sandbox on both backends, two common ways with Docker, and plain exec as the limit.
+"""The cost of a snippet: this sandbox here and as a service, two common ways with Docker, and plain exec as the limit.
 
 Every row runs the same snippets. Ours opens a fresh session for each; `docker-exec` starts a Python in a running
 container through docker-py; `docker-run` starts a container for each; `in-process` is a first call in a fork of an
@@ -48,6 +48,20 @@ async def ours(backend: str, lanes: int, seconds: float) -> Row:
         await box.stats()  # answers when a guest has loaded all that it loads
         await measure_sessions(box, SNIPPETS["trivial"], lanes, 1.0)
         return {name: await measure_sessions(box, code, lanes, seconds) for name, code in SNIPPETS.items()}
+
+
+@contextlib.contextmanager
+def running_service(lanes: int) -> Iterator[str]:
+    """A sandbox service over bubblewrap in a process of its own, on a loopback port; its address."""
+    command = [sys.executable, "-m", "genprm.cli.main", "sandbox", "serve", "--port", "0", "--sandbox", "bubblewrap"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    service = subprocess.Popen([*command, "--lanes", str(lanes)], stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert service.stderr is not None
+        yield service.stderr.readline().split()[-1]
+    finally:
+        service.terminate()
+        service.wait()
 
 
 @contextlib.contextmanager
@@ -213,11 +227,18 @@ def main() -> None:
     for backend in ("docker", "bubblewrap"):
         for lanes in (1, 2):
             rows[f"{backend}-{lanes}"] = asyncio.run(ours(backend, lanes, seconds))
+    for lanes in (1, 2):
+        with running_service(lanes) as address:
+            rows[f"remote-{lanes}"] = asyncio.run(ours(address, lanes, seconds))
     rows["docker-exec"] = asyncio.run(docker_exec(client, image, SLOW_SECONDS))
     rows["docker-run"] = asyncio.run(docker_run(image, SLOW_SECONDS))
     more = {backend: asyncio.run(extras(backend)) for backend in ("docker", "bubblewrap")}
     more["docker"]["ready_after_container_start_s"] = container_ready_s(client)
     print(table(rows))
+    for lanes in (1, 2):
+        near, far = rows[f"bubblewrap-{lanes}"]["trivial"], rows[f"remote-{lanes}"]["trivial"]
+        print(f"remote-{lanes} beside bubblewrap-{lanes}, trivial: {far.p50_ms - near.p50_ms:+.2f} ms p50, "
+              f"{far.per_s / near.per_s:.0%} of the rate")  # fmt: skip
     for backend, figures in more.items():
         print(f"{backend}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, load {os.getloadavg()[0]:.1f}")

@@ -61,7 +61,7 @@ async def neighbours(arguments: argparse.Namespace) -> list[Neighbourhood]:
 def main() -> int:
     """Print the report; exit code 1 when something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sandbox", default="docker", choices=["docker", "bubblewrap"])
+    parser.add_argument("--sandbox", default="docker", help="docker, bubblewrap, podman, or the address of a service")
     parser.add_argument("--snippets", type=int, default=20_000)
     parser.add_argument("--sessions", type=int, default=4)
     parser.add_argument("--lanes", type=int, default=2)
@@ -72,15 +72,16 @@ def main() -> int:
     parser.add_argument("--only", help="with --neighbours: attacks whose name contains this")
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/soak-BACKEND.json")
     arguments = parser.parse_args()
+    backend = "remote" if ":" in arguments.sandbox else arguments.sandbox
     if arguments.neighbours:
         found = asyncio.run(neighbours(arguments))
         worst = min(found, key=lambda one: one.kept)
-        text = json.dumps({"backend": arguments.sandbox, "attacks": len(found), "least_kept": worst.kept,
+        text = json.dumps({"backend": backend, "attacks": len(found), "least_kept": worst.kept,
                            "least_kept_beside": worst.attack, "wrong": sum(len(one.wrong) for one in found),
                            "guests_lost": sum(one.guests_lost for one in found)})  # fmt: skip
         if arguments.save:
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"neighbours-{arguments.sandbox}.json").write_text(text + "\n", encoding="utf-8")
+            (RESULTS / f"neighbours-{backend}.json").write_text(text + "\n", encoding="utf-8")
         print(text)
         return 1 if any(one.kept < KEPT or one.wrong or one.guests_lost for one in found) else 0
     report, where = asyncio.run(run(arguments))
@@ -90,10 +91,10 @@ def main() -> int:
         print(f"  {line}")
     for field in dataclasses.fields(report.before):
         print(f"{field.name:24}{getattr(report.before, field.name):>10}{getattr(report.after, field.name):>10}")
-    text = json.dumps({"backend": arguments.sandbox, "lanes": arguments.lanes, **dataclasses.asdict(report)})
+    text = json.dumps({"backend": backend, "lanes": arguments.lanes, **dataclasses.asdict(report)})
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"soak-{arguments.sandbox}.json").write_text(text + "\n", encoding="utf-8")
+        (RESULTS / f"soak-{backend}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
     return 1 if report.wrong or report.errors else 0
 

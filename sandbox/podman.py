@@ -22,6 +22,9 @@ from .lane import LaneBroken
 from .limits import Limits
 from .results import SandboxError
 
+_TMPFS = TMPFS.replace("nr_inodes=4k,", "")
+"""Podman knows no limit on the number of files; the container's memory bounds it."""
+_USER_PROCESSES = 16384
 _COMMAND_S = 60.0
 _END_S = 10.0
 """For a container whose input has ended to end and to be removed."""
@@ -73,7 +76,9 @@ class PodmanBackend:
         command += ["--cap-drop=ALL", "--cap-add=SETUID,SETGID,KILL", "--security-opt=no-new-privileges"]
         command += [f"--security-opt=seccomp={self._profile}", "--ipc=none", f"--pids-limit={PROCESSES}"]
         command += [f"--memory={memory}", f"--memory-swap={memory}", f"--cpus={cores()}"]
-        command += ["--ulimit=core=0:0", "--ulimit=nofile=4096:4096", f"--tmpfs=/tmp:{TMPFS}"]
+        # Podman's own default may be more than it can set where it lacks CAP_SYS_RESOURCE.
+        command += [f"--ulimit=nproc={_USER_PROCESSES}:{_USER_PROCESSES}"]
+        command += ["--ulimit=core=0:0", "--ulimit=nofile=4096:4096", f"--tmpfs=/tmp:{_TMPFS}"]
         command += [f"--env={name}={value}" for name, value in ENVIRONMENT_INSIDE]
         config = guest_config(self._limits, proc="/proc", readable=READABLE)
         return [*command, self._image, "python3", "-s", "-P", "-m", "guest", config]
