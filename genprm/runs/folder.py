@@ -263,7 +263,9 @@ def replacing(path: Path) -> Generator[TextIO]:
             yield file
         temporary.replace(path)
     except OSError as error:
-        raise WriteError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        if error.filename not in (None, str(temporary), str(path)):  # another file, which the block read
+            raise
+        raise WriteError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

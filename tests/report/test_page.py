@@ -1,9 +1,12 @@
 import base64
+import errno
 import hashlib
 import json
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+
+import pytest
 
 from genprm.benchmarks.metrics import Tally
 from genprm.report import write_page
@@ -116,11 +119,8 @@ async def test_the_old_page_stays_until_the_new_one_is_whole(tmp_path):
 
     def broken():
         yield rows[0]
-        raise OSError("gone")
+        raise FileNotFoundError(errno.ENOENT, "gone", "rows.jsonl")
 
-    try:
+    with pytest.raises(FileNotFoundError):
         write_page(path, info=INFO, metrics=Tally().metrics(failed=0), rows=broken())
-    except OSError:
-        assert path.read_text() == "old"
-    else:
-        raise AssertionError
+    assert path.read_text() == "old"
