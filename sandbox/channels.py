@@ -50,7 +50,10 @@ class ProcessChannel(StreamChannel):
         assert process.stderr is not None
         super().__init__(process.stdout, process.stdin)
         self._process = process
-        self._held = Process.hold(process.pid, 0)
+        try:
+            self._held = Process.hold(process.pid, 0)
+        except ProcessLookupError:  # it ended at once; its log says why
+            self._held = None
         self._ended = False
         self._patience_s = patience_s
         self._log = b""
@@ -71,8 +74,9 @@ class ProcessChannel(StreamChannel):
                     async with asyncio.timeout(self._patience_s):
                         await self._process.wait()
             # Not by asyncio's own `kill`: it may reap the process behind its watcher's back.
-            self._held.signal(signal.SIGKILL)
-            self._held.release()
+            if self._held is not None:
+                self._held.signal(signal.SIGKILL)
+                self._held.release()
         async with asyncio.timeout(_END_S):
             await self._process.wait()
             await self._logger

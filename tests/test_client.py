@@ -156,7 +156,7 @@ def test_servers_that_misbehave_give_none(reply: bytes) -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8311", "ftp://x", "http://"])
 def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(ValueError, match="looks like"):
+    with pytest.raises(ValueError, match="must look like"):
         Client(url)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.bubblewrap, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap, pytest.mark.timeout(600)]
 
 
 def gpu(*arguments: str, cwd: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from genprm.cli.main import app
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.bubblewrap,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]

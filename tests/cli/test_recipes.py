@@ -41,7 +41,7 @@ def test_an_empty_recipe_changes_nothing(tmp_path):
         ("vote: 3", "has the unknown key 'vote'. The nearest one is 'votes'."),
         ("clean: true", "has the unknown key 'clean'"),
         ("votes: 0", "votes: votes must be a number from 1, `adaptive` or `adaptive:N`, not '0'"),
-        ("sandbox: dokcer", "Invalid value for '--sandbox'"),
+        ("sandbox: dokcer", "not 'dokcer'"),
         ("votes: [1, 2]", "'votes' cannot be [1, 2]"),
         ("votes: {a: 1}", "'votes' cannot be {'a': 1}"),
         ("- votes", "must be a mapping of keys to values, not ['votes']"),

@@ -28,6 +28,7 @@ def genprm(*arguments):
 
 
 @pytest.mark.bubblewrap
+@pytest.mark.slow
 def test_the_first_command_and_its_tables_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = genprm("demo", "-o", "runs/d")
@@ -63,7 +64,7 @@ def test_show_of_what_is_no_run(tmp_path):
 def test_what_is_shipped():
     assert shipped("builtin:best-of-n", "recipes").endswith("recipes/best-of-n.yaml")
     assert shipped("mine.yaml", "recipes") == "mine.yaml"
-    with pytest.raises(InputError, match="there are builtin:beam, builtin:best-of-n"):
+    with pytest.raises(InputError, match="which has builtin:beam, builtin:best-of-n"):
         shipped("builtin:nothing", "recipes")
 
 

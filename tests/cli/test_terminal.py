@@ -63,6 +63,7 @@ def test_logs_are_escaped():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.slow
 def test_an_output_that_is_not_utf8(encoding):
     program = "from genprm.cli.main import main; main()"
     done = subprocess.run(

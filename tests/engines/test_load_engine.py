@@ -46,6 +46,7 @@ def test_importing_the_engines_loads_nothing_heavy() -> None:
     assert shown.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_scikit_learn_is_loaded_by_those_who_call_it_alone() -> None:
     pytest.importorskip("sklearn")
     check = """

@@ -105,6 +105,7 @@ async def test_vllm_is_not_asked_for_a_head_that_the_configuration_does_not_name
             await load_discriminative(folder, family=family, engine="vllm")
 
 
+@pytest.mark.slow
 async def test_vllm_does_not_start_on_an_incomplete_checkpoint(tmp_path: Path) -> None:
     """vLLM would fill linear layers with random numbers, so it is not started."""
     need_vllm()

@@ -53,7 +53,7 @@ async def test_no_index(reply):
     assert judgement.first_error is None
     assert judgement.scores == [None, None, None]
     assert judgement.solution.missing == 1
-    assert judgement.steps[0].reason == "no chain names a paragraph of the solution, or -1"
+    assert judgement.steps[0].reason == "no chain names a paragraph of the solution, or -1 (no_verdict)"
 
 
 async def test_the_most_frequent_index_counts():

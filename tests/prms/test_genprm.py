@@ -324,5 +324,5 @@ def test_the_last_block_is_found_open_or_closed(before: str, source: str) -> Non
 
 
 def test_finish_covers_what_engines_say() -> None:
-    assert {finish.value for finish in Finish} == {"stop", "eos", "length"}
+    assert {finish.value for finish in Finish} == {"stop", "eos", "length", "repeated"}
     assert SamplingDefaults() == SamplingDefaults(0.6, 0.95, 20)

@@ -248,7 +248,7 @@ async def test_each_of_several_chains_goes_through_all_rounds():
 
 
 async def test_rounds_end_with_the_context():
-    engine = Engine.say("x" * 2000, "never asked", max_model_len=len(PROMPT) + 300)
+    engine = Engine.say("".join(map(str, range(1000))), "never asked", max_model_len=len(PROMPT) + 300)
     judgement = await judge(engine, rounds=4)
     assert len(engine.prompts) == 1
     assert judgement.solution.score is not None

@@ -30,7 +30,7 @@ from genprm.sandbox.service.settings import TOKENS_VARIABLE, tokens_from_environ
 
 from .conftest import missing, no_bubblewrap, serving
 
-pytestmark = pytest.mark.bubblewrap
+pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 LIMITS = Limits(wall_s=2.0, memory_mb=256)
 TOKENS = (("ann", "a" * 24), ("bob", "b" * 24))
 

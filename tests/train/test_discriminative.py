@@ -27,7 +27,7 @@ from genprm.train.step_rows import step_targets
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 LAYOUTS = ("qwen-prm", "token-classification")
 
 

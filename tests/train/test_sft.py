@@ -284,7 +284,7 @@ def test_other_bad_input_says_what_to_do(data: Path, tmp_path: Path) -> None:
         prepare(config(data, max_length=64), 64, tokenizer)
     with pytest.raises(TrainError, match="empty: of 6 rows none can be trained on"):
         prepare(config(data, max_length=64, bad_rows="skip"), 64, tokenizer)
-    with pytest.raises(TrainError, match=r"--max-length 9,000 is more than the 8,192"):
+    with pytest.raises(TrainError, match=r"--max-length 9,000 exceeds the model's context of 8,192"):
         longest_of(config(data, max_length=9000), AutoConfig.from_pretrained(BUILT_IN_PATH))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(TrainError, match="the data set is empty"):
