@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genprm import load_prm
-from genprm.benchmarks.processbench import f1_score, tune_threshold
+from genprm.benchmarks.processbench import blind_floor, f1_score, tune_threshold, uniform_floor
 from genprm.benchmarks.statistics import Hit, f1_interval, mean_difference, mean_interval
 from genprm.cli.main import app
 from genprm.config import PolicyConfig
@@ -304,6 +304,9 @@ def main() -> None:
     figures: dict[str, Any] = {"problems": options.fresh, "solutions": len(rows)}
     figures["labels"] = json.loads((out / "labels" / "metrics.json").read_text(encoding="utf-8"))["solutions_labelled"]
     figures["outcomes"] = len(read(out / "finished.jsonl"))
+    counts = [int(row["label"]) for row in rows], [len(row["steps"]) for row in rows]
+    floors = {"uniform_f1": uniform_floor(*counts), "blind_f1": blind_floor(*counts)}
+    figures["floors"] = {name: round(100 * (one.f1 or 0.0), 1) for name, one in floors.items()}
     labels = f1_score([r["label"] for r in labelled(out)], [int(r["label"]) for r in tuning])
     figures["labels_against_truth_f1"] = round(100 * (labels.f1 or 0.0), 1)
     figures["judges"] = {name: localisation(rows, found_errors(rows, one, 0.5)) for name, one in verdicts.items()}
