@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from genprm.chat_text import solution_of
 from genprm.client import Score
@@ -60,7 +60,9 @@ class StepGRPOTrainer(GRPOTrainer):
         self._judged: list[tuple[Score | None, str, Ids]] = []
         self._compared = False
         further = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-        super().__init__(model=model, reward_funcs=[self._outcome_reward(), *further], **options)
+        # TRL awaits what is a coroutine, which its type does not say.
+        rewards: Any = [self._outcome_reward(), *further]
+        super().__init__(model=model, reward_funcs=rewards, **options)
 
     def _outcome_reward(self) -> Callable[..., Awaitable[list[float | None]]]:
         async def genprm_outcome(
@@ -86,7 +88,8 @@ class StepGRPOTrainer(GRPOTrainer):
         everyone: list[tuple[list[float | None], bool | None]] = gather_object(
             [([] if score is None else score.scores, _outcome(score)) for score, _, _ in judged]
         )
-        size: int = self.num_generations if self.model.training else self.num_generations_eval
+        model: Any = self.model
+        size = int((self.num_generations if model.training else self.num_generations_eval) or self.num_generations)
         norm = Norm.RLOO if self.scale_rewards == "none" else Norm.GRPO
         credit: list[list[float]] = []
         for start in range(0, len(everyone), size):
