@@ -88,8 +88,8 @@ class StepGRPOTrainer(GRPOTrainer):
         everyone: list[tuple[list[float | None], bool | None]] = gather_object(
             [([] if score is None else score.scores, _outcome(score)) for score, _, _ in judged]
         )
-        model: Any = self.model
-        size = int((self.num_generations if model.training else self.num_generations_eval) or self.num_generations)
+        trainer: Any = self
+        size: int = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         norm = Norm.RLOO if self.scale_rewards == "none" else Norm.GRPO
         credit: list[list[float]] = []
         for start in range(0, len(everyone), size):
