@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -131,7 +132,17 @@ class HttpServer:
             limit_s = self._session.timeout.total or 0.0
             raise NoAnswerError(f"it did not answer within {limit_s:g} s") from error
         except aiohttp.ClientError as error:
-            raise NoAnswerError(f"Connection error: {error or type(error).__name__}") from error
+            raise NoAnswerError(_why(error)) from error
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """What went wrong, in the system's words where it is the system's error: `Connection refused`."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        cause = error.os_error
+        if cause.errno and not isinstance(cause, socket.gaierror):
+            return os.strerror(cause.errno)
+        return cause.strerror or str(cause)
+    return f"Connection error: {error or type(error).__name__}"
 
 
 def _message(content: bytes) -> str:
