@@ -99,10 +99,7 @@ def test_a_policy_server_that_is_gone_ends_the_run_and_the_next_one_goes_on(serv
         result = genprm(*patient)
         assert result.exit_code == 1
         failed = [line for line in result.stderr.splitlines() if line.startswith("failed <")]
-        assert failed == [
-            f"failed <generated>, line 3: no server answered for 1 s: {server.url} "
-            "(Connection refused)"
-        ]
+        assert failed == [f"failed <generated>, line 3: no server answered for 1 s: {server.url} (Connection refused)"]
         kept = (tmp_path / "run" / "rows.jsonl").read_bytes()
         assert len(rows(tmp_path / "run")) == 2
         again = genprm(*patient)
