@@ -95,8 +95,8 @@ class Lane:
             hello = Hello(frames.text(message, "isolation"), frames.integer(message, "landlock"),
                           frames.text(message, "python"))  # fmt: skip
         except (frames.FrameError, LaneBroken, TimeoutError) as error:
-            complaint = channel.complaint()
             await channel.close()
+            complaint = channel.complaint()  # after the log has been read to its end
             raise LaneBroken(f"the guest did not start: {complaint or error or type(error).__name__}") from None
         except BaseException:
             await channel.close()

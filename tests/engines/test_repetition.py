@@ -1,7 +1,7 @@
 """When a generation counts as repeating itself."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genprm.engines.stops import REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES, repeats
@@ -9,6 +9,7 @@ from genprm.engines.stops import REPEATED_LEAST, REPEATED_MOST, REPEATED_TIMES, 
 pieces = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(pieces, pieces)
 def test_it_is_the_rule_that_vllm_has(start, piece):
     utils = pytest.importorskip("vllm.v1.core.sched.utils")
