@@ -26,10 +26,10 @@ from genprm.prms.discriminative.formats import FORMATS, SolutionWriter
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.implicit.logratio import ChatSpans, ImplicitMode
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
+from tests.benchmarks.shared import shared_data
 from tests.fakes import ScriptedEngine, byte_tokenizer
 from tests.prms import tiny_models
 
-SHARED = Path("/work/shared/data/tokenizers")
 NAMES = ["bytes", "qwen", "llama", "mistral", "nano", "nano_policy", "smollm2"]
 SHARED_NAMES = ["qwen3", "r1"]
 _FORM = re.compile(r"<\S+>|\[\S+\]")
@@ -47,7 +47,7 @@ def load_tokenizer(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fix
         if name == "smollm2":
             return Tokenizer.from_pretrained(str(request.getfixturevalue("smollm2")))
         if name in SHARED_NAMES:
-            return Tokenizer.from_pretrained(str(SHARED / name))
+            return Tokenizer.from_pretrained(str(shared_data(f"tokenizers/{name}")))
         folder = tmp_path_factory.mktemp(name)
         getattr(tiny_models, f"save_{name}_tokenizer")(folder)
         return Tokenizer.from_pretrained(str(folder))
@@ -167,8 +167,6 @@ WORDS = [
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [*NAMES, *(pytest.param(n, marks=pytest.mark.shared_data) for n in SHARED_NAMES)])
 async def test_text_never_becomes_a_control_token(name: str, family: str, load_tokenizer: object) -> None:
-    if name in SHARED_NAMES and not (SHARED / name).is_dir():
-        pytest.skip("the shared tokenizers are not here")
     tokenizer: Tokenizer = load_tokenizer(name)  # type: ignore[operator]
     control = control_of(tokenizer)
     write = FAMILIES[family]
