@@ -147,6 +147,7 @@ async def test_another_replica_is_tried() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ],
 )
+@pytest.mark.slow
 def test_servers_that_misbehave_give_none(reply: bytes) -> None:
     with _server(reply) as url:
         client = Client(url, timeout_s=1.0)

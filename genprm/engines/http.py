@@ -128,6 +128,8 @@ class HttpServer:
                 if answer.status >= 400:
                     raise StatusError(answer.status, _message(content), _wish(answer.headers))
                 return content
+        except aiohttp.ConnectionTimeoutError as error:
+            raise NoAnswerError(f"no connection within {CONNECT_S:g} s") from error
         except TimeoutError as error:
             limit_s = self._session.timeout.total or 0.0
             raise NoAnswerError(f"it did not answer within {limit_s:g} s") from error

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import resource
-import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
 
 from genprm.prms.base import PRM
+from genprm.sandbox.service.draining import DrainingServer, listen_tcp, url_host
 from genprm.serve.app import App, create_app
 from genprm.serve.gate import JsonLines
 from genprm.serve.settings import ServeConfig, ServeError, keys_from_environment
@@ -26,8 +24,8 @@ _OTHER_FILES = 512
 """Open files that are not client connections."""
 
 
-class Server(uvicorn.Server):
-    """Keeps answering while it drains; uvicorn would stop listening at once."""
+class Server(DrainingServer):
+    """Serves an app; see `DrainingServer`."""
 
     def __init__(
         self,
@@ -47,35 +45,9 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_GRACE_S,
             ws="none",
         )
-        super().__init__(settings)
+        desk, drain_s = app.service.desk, config.drain_s
+        super().__init__(settings, lambda: desk.drain(drain_s), on_start)
         app.service.metrics.connections.set_function(lambda: len(self.server_state.connections))
-        self._app = app
-        self._drain_s = config.drain_s
-        self._on_start = on_start
-        self._draining: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Calls `on_start` once the service answers."""
-        await super().startup(sockets)
-        if self.started:
-            self._on_start()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leaves signals to `serve`, whose handlers would run in addition to uvicorn's."""
-        yield
-
-    def end(self) -> None:
-        """Starts to drain; a second call ends at once."""
-        if self._draining is not None:
-            self.force_exit = self.should_exit = True
-            return
-        self._draining = asyncio.create_task(self.drain())
-
-    async def drain(self) -> None:
-        """Refuses new requests, finishes accepted ones, and ends."""
-        await self._app.service.desk.drain(self._drain_s)
-        self.should_exit = True
 
 
 async def serve(
@@ -107,16 +79,12 @@ async def serve(
     _allow_files(config.max_connections)
     listening = listen(config.host, config.port)
     port = listening.getsockname()[1]
-    url = f"http://{_host(config.host)}:{port}"
+    url = f"http://{url_host(config.host)}:{port}"
     server = Server(app, config, lambda: on_start(url))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.end)
     try:
-        await server.serve(sockets=[listening])
+        with server.ended_by_signals():
+            await server.serve(sockets=[listening])
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
         listening.close()
 
 
@@ -126,16 +94,10 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ServeError: it cannot listen.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
-        listening.listen(2048)
+        return listen_tcp(host, port)
     except OSError as error:
-        listening.close()
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listening
 
 
 def _allow_files(connections: int) -> None:
@@ -146,10 +108,6 @@ def _allow_files(connections: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _log_as_json() -> None:

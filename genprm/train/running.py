@@ -10,6 +10,7 @@ from typing import Any
 
 from genprm.engines import BUILT_IN
 from genprm.engines.tokenizer import Tokenizer
+from genprm.extras import need
 from genprm.train.config import TrainConfig
 from genprm.train.rows import TrainError
 
@@ -80,13 +81,9 @@ def check_installed() -> None:
     """Checks early whether the libraries are installed, and silences them.
 
     Raises:
-        TrainError: one is missing; the message says what to install.
+        ExtraError: one is missing; the message says what to install.
     """
-    import importlib.util
-
-    missing = [name for name in ("trl", "peft", "datasets", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrainError(f"training needs {', '.join(missing)}: pip install 'genprm[train]'")
+    need("train", "trl", "peft", "datasets", "accelerate", what="training")
     import transformers
 
     transformers.logging.set_verbosity_error()

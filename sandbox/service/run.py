@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import stat
 from collections.abc import Callable, Generator
@@ -14,45 +13,13 @@ from pathlib import Path
 import uvicorn
 
 from .app import create_app
+from .draining import BACKLOG, DrainingServer, listen_tcp, url_host
 from .service import Service
 from .settings import ServiceError, ServiceSettings
 
 _GRACE_S = 3
 _PING_S, _PONG_S = 20.0, 60.0
 """A client that does not answer pings for so long has vanished; its sessions are freed."""
-_BACKLOG = 2048
-
-
-class _Server(uvicorn.Server):
-    """Goes on answering while it drains: uvicorn itself would close the door at once."""
-
-    def __init__(self, service: Service, settings: uvicorn.Config, on_start: Callable[[], None]) -> None:
-        super().__init__(settings)
-        self._service = service
-        self._on_start = on_start
-        self._draining: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells that the service answers."""
-        await super().startup(sockets)
-        if self.started:
-            self._on_start()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leaves signals to `serve`."""
-        yield
-
-    def end(self) -> None:
-        """Begins to drain; the second call ends at once."""
-        if self._draining is not None:
-            self.force_exit = self.should_exit = True
-            return
-        self._draining = asyncio.create_task(self._drain())
-
-    async def _drain(self) -> None:
-        await self._service.drain()
-        self.should_exit = True
 
 
 async def serve(
@@ -93,8 +60,8 @@ async def serve(
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
-        server = _Server(service, config, lambda: on_start(address))
-        with _told_to_end(server, ending):
+        server = DrainingServer(config, service.drain, lambda: on_start(address))
+        with server.ended_by_signals() if ending is None else _ended_by(ending, server):
             await server.serve(sockets=[listening])
     finally:
         await service.close()
@@ -104,46 +71,28 @@ async def serve(
 
 
 @contextlib.contextmanager
-def _told_to_end(server: _Server, ending: asyncio.Event | None) -> Generator[None]:
-    loop = asyncio.get_running_loop()
-    if ending is not None:
+def _ended_by(ending: asyncio.Event, server: DrainingServer) -> Generator[None]:
+    async def wait() -> None:
+        await ending.wait()
+        server.end()
 
-        async def wait() -> None:
-            await ending.wait()
-            server.end()
-
-        task = asyncio.create_task(wait())
-        try:
-            yield
-        finally:
-            task.cancel()
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, server.end)
+    task = asyncio.create_task(wait())
     try:
         yield
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        task.cancel()
 
 
 def _listen(settings: ServiceSettings) -> tuple[socket.socket, str]:
     """A socket that listens, and its address. Raises ServiceError."""
     if settings.socket is not None:
         return _listen_unix(settings.socket), f"unix:{settings.socket.absolute()}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(_BACKLOG)
+        listening = listen_tcp(settings.host, settings.port)
     except OSError as error:
-        listening.close()
         raise ServiceError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
-    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     scheme = "https" if settings.tls_cert else "http"
-    return listening, f"{scheme}://{host}:{listening.getsockname()[1]}"
+    return listening, f"{scheme}://{url_host(settings.host)}:{listening.getsockname()[1]}"
 
 
 def _listen_unix(path: Path) -> socket.socket:
@@ -157,7 +106,7 @@ def _listen_unix(path: Path) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(before)
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ServiceError(f"cannot listen on {str(path)!r}: {error.strerror or error}") from error

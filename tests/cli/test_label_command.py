@@ -10,6 +10,9 @@ from genprm.cli.main import app
 from genprm.rpe.rows import LabelRow
 from genprm.runs.folder import read_rows_of
 
+pytestmark = pytest.mark.slow
+
+
 COMMAND = ("label", "--generate", "3", "--temperature", "1", "--first", "12", "--most", "24", "--max-tokens", "200")
 PARQUET = "dataset/data/train-00000-of-00001.parquet"
 

@@ -41,6 +41,7 @@ async def test_outcomes(checker: AnswerChecker, gold: str, answer: str | None, o
 
 
 @pytest.mark.parametrize("bomb", ["9^{9^{9^9}}", "9999999!", "10^{10^{10}}"])
+@pytest.mark.slow
 async def test_a_bomb_ends_within_the_limit_and_is_not_called_wrong(bomb: str) -> None:
     async with AnswerChecker(workers=1, limit_s=0.7) as own:
         await own.check("x", "y")  # the process is up

@@ -18,7 +18,7 @@ BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
 ]
-REMOTE = pytest.param("remote", marks=pytest.mark.bubblewrap)
+REMOTE = pytest.param("remote", marks=[pytest.mark.bubblewrap, pytest.mark.slow])
 """A service on a Unix socket, which runs snippets in bubblewrap."""
 LIMITS = Limits(wall_s=2.0, cpu_s=5.0, memory_mb=512, output_kb=16)
 

@@ -12,7 +12,7 @@ from genprm.cli.sandbox import app
 
 from .conftest import missing, no_bubblewrap
 
-pytestmark = pytest.mark.bubblewrap
+pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 BUBBLEWRAP = ["--sandbox", "bubblewrap"]
 
 

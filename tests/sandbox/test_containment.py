@@ -14,6 +14,9 @@ from genprm.sandbox.guest.frames import MAX_ERROR
 
 from .conftest import opened
 
+pytestmark = pytest.mark.slow
+
+
 NEXT = "import os; print(os.getpid() > 0)"
 
 

@@ -27,6 +27,9 @@ from genprm.sandbox.remedies import Host, look, remedy
 
 from .conftest import missing, no_bubblewrap
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).parents[2]
 TRY = """
 import asyncio, ctypes, json, sys

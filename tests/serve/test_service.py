@@ -358,7 +358,8 @@ async def test_what_was_accepted_is_finished_when_it_is_told_to_end() -> None:
     judge = SteppedJudge(step_s=0.4)
     async with live(judge, ServeConfig(max_in_flight=1, drain_s=30)) as one:
         accepted = [asyncio.create_task(_score(one, str(n))) for n in range(3)]
-        await until(lambda: judge.in_flight > 0)
+        while await one.metric("genprm_queue ") < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         drained = asyncio.create_task(one.server.drain())
         await asyncio.sleep(0.05)
         late = await one.post("/v1/score", {"problem": "late", "steps": [GOOD]})

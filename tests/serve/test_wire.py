@@ -15,6 +15,9 @@ from genprm.serve.settings import ServeConfig
 from genprm.serve.wire import Bounds
 from tests.serve.shared import PROBLEM, Live, SteppedJudge, live, until
 
+pytestmark = pytest.mark.slow
+
+
 HEAD = b"POST /v1/judge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BOUNDS = Bounds(connections=40, header_s=0.4, header_bytes=8 << 10, left_bytes=64 << 10, stall_s=0.5)
 
