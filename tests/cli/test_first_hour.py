@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,6 @@ from tests.conftest import ROOT
 from tests.judges import ArithmeticJudge
 
 ROWS = [{"id": f"row-{n}", "problem": "p", "steps": [f"{n} = {n}", "2 = 3"], "label": 1} for n in range(12)]
-
-
-@pytest.fixture
-def judge(monkeypatch):
-    judge = ArithmeticJudge()
-
-    @asynccontextmanager
-    async def open_judge(config, *, seed, run, rows, tell):
-        yield judge
-
-    monkeypatch.setattr(opening, "open_judge", open_judge)
-    return judge
 
 
 @pytest.fixture

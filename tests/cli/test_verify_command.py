@@ -9,25 +9,12 @@ from typer.testing import CliRunner
 
 from genprm.cli.main import app
 from genprm.runs import opening
-from tests.judges import ArithmeticJudge
 
 ROWS = [
     {"id": "right", "problem": "p", "steps": ["1 = 1", "2 = 2"], "label": -1},
     {"id": "wrong", "problem": "p", "steps": ["1 = 1", "2 = 3"], "label": 1},
     {"id": "missed", "problem": "p", "steps": ["1 = 1"], "label": 0},
 ]
-
-
-@pytest.fixture
-def judge(monkeypatch):
-    judge = ArithmeticJudge()
-
-    @asynccontextmanager
-    async def open_judge(config, *, seed, run, rows, tell):
-        yield judge
-
-    monkeypatch.setattr(opening, "open_judge", open_judge)
-    return judge
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.prms import load_prm
 from genprm.prms.discriminative.formats import FORMATS, SolutionWriter
 from genprm.prms.discriminative.judge import load_discriminative
-from genprm.train.callbacks import LOG, read_log
 from genprm.train.config import DiscriminativeConfig
 from genprm.train.discriminative import collate, layout_of, prepare, step_loss, train_discriminative
 from genprm.train.replay import IGNORE
@@ -26,17 +24,11 @@ from genprm.train.running import Stopped
 from genprm.train.step_rows import step_targets
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
+from tests.train import shared
+from tests.train.shared import losses, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 LAYOUTS = ("qwen-prm", "token-classification")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def solution(index: int) -> dict[str, Any]:
-    """ProcessBench's form: every other solution has a wrong step, with a false equation in it."""
-    wrong = index % 4 if index % 2 else -1
-    steps = [f"{k + 1} + {index} = {k + 1 + index + 5 * (k == wrong)}" for k in range(4)]
-    return {"problem": f"Add {index}.", "steps": steps, "label": wrong, "final_answer_correct": wrong < 0}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return shared.solution(index, steps=4, problem=index)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +51,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: Path, base: Path, **changes: Any) -> DiscriminativeConfig:
     chosen = {"learning_rate": 1e-3, "batch_size": 4, "device_batch_size": 2, "log_steps": 1, "dtype": "float32"}
     return DiscriminativeConfig(**{"data": str(data), "model": str(base), **chosen, **changes})
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_log(out / LOG) if "loss" in line]
 
 
 def test_labels_of_every_kind_of_row_are_read() -> None:

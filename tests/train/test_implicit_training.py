@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from genprm.engines.tokenizer import Tokenizer
 from genprm.prms import load_prm
 from genprm.prms.implicit.judge import ImplicitPRM
 from genprm.prms.implicit.logratio import ChatSpans
-from genprm.train.callbacks import LOG, read_log
 from genprm.train.config import ImplicitConfig
 from genprm.train.implicit_training import ask_reference, collate, outcome_loss, prepare, train_implicit
 from genprm.train.response_rows import pairs_of, read_responses
@@ -27,17 +25,11 @@ from genprm.train.rows import SourceRow, TrainError
 from genprm.train.running import Stopped
 from tests.engines.conftest import VLLM_ENV, need_vllm
 from tests.prms import tiny_models
+from tests.train import shared
+from tests.train.shared import losses, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 BETA = 0.5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def solution(index: int) -> dict[str, Any]:
-    """Two problems; every other solution has a wrong step and a wrong answer."""
-    wrong = index % 3 if index % 2 else -1
-    steps = [f"{k + 1} + {index} = {k + 1 + index + 5 * (k == wrong)}" for k in range(3)]
-    return {"problem": f"Add {index // 4}.", "steps": steps, "label": wrong, "final_answer_correct": wrong < 0}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    """Four solutions a problem."""
+    return shared.solution(index, steps=3, problem=index // 4)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +67,6 @@ def config(data: Path, models: tuple[Path, Path], cache: Path) -> Any:
         return ImplicitConfig(**{**base, **chosen, "dtype": "float32", **changes})
 
     return made
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_log(out / LOG) if "loss" in line]
 
 
 def rows_of(value: dict[str, Any]) -> list[tuple[str, list[str], bool, int | None]]:

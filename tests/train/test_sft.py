@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from genprm.train.replay import IGNORE
 from genprm.train.rows import TrainError
 from genprm.train.running import Stopped, longest_of, training_arguments
 from genprm.train.sft import prepare, train_sft
+from tests.train.shared import losses
 
 BUILT_IN_PATH = BUILT_IN["nano"]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
@@ -60,15 +60,6 @@ def conversation(index: int) -> dict[str, Any]:
     return {"problem": "How many eggs?", "steps": steps, "label": wrong, "messages": messages}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """One thread: with steps of milliseconds, a second thread would mostly wait, especially on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "train.jsonl"
@@ -80,10 +71,6 @@ def config(data: Path, **changes: Any) -> SftConfig:
     chosen = {"learning_rate": 1e-4, "batch_size": 2, "log_steps": 1, "dtype": "float32", "packing": False}
     base = {"data": str(data), "model": str(BUILT_IN_PATH), "temperature": 0.0, "bos": 1, "seam": "split"}
     return SftConfig(**{**base, **chosen, **changes})
-
-
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_log(out / LOG) if "loss" in line]
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
