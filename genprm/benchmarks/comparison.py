@@ -154,7 +154,7 @@ def compare_best_of_n(first: BestOfNMetrics, second: BestOfNMetrics) -> list[Com
         pairs = [(bool(a), bool(b)) for a, b in zip(method.outcomes, other.outcomes, strict=True)]
         out.append(
             Comparison(
-                f"{method.method}, n = {method.n}",
+                f"{method.method}, n={method.n}",
                 len(first.ids),
                 method.accuracy,
                 other.accuracy,

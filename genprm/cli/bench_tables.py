@@ -97,7 +97,7 @@ def print_best_of_n(console: Console, table: BestOfNMetrics) -> None:
 def print_comparison(console: Console, first: str, second: str, parts: Sequence[Comparison]) -> None:
     """Prints two runs side by side."""
     console.print(f"[dim]A[/] {first}\n[dim]B[/] {second}", soft_wrap=True)
-    out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "only A\nright", "only B\nright", "McNemar\np")
+    out = _table("", "rows", "A", "B", "B - A", "95 % interval", "p", "right in\none alone", "McNemar\np")
     out.padding = (0, 1, 0, 0)  # fits into eighty columns
     for part in parts:
         gap, rows = part.difference, part.rows_test
@@ -109,12 +109,13 @@ def print_comparison(console: Console, first: str, second: str, parts: Sequence[
             "–" if gap is None else f"{100 * gap.value:+.1f}",
             "–" if gap is None else f"{100 * gap.interval.low:+.1f} to {100 * gap.interval.high:+.1f}",
             "–" if gap is None else _p(gap.p),
-            "–" if rows is None else f"{rows.first_only:,}",
-            "–" if rows is None else f"{rows.second_only:,}",
+            "–" if rows is None else f"{rows.first_only:,} / {rows.second_only:,}",
             "–" if rows is None else _p(rows.p),
         )
     console.print(out)
-    console.print("[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on rows only one has right.[/]")
+    console.print(
+        "[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on the rows right in A alone / in B alone.[/]"
+    )
 
 
 def percent(value: float | None) -> str:
@@ -133,5 +134,6 @@ def _p(value: float) -> str:
 def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        # Only names are wrapped where the terminal is narrow: a cut number would be another one.
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
     return table

@@ -226,9 +226,9 @@ def test_two_pools():
 
     first, second = best_of_n.evaluate(pool(*[False] * 12)), best_of_n.evaluate(pool(*[True] * 12))
     found = {part.name: part for part in compare_best_of_n(first, second)}
-    assert found["best-of-n, n = 2"].rows_test.second_only == 12
-    assert found["pass@1, n = 2"].difference.value == 0.0
-    assert found["pass@1, n = 2"].rows_test is None
+    assert found["best-of-n, n=2"].rows_test.second_only == 12
+    assert found["pass@1, n=2"].difference.value == 0.0
+    assert found["pass@1, n=2"].rows_test is None
     with pytest.raises(ValueError, match="different problems"):
         compare_best_of_n(first, best_of_n.evaluate(pool(True)))
 

@@ -2,8 +2,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from genprm.cli import terminal
 from genprm.runs import opening
 from tests.judges import ArithmeticJudge
+
+
+@pytest.fixture(autouse=True)
+def _new_consoles():
+    """A console keeps the width that it was made with: every test makes its own."""
+    for console in (terminal.stdout, terminal.stderr, terminal.notes):
+        console.cache_clear()
+    yield
+    for console in (terminal.stdout, terminal.stderr, terminal.notes):
+        console.cache_clear()
 
 
 @pytest.fixture

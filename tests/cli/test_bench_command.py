@@ -4,8 +4,12 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from genprm.benchmarks.comparison import Comparison
+from genprm.benchmarks.statistics import Difference, Interval, McNemar
+from genprm.cli.bench_tables import print_comparison
 from genprm.cli.main import app
 from genprm.runs import opening
 from tests.judges import ArithmeticJudge
@@ -111,7 +115,16 @@ def test_best_of_n_by_stored_rewards_and_by_a_judge(judge, tmp_path):
     assert "best-of-n 2 100.0 100.0 to 100.0" in lines(judged)
     assert "3 solutions without a reward rank below all others." in lines(judged)
     compared = genprm("bench", "compare", "stored", "judged")
-    assert any(line.startswith("best-of-n, n = 2 3 0.0 100.0 +100.0") for line in lines(compared)), compared.output
+    assert any(line.startswith("best-of-n, n=2 3 0.0 100.0 +100.0") for line in lines(compared)), compared.output
+
+
+def test_a_comparison_fits_into_eighty_columns(capsys):
+    gap = Difference(1.0, Interval(0.999, 1.0), 0.0001)
+    part = Comparison("best-of-n, n=256", 345, 0.0, 1.0, gap, McNemar(0, 345, 0.0001))
+    print_comparison(Console(width=80, force_terminal=False), "a", "b", [part])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_compare(judge, tmp_path):

@@ -83,7 +83,7 @@ def test_a_search_from_recipe_to_page(known, tmp_path):
     assert again.exit_code == 0, again.output
     assert rows("again") == rows()
     compared = genprm("bench", "compare", "run", "again")
-    assert "best-of-n, n = 4" in compared.stdout
+    assert "best-of-n, n=4" in compared.stdout
     changed = genprm("search", "recipe.yaml", "--out", "run", "--limit", "5")
     assert changed.exit_code == 2
     assert "choose: 'weighted' -> 'best'" in changed.output

@@ -5,22 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from genprm.cli import boundary
 from genprm.cli.main import app
 from genprm.data.inputs import InputError
 from genprm.data.shipped import shipped
 
 ENV = {"COLUMNS": "80"}
-
-
-@pytest.fixture(autouse=True)
-def _narrow():
-    """The consoles keep the width that they were made with."""
-    for console in (boundary.stdout, boundary.stderr):
-        console.cache_clear()
-    yield
-    for console in (boundary.stdout, boundary.stderr):
-        console.cache_clear()
 
 
 def genprm(*arguments):
