@@ -114,7 +114,7 @@ def print_comparison(console: Console, first: str, second: str, parts: Sequence[
         )
     console.print(out)
     console.print(
-        "[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on the rows right in A alone / in B alone.[/]"
+        "[dim]Interval and p: paired bootstrap over the rows. McNemar: exact, on rows right in A alone / in B alone.[/]"
     )
 
 
