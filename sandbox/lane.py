@@ -72,7 +72,7 @@ class Lane:
         """Callers being served or waiting."""
         self.runs = 0
         self.leaving = False
-        """Whether the other side wants no new sessions: a remote service that is about to end."""
+        """Whether the other side refuses new sessions: a remote service that is shutting down."""
         self.broken = False
         self.idle_since = time.monotonic()
         self._channel = channel

@@ -1,6 +1,6 @@
-"""Guests in Podman: the container of the Docker backend, started by `podman run`, with no daemon and no root needed.
+"""Guests in Podman: the Docker backend's container, started by `podman run`, without a daemon or root.
 
-Run by an ordinary user, the container's users are that user's subordinate ones (/etc/subuid).
+If an ordinary user runs it, the container's users are that user's subordinate ids (/etc/subuid).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .limits import Limits
 from .results import SandboxError
 
 _TMPFS = TMPFS.replace("nr_inodes=4k,", "")
-"""Podman knows no limit on the number of files; the container's memory bounds it."""
+"""Podman cannot limit the number of files; the container's memory bounds it."""
 _USER_PROCESSES = 16384
 _COMMAND_S = 60.0
 _END_S = 10.0
-"""For a container whose input has ended to end and to be removed."""
+"""Time limit for a container to end and be removed after its input has ended."""
 _BUILD_S = 1800.0
 
 
@@ -42,20 +42,20 @@ class PodmanBackend:
         self._image = image_id
         self._command = command
         self._limits = limits
-        # Podman takes the profile as a file's name.
+        # Podman takes the profile as a file.
         self._folder = tempfile.TemporaryDirectory(prefix="genprm-podman-")
         self._profile = Path(self._folder.name, "seccomp.json")
         self._profile.write_text(json.dumps(docker_profile()), encoding="utf-8")
 
     async def launch(self) -> ProcessChannel:
-        """Start a container; it ends when its input does, and removes itself."""
+        """Starts a container, which ends with its input and removes itself."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.arguments(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C on the terminal is for the host alone
+                start_new_session=True,  # Ctrl-C on the terminal is only for the host
             )
         except OSError as error:
             raise LaneBroken(f"podman does not start: {error}") from None
@@ -84,15 +84,15 @@ class PodmanBackend:
         return [*command, self._image, "python3", "-s", "-P", "-m", "guest", config]
 
     async def close(self) -> None:
-        """Remove the profile."""
+        """Removes the profile."""
         await asyncio.to_thread(self._folder.cleanup)
 
 
 def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
-    """Find Podman and see to the image.
+    """Finds Podman and ensures that the image exists.
 
     Raises:
-        SandboxError: it is not installed, does not work, or there is no image and none can be built.
+        SandboxError: it is not installed or does not work, or the image cannot be built.
     """
     podman = shutil.which("podman")
     if podman is None:
@@ -111,7 +111,7 @@ def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
 
 
 def has_image() -> bool:
-    """Whether the image of this version of the guest is in Podman's store. False where Podman does not work."""
+    """Whether Podman has the image for this version of the guest. False if Podman does not work."""
     try:
         return bool(_run(["podman"], "images", "--quiet", _filter()))
     except SandboxError:
@@ -123,7 +123,7 @@ def _filter() -> str:
 
 
 def _ensure_image(command: list[str]) -> str:
-    """The image for this version of the guest, built now if need be."""
+    """The image for this version of the guest, built if missing."""
     label = f"{image.CONTENT_LABEL}={image.content()}"
     if found := _run(command, "images", "--quiet", "--no-trunc", _filter()).split():
         return found[0]
@@ -152,7 +152,7 @@ def _run(command: list[str], *arguments: str, seconds: float = _COMMAND_S) -> st
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SandboxError(f"Podman does not answer: {error}") from None
     if answer.returncode:
-        raise SandboxError(f"Podman does not serve: {answer.stderr.strip()[-500:] or answer.returncode}")
+        raise SandboxError(f"Podman fails: {answer.stderr.strip()[-500:] or answer.returncode}")
     return answer.stdout.strip()
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 _OF_ROOT = frozenset({5, 6, 7, 8, 21})
 """KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN."""
 _MANY_USERS = 60_000
-"""A guest that gives each session a user of its own has so many."""
+"""Number of users for a guest with one user per session."""
 _ELSEWHERE = "or run the code on another machine (`genprm sandbox serve` there, --sandbox https://HOST:PORT here)"
 _PROFILE = "`profile bwrap /usr/bin/bwrap flags=(unconfined) { userns, }` in /etc/apparmor.d/bwrap"
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What decides whether a guest can be isolated by namespaces."""
+    """The properties of a machine that decide whether namespaces can isolate a guest."""
 
     uid: int
     capabilities: frozenset[int]
     mapped_users: int
-    """How many users this process's namespace has."""
+    """Number of users in this process's namespace."""
     most_namespaces: int
     """The sysctl user.max_user_namespaces."""
     userns_switch: bool
@@ -36,12 +36,12 @@ class Host:
 
     @property
     def is_root(self) -> bool:
-        """Whether it can give each session a user of its own. A container's root, and a namespace's, often cannot."""
+        """Whether every session can have its own user. Root in a container or a namespace often lacks the rights."""
         return self.uid == 0 and self.capabilities >= _OF_ROOT and self.mapped_users >= _MANY_USERS
 
 
 def look() -> Host:
-    """This process and machine."""
+    """Inspects this process and machine."""
     lines = [line.partition(":") for line in _read("/proc/self/status").splitlines()]
     status = {name: value for name, _, value in lines}
     mask = int(status.get("CapEff", "0").strip() or "0", 16)
@@ -59,26 +59,26 @@ def look() -> Host:
 
 
 def remedy(complaint: str, host: Host) -> str:
-    """What to change so that bubblewrap can isolate a guest here.
+    """Names the one change that lets bubblewrap isolate a guest here.
 
     Args:
-        complaint: what bwrap or the guest has said.
+        complaint: the output of bwrap or the guest.
         host: see `look`.
     """
     words = complaint.lower()
     if not host.most_namespaces:
         change = "user namespaces are switched off: `sysctl -w user.max_user_namespaces=15000`, as root of the machine"
     elif not host.userns_switch:
-        change = "user namespaces are for root alone: `sysctl -w kernel.unprivileged_userns_clone=1`, as root"
+        change = "only root may create user namespaces: `sysctl -w kernel.unprivileged_userns_clone=1`, as root"
     elif "no space left" in words or "enospc" in words or "max_" in words:
         change = (
-            f"as many namespaces as may be, or as deep, are in use: raise `user.max_user_namespaces` "
+            f"the limit on namespaces, or on their nesting, is reached: raise `user.max_user_namespaces` "
             f"(it is {host.most_namespaces})"
         )
     elif host.apparmor_restricts:
         change = (
-            "AppArmor lets ordinary users make no user namespaces: `sysctl -w "
-            f"kernel.apparmor_restrict_unprivileged_userns=0`, or allow it to bwrap alone ({_PROFILE})"
+            "AppArmor forbids user namespaces to ordinary users: `sysctl -w "
+            f"kernel.apparmor_restrict_unprivileged_userns=0`, or allow them to bwrap alone ({_PROFILE})"
         )
     elif "mount proc" in words or "mounting proc" in words:
         change = f"parts of /proc are masked here: {_IN_CONTAINER_PROC.get(host.container or '', _MASKED)}"
@@ -86,7 +86,7 @@ def remedy(complaint: str, host: Host) -> str:
         start = _IN_CONTAINER.get(host.container or "", _FILTERED)
         change = f"this container's seccomp profile forbids namespaces: {start}"
     else:
-        change = "namespaces cannot be made here"
+        change = "namespaces cannot be created here"
     return f"{change}; {_ELSEWHERE}"
 
 
@@ -116,7 +116,7 @@ def _container() -> str | None:
 
 
 def _read(path: str) -> str:
-    """A file of /proc; empty where there is none."""
+    """Reads a file of /proc; an empty text if there is none."""
     with contextlib.suppress(OSError):
         return Path(path).read_text(encoding="utf-8", errors="replace")
     return ""

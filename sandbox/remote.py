@@ -1,7 +1,7 @@
 """Guests on other machines: lanes to sandbox services (`genprm sandbox serve`).
 
-A lane is a WebSocket, and what goes over it are the frames of a guest: see `service.connection` for the few words that
-a service adds. So sessions, retries and replays are those of guests on this machine.
+A lane is a WebSocket that carries the frames of a guest; `service.connection` lists the few messages that a service
+adds. Sessions, retries and replays are therefore the same as with guests on this machine.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ TOKEN_VARIABLE = "GENPRM_SANDBOX_TOKEN"
 """The environment variable with the token that services ask for."""
 PATH = "/v1/sandbox"
 VERSION = 1
-"""Of the protocol. A service that does not speak it says so."""
+"""Protocol version. A service with another one says so."""
 _HANDSHAKE_S = 20.0
 _START_S = 120.0
-"""For a service to start its first guest with these limits."""
+"""Time limit for a service to start its first guest with these limits."""
 _BACK_S = 60.0
-"""How long to wait for services that were there before: they may be restarted."""
+"""How long to wait for services that answered before: they may be restarting."""
 _AVOID_S = 5.0
-"""How long a service that has failed is asked last."""
+"""For this long after a failure, a service is tried last."""
 _PING_S, _PONG_S = 20.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a service answers."""
+    """The address of a service."""
 
     text: str
-    """As it was given."""
+    """As given by the user."""
     url: str
-    """Of its WebSocket."""
+    """URL of its WebSocket."""
     path: str | None = None
-    """Of its Unix socket."""
+    """Path of its Unix socket."""
 
 
 def addresses(text: str) -> tuple[Address, ...]:
-    """The services in a list with commas.
+    """Parses a comma-separated list of services.
 
     Raises:
-        ValueError: one is no address of a service.
+        ValueError: one is not the address of a service.
     """
     return tuple(_address(part.strip()) for part in text.split(","))
 
@@ -64,7 +64,7 @@ def _address(text: str) -> Address:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.path not in ("", "/"):
         raise ValueError(
-            f"{text!r} is no address of a sandbox service: it looks like 'https://host:port' or 'unix:/path'"
+            f"{text!r} is not the address of a sandbox service, which looks like 'https://host:port' or 'unix:/path'"
         )
     if parts.username or parts.password:
         raise ValueError(
@@ -89,11 +89,11 @@ class RemoteBackend:
 
     @property
     def lanes(self) -> int | None:
-        """What the services that have answered offer together."""
+        """Total lanes of the services that have answered."""
         return sum(self._offers.values()) or None
 
     async def launch(self) -> RemoteChannel:
-        """Open a lane to the service with the least load. Waits for services that were there before."""
+        """Opens a lane to the least loaded service. Waits for services that answered before."""
         end = time.monotonic() + (_BACK_S if self._offers else 0)
         while True:
             now = time.monotonic()
@@ -115,14 +115,14 @@ class RemoteBackend:
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:
-        """Nothing is shared."""
+        """No effect: lanes share nothing."""
 
     async def _dial(self, address: Address) -> RemoteChannel:
-        """Open a lane to one service.
+        """Opens a lane to one service.
 
         Raises:
-            LaneBroken: it does not answer, or is about to end.
-            SandboxError: it refuses this client, and would again.
+            LaneBroken: it does not answer, or is shutting down.
+            SandboxError: it refuses this client; retrying would not help.
         """
         try:
             channel = await RemoteChannel.open(address, self._limits)
@@ -145,7 +145,7 @@ class RemoteChannel:
         assert isinstance(connection, ClientConnection)
         self.address = address
         self.load = frames.number(greeting, "load")
-        """Lanes open at the service, for each that it has."""
+        """Open lanes of all its clients, divided by its number of lanes."""
         self.lanes = frames.integer(greeting, "lanes")
         self.note = frames.encodable(frames.text(greeting, "note"))
         self._connection = connection
@@ -154,7 +154,7 @@ class RemoteChannel:
 
     @classmethod
     async def open(cls, address: Address, limits: Limits) -> RemoteChannel:
-        """Connect, say what is wanted, and wait for the answer. Raises LaneBroken, SandboxError."""
+        """Connects, asks for a lane with these limits, and waits for the answer. Raises LaneBroken, SandboxError."""
         from websockets.asyncio.client import connect, unix_connect
         from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -202,7 +202,7 @@ class RemoteChannel:
         return self._connection.state is not State.OPEN
 
     async def read(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
+        """Reads exactly `size` bytes."""
         from websockets.exceptions import ConnectionClosed
 
         while len(self._pending) < size:
@@ -216,7 +216,7 @@ class RemoteChannel:
         return wanted
 
     async def write(self, data: bytes) -> None:
-        """Send."""
+        """Sends data."""
         from websockets.exceptions import ConnectionClosed
 
         try:
@@ -225,7 +225,7 @@ class RemoteChannel:
             raise LaneBroken(self._gone(error)) from None
 
     async def close(self) -> None:
-        """Close the connection; the service ends what was opened over it."""
+        """Closes the connection; the service then ends its sessions."""
         with contextlib.suppress(Exception):
             await self._connection.close()
 
@@ -239,7 +239,7 @@ class RemoteChannel:
 
 
 def parse_message(data: str | bytes) -> dict[str, object]:
-    """The object in a frame that came as one message."""
+    """Decodes a message that holds one frame."""
     if not isinstance(data, bytes) or len(data) < frames.HEADER.size:
         raise frames.FrameError(f"no frame: {data!r:.80}")
     size = frames.length(data[: frames.HEADER.size], len(data) - frames.HEADER.size)
@@ -247,15 +247,15 @@ def parse_message(data: str | bytes) -> dict[str, object]:
 
 
 def _refusal(address: Address, status: int, body: bytes, token: str) -> Exception:
-    """What a service means that does not open a lane."""
+    """The error for an HTTP status in place of a lane."""
     said = body.decode("utf-8", "replace").strip()[:300]
     if status == 401:
         todo = f"refuses the token in {TOKEN_VARIABLE}" if token else f"asks for a token: set {TOKEN_VARIABLE}"
         return SandboxError(f"the sandbox service at {address.text} {todo}")
-    if status in (403, 404):  # the one by servers that know no WebSocket there
+    if status in (403, 404):  # 403 comes from servers without a WebSocket at this path
         return SandboxError(
             f"{address.text} is not a sandbox service, or not one of version {VERSION} ({status} for {PATH})"
         )
     if 400 <= status < 500 and status != 429:
         return SandboxError(f"the sandbox service at {address.text} refuses: {said or status}")
-    return LaneBroken(f"the sandbox service at {address.text} does not open a lane ({status}): {said}")
+    return LaneBroken(f"the sandbox service at {address.text} opens no lane ({status}): {said}")

@@ -33,21 +33,21 @@ def serve(
         str | None, typer.Option(help="A container runtime, e.g. kata-runtime.", show_default="the engine's own")
     ] = None,
     lanes: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Snippets at the same time.", show_default="the number of cores")
+        int | None, typer.Option(min=1, max=1024, help="Most concurrent snippets.", show_default="the number of cores")
     ] = None,
     client_lanes: Annotated[
         int | None,
-        typer.Option(min=1, help="Snippets of one client at the same time; its others wait.", show_default="all lanes"),
+        typer.Option(
+            min=1, help="Most concurrent snippets of one client; further ones wait.", show_default="all lanes"
+        ),
     ] = None,
     client_sessions: Annotated[int, typer.Option(min=1, help="Sessions that one client may have open.")] = 4096,
     max_wall_s: Annotated[float, typer.Option(help="Longest time limit that a client may ask for.")] = 120.0,
     max_memory_mb: Annotated[int, typer.Option(min=64, help="Most memory that a client may ask for.")] = 4096,
     drain_s: Annotated[float, typer.Option(min=0, help="Seconds for open sessions to end after SIGTERM.")] = 60.0,
-    no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Serve without tokens on an address of the network.")
-    ] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Serve without tokens on a network address.")] = False,
 ) -> None:
-    """Run the snippets of other machines here, for `--sandbox http://HOST:PORT` or `unix:/path` there.
+    """Runs snippets for other machines, which use `--sandbox http://HOST:PORT` or `unix:/PATH`.
 
     Clients send one of the tokens in GENPRM_SANDBOX_TOKENS (`token` or `name:token`, separated by commas), if there are
     any; a client takes its own from GENPRM_SANDBOX_TOKEN. POST /run_code answers in SandboxFusion's shape. GET
@@ -83,7 +83,7 @@ def serve(
         def started(address: str) -> None:
             typer.echo(f"the sandbox answers at {address}", err=True)
             if not settings.local and settings.tls_cert is None:
-                typer.echo("without TLS, tokens and code go over the network as they are", err=True)
+                typer.echo("without TLS, tokens and code cross the network unencrypted", err=True)
 
         try:
             asyncio.run(run(settings, on_start=started))

@@ -60,7 +60,7 @@ class StepGRPOTrainer(GRPOTrainer):
         self._judged: list[tuple[Score | None, str, Ids]] = []
         self._compared = False
         further = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-        # TRL awaits what is a coroutine, which its type does not say.
+        # TRL also takes coroutines, which its type does not say.
         rewards: Any = [self._outcome_reward(), *further]
         super().__init__(model=model, reward_funcs=rewards, **options)
 
@@ -84,7 +84,7 @@ class StepGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         judged, self._judged = self._judged, []
-        # The completions of one prompt may be on several processes.
+        # The completions of one prompt may be spread over several processes.
         everyone: list[tuple[list[float | None], bool | None]] = gather_object(
             [([] if score is None else score.scores, _outcome(score)) for score, _, _ in judged]
         )

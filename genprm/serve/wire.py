@@ -1,4 +1,4 @@
-"""Connections with bounds: uvicorn itself waits for ever for a header that does not end and an answer that is not read.
+"""Bounded connections: uvicorn alone waits forever for an unfinished header or an unread answer.
 
     Server(uvicorn.Config(app, http=bounded(Bounds())))
 
@@ -24,17 +24,17 @@ _REFUSAL = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a connection may cost while no request of it is being worked on."""
+    """Limits on connections outside of running requests."""
 
     connections: int = 4096
-    """Open at once; further ones get 503."""
+    """Most open connections; further ones get 503."""
     header_s: float = 15.0
-    """From a connection's start, or a request's first byte, to the end of its header."""
+    """Seconds from a connection's start, or a request's first byte, to the end of the header."""
     header_bytes: int = 64 << 10
     left_bytes: int = 8 << 20
-    """Most bytes of a refused body that a client may still send, where the connection stays open."""
+    """Most bytes of a refused body that a client may still send before the connection is closed."""
     stall_s: float = 60.0
-    """For a client to read on, once the buffers of its answer are full."""
+    """Seconds for a client to continue reading once the buffers of its answer are full."""
 
 
 def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
@@ -84,7 +84,7 @@ def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
-            # Closing waits for what was written to be read.
+            # Closing waits until the client has read what was written.
             self.loop.call_later(bounds.stall_s, self.transport.abort)
 
         def _wait(self) -> None:

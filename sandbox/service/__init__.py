@@ -1,4 +1,4 @@
-"""The sandbox as a service: one machine that isolates runs the snippets of many that do not.
+"""The sandbox as a service: a machine with isolation runs the snippets of machines without it.
 
 `genprm sandbox serve` starts it, and `--sandbox https://host:port` uses it. It needs the extra `serve`.
 """

@@ -1,4 +1,4 @@
-"""The service's HTTP side: who may come in, and where what is answered."""
+"""The service's HTTP side: authentication and routes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .pools import Client
 from .service import Service
 
 OPEN_S = 20.0
-"""For a client to say what it wants once it is connected."""
+"""Time limit for a new client's first message."""
 MAX_BODY = 32 << 20
 
 
 class Denied(Exception):
-    """This request is not served."""
+    """The request is refused."""
 
     def __init__(self, status: int, reason: str, text: str) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class Denied(Exception):
 
 
 def create_app(service: Service) -> Starlette:
-    """The application of a service that has been started."""
+    """Creates the application of a started service."""
 
     async def sandbox(socket: WebSocket) -> None:
         try:
@@ -83,25 +83,25 @@ def create_app(service: Service) -> Starlette:
 
 
 def _admit(service: Service, connection: HTTPConnection, *, draining_too: bool = False) -> Client:
-    """Who asks. Raises Denied."""
+    """Identifies the client of a request. Raises Denied."""
     if not service.settings.tokens and "origin" in connection.headers:
-        # Browsers send it: a page from anywhere may reach a service on the machine that it is shown on.
-        raise Denied(403, "origin", "a service without tokens answers to no page in a browser")
+        # Browsers send it: any page that a user opens could reach a service on the same machine.
+        raise Denied(403, "origin", "a service without tokens does not answer pages in a browser")
     client = service.client_of(_token(connection))
     if client is None:
         raise Denied(401, "token", "send a token: Authorization: Bearer TOKEN")
     if service.draining and not draining_too:
-        raise Denied(503, "draining", "the service is about to end")
+        raise Denied(503, "draining", "the service is shutting down")
     return client
 
 
 def _token(connection: HTTPConnection) -> str:
-    """The token of a request; empty without one."""
+    """The token of a request; empty if it has none."""
     kind, _, value = connection.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()
     if kind.lower() == "basic":
-        # What HTTP libraries send for http://:TOKEN@host, where a trainer takes a URL and nothing else.
+        # HTTP libraries send this for http://:TOKEN@host, for trainers that take only a URL.
         with contextlib.suppress(binascii.Error, ValueError):
             return base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")[2]
     return ""
@@ -120,12 +120,12 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY:
-            raise Denied(413, "too_large", f"the body is above {MAX_BODY >> 20} MiB")
+            raise Denied(413, "too_large", f"the body exceeds {MAX_BODY >> 20} MiB")
     return bytes(body)
 
 
 async def _converse(service: Service, client: Client, socket: WebSocket) -> None:
-    """A lane, from its opening to its end."""
+    """Serves a lane until it closes."""
 
     async def send(message: dict[str, object]) -> None:
         await socket.send_bytes(frames.encode(message))
@@ -163,13 +163,14 @@ async def _converse(service: Service, client: Client, socket: WebSocket) -> None
             await send({"broken": str(error)})
         except (frames.FrameError, TimeoutError, KeyError) as error:
             service.metrics.refused.labels("protocol").inc()
-            await send({"refused": f"this is not the protocol: {frames.encodable(str(error)) or type(error).__name__}"})
+            why = frames.encodable(str(error)) or type(error).__name__
+            await send({"refused": f"the message does not follow the protocol: {why}"})
             code = 1002
         await socket.close(code)
 
 
 def _wanted(service: Service, message: dict[str, object]) -> Limits:
-    """The limits that a client opens a lane with. Raises Denied, FrameError."""
+    """Reads the limits from a client's first message. Raises Denied, FrameError."""
     if frames.text(message, "op") != "open":
         raise frames.FrameError("a lane begins with 'open'")
     if (version := frames.integer(message, "version")) != VERSION:

@@ -7,7 +7,7 @@ The frames are those of `guest.frames`, one a WebSocket message. What the servic
     < {"waiting": true}                           between a request and its answer, every few seconds
     < {"id", "refused": ...}                      the session is one too many
     < {"id", "broken": ...}                       the service's own sandbox broke: try elsewhere
-    < {..., "leaving": true}                      in any answer: bring no new sessions, this service is about to end
+    < {..., "leaving": true}                      in any answer: open no new sessions, the service is shutting down
 
 The requests are `run`, `close` and `stats`, as a guest takes them. When the connection ends, so do its sessions.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .service import Service
 
 WAITING_S = 5.0
-"""How often a client that waits is told so."""
+"""How often a waiting client is notified."""
 
 Send = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -41,7 +41,7 @@ class Connection:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: dict[str, object]) -> None:
-        """Do what is asked and send the answer.
+        """Handles a request and sends the answer.
 
         Raises:
             FrameError: it is no request.
@@ -65,7 +65,7 @@ class Connection:
         await self._send(reply)
 
     async def end(self) -> None:
-        """The client is gone: end its sessions."""
+        """Ends the sessions of a client that is gone."""
         for key in list(self.sessions):
             self._close(key)
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -80,7 +80,7 @@ class Connection:
             if self._client.sessions >= self._client.most_sessions:
                 self._service.metrics.refused.labels("sessions").inc()
                 most = self._client.most_sessions
-                return {"refused": f"this client has {most} sessions open, as many as it may (--client-sessions)"}
+                return {"refused": f"this client has {most} open sessions, the most allowed (--client-sessions)"}
             session = self.sessions[key] = self._box.session()
             self._count_sessions(1)
         try:
@@ -90,7 +90,7 @@ class Connection:
         return reply_of(result)
 
     async def _stats(self) -> dict[str, object]:
-        """Of all guests with these limits together."""
+        """Totals over all guests with these limits."""
         total: dict[str, object] = {"guests": self._box.guests_started}
         for guest in await self._box.stats():
             for name, count in guest.items():
@@ -100,7 +100,7 @@ class Connection:
     def _close(self, key: int) -> None:
         session = self.sessions.pop(key, None)
         if session is not None:
-            # Not waited for: a guest ends it when it is through with what it runs.
+            # Not awaited: the guest ends the session after its current snippet.
             task = asyncio.create_task(session.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -112,7 +112,7 @@ class Connection:
 
 
 def reply_of(result: Result) -> dict[str, object]:
-    """A result as a guest reports it."""
+    """A result in the form of a guest's report."""
     return {
         "status": result.status.value,
         "stdout": result.stdout,

@@ -1,4 +1,4 @@
-"""`POST /run_code` in the shape of SandboxFusion, for trainers that speak it.
+"""`POST /run_code` in SandboxFusion's format, for trainers that use it.
 
     {"code", "language": "python", "compile_timeout", "run_timeout", "memory_limit_MB", "stdin", "files", "fetch_files"}
     -> {"status": "Success" | "Failed" | "SandboxError", "message", "compile_result": null, "run_result":
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .service import Service
 
 _WALL_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
-"""Time limits that sandboxes are opened with. One in between gets the next, and is looked at afterwards."""
+"""Time limits of sandboxes. A request's limit is rounded up to one of them and checked again afterwards."""
 _MEMORY_MB = 1024
 _PIECE = 256 << 10
-"""Bytes of a file in one snippet, which escapes may make four times as long."""
+"""Bytes of a file per snippet; escapes may make them four times as long."""
 _MOST_INPUT = 8 << 20
-"""What a session's folder takes in one file."""
+"""Largest file in a session's folder."""
 _EXIT_CODE = re.compile(r"^(?:sys\.exit\(|the process ended by itself with code )(-?\d+|None)\)?$")
 
 _PROGRAM = """
@@ -50,7 +50,7 @@ exec(compile({code}, "main.py", "exec", dont_inherit=True), {{"__name__": "__mai
 
 
 class Request(BaseModel):
-    """What SandboxFusion's clients send. Keys that it has and that mean nothing here are left alone."""
+    """A request of SandboxFusion's clients. Keys without a meaning here are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -65,7 +65,7 @@ class Request(BaseModel):
 
 
 async def run_code(service: Service, client: Client, body: bytes) -> dict[str, object]:
-    """Run one program. Whatever goes wrong is in the answer, as SandboxFusion has it."""
+    """Runs one program. Every failure is reported in the answer, as SandboxFusion does."""
     try:
         request = Request.model_validate_json(body)
         snippets = _snippets(request)
@@ -74,7 +74,7 @@ async def run_code(service: Service, client: Client, body: bytes) -> dict[str, o
             for snippet in snippets[:-1]:
                 prepared = await service.run(client, session, snippet)
                 if not prepared.ok:
-                    raise SandboxError(f"the files cannot be put there: {prepared.status.value}: {prepared.error}")
+                    raise SandboxError(f"the files cannot be written: {prepared.status.value}: {prepared.error}")
             result = await service.run(client, session, snippets[-1])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -85,7 +85,7 @@ async def run_code(service: Service, client: Client, body: bytes) -> dict[str, o
 
 
 def _limits(service: Service, request: Request) -> Limits:
-    """The limits to run it with. Raises ValueError."""
+    """The limits for a request. Raises ValueError."""
     most = service.settings.max_wall_s
     if request.run_timeout > most:
         raise ValueError(f"run_timeout is {request.run_timeout:g} s; this service runs code for at most {most:g} s")
@@ -98,11 +98,11 @@ def _limits(service: Service, request: Request) -> Limits:
 
 
 def _snippets(request: Request) -> list[str]:
-    """Snippets of one session: they bring files and input there in pieces, and the last one runs the program."""
+    """The snippets of one session: they write files and input in pieces, and the last one runs the program."""
     if request.language != "python":
-        raise ValueError(f"language {request.language!r}: this sandbox runs 'python' alone")
+        raise ValueError(f"language {request.language!r}: this sandbox runs only 'python'")
     if request.fetch_files:
-        raise ValueError("fetch_files: files are not kept; print what is wanted")
+        raise ValueError("fetch_files: files are not kept; print what you need")
     files = {name: base64.b64decode(data or "", validate=True) for name, data in request.files.items()}
     for name in files:
         if name.startswith("/") or ".." in name.split("/") or not name.strip("/"):
@@ -110,13 +110,13 @@ def _snippets(request: Request) -> list[str]:
     stdin = (request.stdin or "").encode("utf-8", "surrogateescape")
     size = len(stdin) + sum(map(len, files.values()))
     if size > _MOST_INPUT or len(request.code) > MAX_CODE // 4:
-        raise ValueError(f"code is taken up to {MAX_CODE // 4} characters, files and stdin up to {_MOST_INPUT} bytes")
+        raise ValueError(f"code may have {MAX_CODE // 4} characters, files and stdin {_MOST_INPUT} bytes")
     names = f"_files, _input = {{name: [] for name in {sorted(files)!r}}}, []"
     snippets = [names]
     for target, data in [("_input", stdin), *((f"_files[{name!r}]", data) for name, data in files.items())]:
         snippets += [f"{target}.append({data[at : at + _PIECE]!r})" for at in range(0, len(data), _PIECE)]
     program = _PROGRAM.format(code=ascii(request.code))
-    # Short ones travel together: a snippet costs a clone.
+    # Short ones share a snippet, because each snippet costs a clone.
     whole = "\n".join([*snippets, program])
     return [whole] if len(whole) <= MAX_CODE else [*snippets, program]
 

@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' form."""
+"""The service's metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Metrics:
         )
         self.wait_s = Histogram(
             "genprm_sandbox_wait_seconds",
-            "Time of a snippet besides its own: waiting for a lane, cloning, carrying.",
+            "Overhead of a snippet: waiting for a lane, cloning, transfer.",
             buckets=_SECONDS,
             registry=self._registry,
         )
@@ -30,7 +30,7 @@ class Metrics:
             "genprm_sandbox_errors", "Snippets that ended because the sandbox itself broke.", registry=self._registry
         )
         self.refused = Counter(
-            "genprm_sandbox_refused", "What was refused, by reason.", ["reason"], registry=self._registry
+            "genprm_sandbox_refused", "Refused requests, by reason.", ["reason"], registry=self._registry
         )
         self.sessions = Gauge("genprm_sandbox_sessions", "Open sessions.", ["client"], registry=self._registry)
         self.connections = Gauge(
@@ -39,9 +39,9 @@ class Metrics:
         self.waiting = Gauge("genprm_sandbox_in_flight", "Snippets that run or wait.", registry=self._registry)
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Show a number that is read when it is asked for."""
+        """Adds a gauge that is read on each request."""
         Gauge(name, text, registry=self._registry).set_function(read)
 
     def render(self) -> bytes:
-        """The page of `/metrics`."""
+        """Renders the page `/metrics`."""
         return generate_latest(self._registry)

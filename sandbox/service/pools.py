@@ -1,4 +1,4 @@
-"""The service's own sandboxes, one for each set of limits that clients use, and what each client may use of them."""
+"""The service's own sandboxes, one per set of limits, and each client's share of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..results import SandboxError
 from .settings import ServiceSettings
 
 MOST_LIMITS = 8
-"""Different sets of limits that are served at the same time; each has at least one guest."""
+"""Most sets of limits served at once; each has at least one guest."""
 IDLE_S = 300.0
-"""A sandbox that nobody uses for so long is closed."""
+"""A sandbox unused for this long is closed."""
 
 
 class Pools:
-    """Sandboxes by their limits, opened when they are needed."""
+    """Sandboxes by their limits, opened on demand."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
@@ -30,19 +30,19 @@ class Pools:
 
     @property
     def boxes(self) -> list[Sandbox]:
-        """Those that are open."""
+        """The open sandboxes."""
         return [
             one.result() for one in self._boxes.values() if one.done() and not one.cancelled() and not one.exception()
         ]
 
     @property
     def guests_started(self) -> int:
-        """In all open sandboxes."""
+        """Guests started in all open sandboxes."""
         return sum(box.guests_started for box in self.boxes)
 
     @contextlib.asynccontextmanager
     async def use(self, limits: Limits) -> AsyncGenerator[Sandbox]:
-        """The sandbox with these limits, which stays open while it is used.
+        """Opens the sandbox with these limits for the duration of a block.
 
         Raises:
             SandboxError: it cannot be opened, or too many different limits are in use.
@@ -66,7 +66,7 @@ class Pools:
             self._unused_since[limits] = time.monotonic()
 
     async def close_unused(self, idle_s: float = IDLE_S) -> None:
-        """Close sandboxes that nobody has used for so long; the one used last stays."""
+        """Closes sandboxes that are unused for this long, except the one used last."""
         unused = sorted(
             (limits for limits in self._boxes if not self._users[limits]), key=lambda one: self._unused_since[one]
         )
@@ -77,7 +77,7 @@ class Pools:
                 await self._close(limits)
 
     async def close(self) -> None:
-        """Close all."""
+        """Closes all sandboxes."""
         await asyncio.gather(*(self._close(limits) for limits in list(self._boxes)))
 
     async def _make_room(self, limits: Limits) -> None:
@@ -85,7 +85,7 @@ class Pools:
             return
         unused = [one for one in self._boxes if not self._users[one]]
         if not unused:
-            raise SandboxError(f"the service serves {MOST_LIMITS} other sets of limits already: ask for one of them")
+            raise SandboxError(f"the service already serves {MOST_LIMITS} other sets of limits: ask for one of them")
         await self._close(min(unused, key=lambda one: self._unused_since[one]))
 
     async def _close(self, limits: Limits) -> None:
@@ -97,12 +97,12 @@ class Pools:
 
 
 class Client:
-    """Who uses the service: everybody who has one token."""
+    """A client of the service: all holders of one token."""
 
     def __init__(self, name: str, lanes: int, sessions: int) -> None:
         self.name = name
         self.slots = asyncio.Semaphore(lanes)
-        """One is taken by every snippet that runs: with more, a client waits for its own."""
+        """Each running snippet takes one; beyond that, a client waits for its own snippets."""
         self.most_sessions = sessions
         self.sessions = 0
         self.connections = 0

@@ -19,7 +19,7 @@ from .settings import ServiceError, ServiceSettings
 
 _GRACE_S = 3
 _PING_S, _PONG_S = 20.0, 60.0
-"""A client that does not answer pings for so long has vanished; its sessions are freed."""
+"""A client that does not answer pings for this long is gone; its sessions are freed."""
 
 
 async def serve(
@@ -32,11 +32,11 @@ async def serve(
 
     Args:
         settings: where to listen, what to run snippets in.
-        on_start: told where the service answers, as `--sandbox` takes it, once it does.
+        on_start: called with the address, in the form of `--sandbox`, once the service answers.
         ending: ends it as a signal does; signals are then left alone.
 
     Raises:
-        ServiceError: it cannot listen there, or would be open to all.
+        ServiceError: it cannot listen there, or would be open to everyone.
         SandboxError: no sandbox can be used on this machine.
     """
     settings.check()
@@ -84,7 +84,7 @@ def _ended_by(ending: asyncio.Event, server: DrainingServer) -> Generator[None]:
 
 
 def _listen(settings: ServiceSettings) -> tuple[socket.socket, str]:
-    """A socket that listens, and its address. Raises ServiceError."""
+    """A listening socket and its address. Raises ServiceError."""
     if settings.socket is not None:
         return _listen_unix(settings.socket), f"unix:{settings.socket.absolute()}"
     try:
@@ -96,7 +96,7 @@ def _listen(settings: ServiceSettings) -> tuple[socket.socket, str]:
 
 
 def _listen_unix(path: Path) -> socket.socket:
-    """A Unix socket that only this user can connect to. One that nobody listens on any more is replaced."""
+    """A Unix socket that only this user can connect to. A stale one is replaced."""
     listening = socket.socket(socket.AF_UNIX)
     try:
         if path.exists() and stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):

@@ -1,4 +1,4 @@
-"""What a sandbox service is, whatever way its clients come to it."""
+"""A sandbox service, independent of its transport."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DRAIN_STEP_S = 0.05
 
 
 class Service:
-    """Sandboxes, clients, and the counts of both."""
+    """Sandboxes, clients, and their metrics."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
@@ -44,12 +44,12 @@ class Service:
 
     @property
     def client_lanes(self) -> int:
-        """Snippets of one client that run at the same time."""
+        """Most concurrent snippets of one client."""
         return min(self.settings.client_lanes or self.lanes, self.lanes)
 
     @property
     def load(self) -> float:
-        """Open lanes of clients, for each lane that there is."""
+        """Open lanes of all clients, divided by the number of lanes."""
         return sum(client.connections for client in self._clients.values()) / self.lanes
 
     @property
@@ -58,16 +58,16 @@ class Service:
         return sum(client.sessions for client in self._clients.values())
 
     def client_of(self, token: str) -> Client | None:
-        """Who has this token; None when nobody has. Where there are no tokens, all are one client."""
+        """The client with this token, or None. Without tokens, everyone is one client."""
         if not self._tokens:
             return self._clients["all"]
         given = _digest(token)
-        # All are compared, each in constant time, so that the time says nothing of a token.
+        # Every token is compared, in constant time, so that timing reveals nothing.
         found = [name for name, digest in self._tokens if hmac.compare_digest(given, digest)]
         return self._clients[found[0]] if found else None
 
     async def start(self) -> None:
-        """Open the sandbox with the usual limits, so that what cannot work is known at once.
+        """Opens the sandbox with the default limits, so that problems show at once.
 
         Raises:
             SandboxError: no sandbox can be used here.
@@ -87,7 +87,7 @@ class Service:
         self._housekeeper = asyncio.create_task(self._keep_house())
 
     async def run(self, client: Client, session: Session, code: str) -> Result:
-        """Run a client's snippet when one of its slots is free.
+        """Runs a client's snippet when one of its slots is free.
 
         Raises:
             SandboxError: the sandbox broke, after its own retry.
@@ -109,7 +109,7 @@ class Service:
 
     @contextlib.contextmanager
     def connected(self, client: Client):
-        """Count a connection."""
+        """Counts a connection."""
         client.connections += 1
         self.metrics.connections.labels(client.name).inc()
         try:
@@ -119,14 +119,14 @@ class Service:
             self.metrics.connections.labels(client.name).dec()
 
     async def drain(self) -> None:
-        """Take no new sessions, and wait until the open ones have ended or the time for that is over."""
+        """Refuses new sessions, and waits until the open ones end or the time is up."""
         self.draining = True
         end = time.monotonic() + self.settings.drain_s
         while (self.sessions or self._in_flight) and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_STEP_S)
 
     async def close(self) -> None:
-        """End all sandboxes."""
+        """Closes all sandboxes."""
         self.ready = False
         if self._housekeeper is not None:
             self._housekeeper.cancel()

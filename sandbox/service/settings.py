@@ -1,4 +1,4 @@
-"""What a sandbox service is started with."""
+"""Settings of a sandbox service."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ SHORTEST_TOKEN = 16
 
 
 class ServiceError(RuntimeError):
-    """The service cannot be started as it is configured."""
+    """The service cannot be started with these settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """Where a service listens, what it runs snippets in, and what clients may use."""
+    """Address, sandbox, and quotas."""
 
     host: str = "127.0.0.1"
     port: int = 8312
     """0 takes a free one."""
     socket: Path | None = None
-    """A Unix socket to listen on, in place of host and port."""
+    """A Unix socket to listen on instead of host and port."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tokens: tuple[tuple[str, str], ...] = ()
-    """(name, token) of every client; none when any client that reaches the service may use it."""
+    """(name, token) of every client; empty to serve every client that reaches the service."""
     no_auth: bool = False
-    """Whether to serve without tokens where other machines reach it."""
+    """Whether to serve other machines without tokens."""
     sandbox: str = "auto"
     runtime: str | None = None
     lanes: int | None = None
-    """Snippets that run at the same time; the number of cores by default."""
+    """Most concurrent snippets; the number of cores by default."""
     client_lanes: int | None = None
-    """Snippets of one client that run at the same time; as many as there are lanes by default."""
+    """Most concurrent snippets of one client; the number of lanes by default."""
     client_sessions: int = 4096
-    """Sessions that one client may have open."""
+    """Most open sessions of one client."""
     max_wall_s: float = 120.0
     max_memory_mb: int = 4096
-    """The largest limits that a client may ask for. CPU time is bounded by the same seconds as wall time."""
+    """Largest limits that a client may ask for; the limit on wall time also bounds CPU time."""
     drain_s: float = 60.0
-    """Seconds for open sessions to end once the service is told to."""
+    """Seconds for open sessions to end after SIGTERM."""
 
     def check(self) -> None:
-        """Whether this can be served, and to whom.
+        """Checks the settings.
 
         Raises:
             ServiceError: it cannot, or everybody who reaches the address could run code here.
@@ -76,13 +76,13 @@ class ServiceSettings:
                 )
         if not self.local and not self.tokens and not self.no_auth:
             raise ServiceError(
-                f"on {self.host!r} every machine that reaches the port could run code: set {TOKENS_VARIABLE}, or give "
+                f"every machine that reaches {self.host!r} could run code: set {TOKENS_VARIABLE}, or give "
                 "--no-auth where a network policy lets nobody else in"
             )
 
     @property
     def local(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach the service."""
         if self.socket is not None or self.host == "localhost":
             return True
         try:
@@ -91,7 +91,7 @@ class ServiceSettings:
             return False
 
     def check_limits(self, limits: Limits) -> str | None:
-        """Why a client may not have these limits, or None when it may."""
+        """Why a client may not have these limits; None if it may."""
         longest = max(limits.wall_s, limits.cpu_s)
         if longest > self.max_wall_s:
             return f"this service runs snippets for at most {self.max_wall_s:g} s (--max-wall-s), not {longest:g}"

@@ -233,13 +233,13 @@ HOST = Host(1000, frozenset(), 1 << 32, 15000, True, False, False, None)
     ("host", "complaint", "todo"),
     [
         ({"apparmor_restricts": True}, "bwrap: setting up uid map: Permission denied",
-         "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or allow it to bwrap alone (`profile bwrap"),
+         "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or allow them to bwrap alone (`profile bwrap"),
         ({"userns_switch": False}, "bwrap: No permissions to create new", "kernel.unprivileged_userns_clone=1"),
         ({"filtered": True, "container": "kubernetes"}, "bwrap: Operation not permitted", "`hostUsers: false`"),
         ({"filtered": True, "container": "docker"}, "bwrap: Operation not permitted", "--security-opt seccomp="),
         ({"filtered": True, "container": "kubernetes"}, "bwrap: Can't mount proc", "`procMount: Unmasked`"),
         ({"most_namespaces": 0, "container": "apptainer"}, "", "user.max_user_namespaces=15000"),
-        ({}, "bwrap: something new", "namespaces cannot be made here"),
+        ({}, "bwrap: something new", "namespaces cannot be created here"),
     ],
 )  # fmt: skip
 def test_the_remedy_fits_the_machine(host: dict[str, object], complaint: str, todo: str) -> None:

@@ -90,7 +90,7 @@ async def test_the_socket_is_for_its_user_alone(address: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"host": "0.0.0.0"}, "every machine that reaches the port could run code: set GENPRM_SANDBOX_TOKENS"),
+        ({"host": "0.0.0.0"}, "every machine that reaches '0.0.0.0' could run code: set GENPRM_SANDBOX_TOKENS"),
         ({"host": "0.0.0.0", "tokens": (("ann", "short"),)}, "the token of 'ann' has fewer than 16 characters"),
         ({"tokens": (("ann", "a" * 16), ("ann", "b" * 16))}, "the same name"),
         ({"tls_cert": Path("cert.pem")}, "both files"),
@@ -133,7 +133,10 @@ async def test_a_wrong_token_runs_nothing(given: str, monkeypatch: pytest.Monkey
 async def test_a_page_in_a_browser_runs_nothing() -> None:
     async with serving(host="127.0.0.1", port=0) as url, asking(url, headers={"Origin": "http://evil"}) as client:
         answer = await client.post("/run_code", content='{"code": "print(1)"}')
-        assert (answer.status_code, answer.text) == (403, "a service without tokens answers to no page in a browser\n")
+        assert (answer.status_code, answer.text) == (
+            403,
+            "a service without tokens does not answer pages in a browser\n",
+        )
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -180,8 +183,8 @@ async def test_limits_above_the_service_s_are_refused_with_the_option_that_allow
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        (b"\0\0\0\x02[]", "not the protocol"),
-        (b"junk", "not the protocol"),
+        (b"\0\0\0\x02[]", "does not follow the protocol"),
+        (b"junk", "does not follow the protocol"),
         (frames.encode({"op": "run", "id": 1, "session": 1, "code": "", "resumes": False}), "begins with 'open'"),
         (frames.encode({"op": "open", "id": 0, "version": 2, "limits": {}}), "speaks version 1 of the protocol"),
         (frames.encode({"op": "open", "id": 0, "version": 1, "limits": 3}), "names no limits"),
@@ -287,7 +290,7 @@ async def test_sessions_of_a_client_are_limited(monkeypatch: pytest.MonkeyPatch)
         first, second, third = box.session(), box.session(), box.session()
         assert (await first.run("x = 1")).ok
         assert (await second.run("x = 2")).ok
-        with pytest.raises(SandboxError, match=r"has 2 sessions open, as many as it may \(--client-sessions\)"):
+        with pytest.raises(SandboxError, match=r"has 2 open sessions, the most allowed \(--client-sessions\)"):
             await third.run("x = 3")
         await first.close()
         assert (await third.run("print(3)")).ok
@@ -536,7 +539,7 @@ async def test_run_code_takes_long_input_and_files(address: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"code": "x", "language": "cpp"}, "language 'cpp': this sandbox runs 'python' alone"),
+        ({"code": "x", "language": "cpp"}, "language 'cpp': this sandbox runs only 'python'"),
         ({"code": "x", "fetch_files": ["a"]}, "fetch_files"),
         ({"code": "x", "files": {"../a": ""}}, "'../a' is not a path below"),
         ({"code": "x", "run_timeout": 999}, "run_timeout is 999 s"),
