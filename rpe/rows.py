@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from genprm.grading.answers import Outcome
 from genprm.rpe.budget import State
+from genprm.runs.rows import ItemRow, Row
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ValueRow(_Model):
+class ValueRow(Row):
     """Rollouts from one prefix."""
 
     successes: int
@@ -26,7 +23,7 @@ class ValueRow(_Model):
     """True after the last step, whose value is 1 or 0 by the solution's own answer."""
 
 
-class StepLabelRow(_Model):
+class StepLabelRow(Row):
     """The label of a step, and how it was decided."""
 
     label: bool | None
@@ -43,7 +40,7 @@ class StepLabelRow(_Model):
     rollouts: int = 0
 
 
-class SolutionRow(_Model):
+class SolutionRow(Row):
     """A solution with its labels."""
 
     steps: list[str]
@@ -59,7 +56,7 @@ class SolutionRow(_Model):
     """The same from the steps' estimates; uncertain if `first_error` is None."""
 
 
-class Samples(_Model):
+class Samples(Row):
     """Counts of the sampled solutions of a problem."""
 
     right: int = 0
@@ -75,10 +72,9 @@ class Samples(_Model):
         return self.right / known if (known := self.right + self.wrong) else 0.0
 
 
-class LabelRow(_Model):
+class LabelRow(ItemRow):
     """A problem with labelled solutions."""
 
-    key: str
     id: str | None = None
     problem: str
     answer: str
@@ -90,7 +86,7 @@ class LabelRow(_Model):
     """The value before the first step."""
     budget: int = 0
     """Rollouts per step by equation 9, or the requested fixed number."""
-    solutions: list[SolutionRow] = []
+    solutions: list[SolutionRow] = Field(default_factory=list[SolutionRow])
     rollouts: int = 0
     """Sampled continuations, over all solutions."""
     generated: int = 0
@@ -122,17 +118,16 @@ class Drop(StrEnum):
     """The chain was cut off at the token limit."""
 
 
-class Message(_Model):
+class Message(Row):
     """A turn of a conversation."""
 
     role: str
     content: str
 
 
-class SynthesisRow(_Model):
+class SynthesisRow(ItemRow):
     """A labelled solution with its rationales, or with one verification chain."""
 
-    key: str
     id: str
     problem: str
     steps: list[str]
@@ -143,7 +138,7 @@ class SynthesisRow(_Model):
     kept: bool
     dropped: Drop | None = None
     teacher: str
-    messages: list[Message] = []
-    snippets: dict[str, int] = {}
+    messages: list[Message] = Field(default_factory=list[Message])
+    snippets: dict[str, int] = Field(default_factory=dict[str, int])
     """Number of snippets by status."""
     generated: int = 0

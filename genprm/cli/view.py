@@ -70,7 +70,7 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
     from genprm.benchmarks.refinement import RefineMetrics, evaluate_refinement
     from genprm.benchmarks.searches import SearchMetrics, evaluate_searches
     from genprm.report.search_page import write_search_page
-    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_rows_of
+    from genprm.runs.folder import FAILURES, METRICS, REPORT, read_ordered, read_rows_of
     from genprm.runs.rows import FailureRow
     from genprm.search.rows import RefineRow, SearchRow
     from genprm.search.run import Method
@@ -79,12 +79,12 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
     stored = (run / METRICS).read_bytes() if (run / METRICS).exists() else None
     page = out or run / REPORT
     if info.command == "refine":
-        turns = list(read_rows_of(run, RefineRow))
+        turns = list(read_ordered(run, RefineRow))
         mended = evaluate_refinement(turns, failed=len(failures))
         mended = RefineMetrics.model_validate_json(stored) if stored else mended
         left_out = write_search_page(page, info=info, metrics=mended, rows=turns, failures=failures, max_mb=max_mb)
     else:
-        rows = list(read_rows_of(run, SearchRow))
+        rows = list(read_ordered(run, SearchRow))
         found = evaluate_searches(rows, Method(str(info.config["method"])), failed=len(failures))
         found = SearchMetrics.model_validate_json(stored) if stored else found
         left_out = write_search_page(page, info=info, metrics=found, rows=rows, failures=failures, max_mb=max_mb)
@@ -96,16 +96,16 @@ def _write_search(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> 
 def _write_data(run: Path, info: RunInfo, out: Path | None, max_mb: float) -> Path:
     from genprm.report.data_page import write_label_page, write_synthesis_page
     from genprm.rpe.rows import LabelRow, SynthesisRow
-    from genprm.runs.folder import FAILURES, REPORT, read_rows_of
+    from genprm.runs.folder import FAILURES, REPORT, read_ordered, read_rows_of
     from genprm.runs.rows import FailureRow
 
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     page = out or run / REPORT
     if info.command == "label":
-        problems = list(read_rows_of(run, LabelRow))
+        problems = list(read_ordered(run, LabelRow))
         left_out = write_label_page(page, info=info, rows=problems, failures=failures, max_mb=max_mb)
     else:
-        solutions = list(read_rows_of(run, SynthesisRow))
+        solutions = list(read_ordered(run, SynthesisRow))
         left_out = write_synthesis_page(page, info=info, rows=solutions, failures=failures, max_mb=max_mb)
     if left_out:
         notes().print(f"The page lists all rows, without the details of {left_out:,} that did not fit (--max-mb).")

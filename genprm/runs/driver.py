@@ -14,13 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel
-
 from genprm.concurrency import gather
 from genprm.data.inputs import BadRow
 from genprm.engines.errors import ContextOverflowError
 from genprm.runs.folder import RunError, RunFolder
-from genprm.runs.rows import Located, failure_row
+from genprm.runs.rows import ItemRow, Located, failure_row
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +63,8 @@ class Progress:
 class Finished:
     """The result of one item."""
 
-    row: BaseModel
-    """The row to write; its first field is the item's key."""
+    row: ItemRow
+    """The row to write, without its place in the input, which the driver adds."""
     generated: int
     """Tokens generated for it."""
 
@@ -145,7 +143,7 @@ async def drive(
                         ) from error
                 else:
                     streak.succeeded()
-                    run.add(finished.row, item.key)
+                    run.add(finished.row.model_copy(update={"place": progress.keys[item.key]}), item.key)
                     progress.judged += 1
                     progress.generated += finished.generated
             on_progress(progress)

@@ -13,12 +13,21 @@ from genprm.data.inputs import BadRow, InputRow
 from genprm.types import Chain, ChainFinish, Judgement, StepJudgement, Verdict
 
 
-class _Model(BaseModel):
-    # Rows may be read by other versions: unknown fields are ignored.
+class Row(BaseModel):
+    """A row of a file, or a part of one. Other versions may read it: unknown fields are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class CodeRow(_Model):
+class ItemRow(Row):
+    """The result of an item of the input."""
+
+    key: str
+    place: int | None = None
+    """0-based place in the input of the run that made it: rows are written as they are finished, in any order."""
+
+
+class CodeRow(Row):
     """One snippet and its result."""
 
     source: str
@@ -28,7 +37,7 @@ class CodeRow(_Model):
     duration_s: float
 
 
-class ChainRow(_Model):
+class ChainRow(Row):
     """One chain's judgement of a step."""
 
     text: str
@@ -42,7 +51,7 @@ class ChainRow(_Model):
     """It continues another chain's conversation, so it is not an independent vote."""
 
 
-class StepRow(_Model):
+class StepRow(Row):
     """The judgement of a step."""
 
     step: str | None = None
@@ -62,7 +71,7 @@ class StepRow(_Model):
     """Empty when only scores are kept."""
 
 
-class TokensRow(_Model):
+class TokensRow(Row):
     """Tokens spent on a row."""
 
     prompt: int = 0
@@ -75,12 +84,9 @@ class TokensRow(_Model):
     """Estimate of the generated tokens saved by stopping early."""
 
 
-class VerifyRow(_Model):
+class VerifyRow(ItemRow):
     """The judgement of a solution."""
 
-    key: str
-    place: int | None = None
-    """0-based place in the input of the run that judged it, which need not be the order in which rows are finished."""
     id: str | None = None
     first_error: int | None
     """0-based, -1 for none, None when undecided: see `reason`."""
@@ -105,7 +111,7 @@ class VerifyRow(_Model):
     """From the start of the row to its last verdict, including waiting."""
 
 
-class FailureRow(_Model):
+class FailureRow(Row):
     """An input that was not judged."""
 
     key: str | None
@@ -120,16 +126,13 @@ class FailureRow(_Model):
     """The input's label: a comparison of runs counts the row as a miss."""
 
 
-def verify_row(
-    row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL, place: int | None = None
-) -> VerifyRow:
+def verify_row(row: InputRow, judgement: Judgement, *, seconds: float, keep: Keep = Keep.FULL) -> VerifyRow:
     """Converts a judgement to its stored and served form."""
     full = keep is Keep.FULL
     steps: Sequence[str | None] = row.steps if full else [None] * len(row.steps)
     tokens = judgement.tokens
     return VerifyRow(
         key=row.key,
-        place=place,
         id=row.id,
         first_error=judgement.first_error,
         reason=judgement.reason,

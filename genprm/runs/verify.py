@@ -87,8 +87,7 @@ async def verify(
             del counted.steps[row.key]
         if row.tests is not None and code_tests is not None:
             judgement = await code_tests.check(judgement, row.steps, row.tests)
-        seconds, place = time.perf_counter() - started, counted.keys.get(row.key)
-        out = verify_row(row, judgement, seconds=seconds, keep=keep, place=place)
+        out = verify_row(row, judgement, seconds=time.perf_counter() - started, keep=keep)
         return Finished(out, judgement.tokens.generated)
 
     return await drive(rows, run, judge, concurrency=concurrency, progress=counted, on_progress=on_progress)

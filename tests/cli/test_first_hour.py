@@ -128,7 +128,7 @@ async def test_places_are_those_of_the_input_whichever_worker_takes_a_row(tmp_pa
 
     from genprm.runs.driver import Finished, Progress, drive
     from genprm.runs.folder import open_run
-    from genprm.runs.rows import FailureRow
+    from genprm.runs.rows import ItemRow
     from tests.judges import row
 
     items = [row(number) for number in range(60)]
@@ -137,10 +137,12 @@ async def test_places_are_those_of_the_input_whichever_worker_takes_a_row(tmp_pa
         async def work(item):
             for _ in range(item.line * 7 % 5):
                 await asyncio.sleep(0)
-            made = FailureRow(key=item.key, file=item.file, line=item.line, kind="x", reason="")
-            return Finished(made, 0)
+            return Finished(ItemRow(key=item.key), 0)
 
         progress = await drive(items, run, work, concurrency=7, progress=Progress())
+        written = [json.loads(line)["key"] for line in (tmp_path / "run/rows.jsonl").read_text().splitlines()]
+        assert written != [item.key for item in items]
+        assert [row.key for row in run.rows(ItemRow)] == [item.key for item in items]
     assert progress.keys == {item.key: place for place, item in enumerate(items)}
 
 
