@@ -15,8 +15,7 @@ from genprm.engines import BUILT_IN
 from genprm.rpe.rows import Drop, SynthesisRow
 from genprm.runs.folder import read_rows_of
 from tests.conftest import Distributions
-from tests.engines.conftest import VLLM_ENV, need_vllm
-from tests.prms.servers import vllm_server
+from tests.engines.conftest import VLLM_ENV, need_vllm, vllm_server
 from tests.rpe.test_synthesis import label_run
 
 ROOT = Path(__file__).parent.parent.parent

@@ -114,15 +114,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def server_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real vLLM server with the tiny model."""
-    need_vllm()
+@contextlib.contextmanager
+def vllm_server(model: Path, log: Path, *flags: str) -> Iterator[str]:
+    """Serves a model with vLLM for the duration of a block; yields its base URL."""
     port = free_port()
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--block-size", "32"]
-    command += ["--enforce-eager", "--max-num-seqs", "16", "--enable-prompt-tokens-details"]
+    command += ["--enforce-eager", "--max-num-seqs", "16", *flags]
     # On a CPU, a seeded request whose prompt is computed in parts ends the server.
     command += ["--no-enable-chunked-prefill"]
     with log.open("w") as out:
@@ -134,12 +132,24 @@ def server_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                 break
             if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
+                raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
+        ended = server.poll()
         server.terminate()
         server.wait(30)
+    if ended is not None:
+        raise RuntimeError(f"the server ended with {ended} while it was needed:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def server_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real vLLM server with the tiny model."""
+    need_vllm()
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with vllm_server(tiny_model, log, "--enable-prompt-tokens-details") as url:
+        yield url
 
 
 @contextlib.asynccontextmanager

@@ -35,9 +35,8 @@ from genprm.prms.discriminative.judge import DiscriminativePRM, load_discriminat
 from genprm.prms.discriminative.pooling import two_class_log_odds
 from genprm.prms.hub import read_config
 from genprm.types import Verdict
-from tests.engines.conftest import VLLM_ENV, need_vllm
+from tests.engines.conftest import VLLM_ENV, need_vllm, vllm_server
 from tests.prms import tiny_models
-from tests.prms.servers import vllm_server
 from tests.prms.tiny_models import PROBLEM, SOLUTIONS
 
 

@@ -243,11 +243,11 @@ async def _started(server: Any) -> bool:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ftp://host:1", "'ftp://host:1' is no address"),
-        ("https://host:1/path", "is no address"),
+        ("ftp://host:1", "'ftp://host:1' is not the address"),
+        ("https://host:1/path", "is not the address"),
         ("unix:relative", "absolute path"),
         ("https://user:secret@host:1", f"set {TOKEN_VARIABLE}"),
-        ("http://a:1,,http://b:1", "'' is no address"),
+        ("http://a:1,,http://b:1", "'' is not the address"),
     ],
 )
 def test_addresses_are_checked(text: str, message: str) -> None:
@@ -546,7 +546,7 @@ async def test_run_code_takes_long_input_and_files(address: str) -> None:
         ({"code": "x", "memory_limit_MB": 1 << 20}, "--max-memory-mb"),
         ({"code": 3}, "code: "),
         ({"code": "\ud800"}, "body: Invalid JSON"),
-        ({"code": "x", "stdin": "x" * (9 << 20)}, "files and stdin up to"),
+        ({"code": "x", "stdin": "x" * (9 << 20)}, "files and stdin 8388608 bytes"),
     ],
 )
 async def test_run_code_says_what_it_cannot_do(address: str, fields: dict[str, object], message: str) -> None:
