@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from genprm.spent import Spent, spent_so_far
 from genprm.types import Judgement
 
 Row = tuple[str, list[str]]
+judged_row: ContextVar[int] = ContextVar("judged_row")
+"""The number of the solution that is being judged: chains of one problem have one name."""
 STEPS = (18, 90, 169, 187, 154, 98, 90, 52, 39, 27, 25, 13, 10, 8, 9)
 """How many solutions of ProcessBench's MATH subset have 2, 3, 4, ... steps; eleven longer ones are left out."""
 
@@ -146,7 +149,7 @@ class Recorder:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.chains: dict[str, list[tuple[list[int], Sampling]]] = {}
+        self.chains: dict[int, list[tuple[list[int], Sampling]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -155,7 +158,7 @@ class Recorder:
         done = await self._engine.generate(prompt_ids, sampling, chain=chain)
         # As many tokens as were written, with nothing to look for in them: their text need not be made.
         flat = dataclasses.replace(sampling, max_tokens=done.sampled_tokens, stop=(), watch=())
-        self.chains.setdefault(str(chain), []).append((list(prompt_ids), flat))
+        self.chains.setdefault(judged_row.get(), []).append((list(prompt_ids), flat))
         return done
 
     @property
@@ -189,12 +192,13 @@ async def concurrent(prm: GenPRM, rows: Sequence[Row], chains: int) -> tuple[flo
     """Seconds for the rows with so many chains in flight, what was found, and where the time went."""
     slots = asyncio.Semaphore(chains)
 
-    async def one(row: Row) -> Judgement:
+    async def one(number: int, row: Row) -> Judgement:
+        judged_row.set(number)
         async with slots:
             return await prm.judge(*row)
 
     started, before = time.perf_counter(), spent_so_far()
-    judged = await asyncio.gather(*(one(row) for row in rows))
+    judged = await asyncio.gather(*(one(number, row) for number, row in enumerate(rows)))
     return time.perf_counter() - started, judged, spent_so_far().since(before)
 
 

@@ -7,8 +7,10 @@ the OpenAI completions API, such as `vllm serve`) and `transformers` (plain PyTo
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +96,16 @@ async def load_engine(
         await asyncio.to_thread(check_model, model, revision)
         from genprm.engines.vllm import VllmEngine
 
-        return await VllmEngine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
+        load = VllmEngine.load
+        with without_collection():
+            return await load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     if kind == "transformers":
         need_torch(model)
         await asyncio.to_thread(check_model, model, revision)
-        # Imported beside the event loop, which opens the sandbox meanwhile: PyTorch and transformers take seconds.
-        engine = await asyncio.to_thread(_transformers_engine)
-        return await engine.load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
+        with without_collection():
+            # Imported beside the event loop, which opens the sandbox meanwhile: PyTorch and transformers take seconds.
+            load = (await asyncio.to_thread(_transformers_engine)).load
+            return await load(model, tokenizer=tokenizer, revision=revision, seed=seed, dtype=dtype, **options)
     raise EngineError(f"there is no engine {kind!r}: use auto, transformers, vllm or openai")
 
 
@@ -139,6 +144,18 @@ def choose_engine(kind: EngineKind, base_urls: Sequence[str] = ()) -> EngineKind
     return "vllm" if importlib.util.find_spec("vllm") and _has_cuda() else "transformers"
 
 
+@contextlib.contextmanager
+def without_collection() -> Generator[None]:
+    """A block without garbage collection: importing a million objects, none of which is garbage, takes a fifth less."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _transformers_engine() -> type[TransformersEngine]:
     from genprm.engines.transformers.lean import import_lean
 
@@ -167,6 +184,7 @@ def need_torch(model: str) -> None:
 def _has_cuda() -> bool:
     if importlib.util.find_spec("torch") is None:
         return False
-    import torch
+    with without_collection():
+        import torch
 
     return torch.cuda.is_available()

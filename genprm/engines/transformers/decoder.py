@@ -15,7 +15,8 @@ from transformers import DynamicCache, PreTrainedModel
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.stops import completion, repeats, stop_window
 from genprm.engines.tokenizer import Tokenizer
-from genprm.engines.transformers.kv_cache import MIN_ROOM, SlotCache
+from genprm.engines.transformers.kv_cache import MIN_ROOM, SlotCache, states_of
+from genprm.engines.transformers.prefixes import Prefix, Prefixes
 from genprm.engines.transformers.sampler import next_tokens
 
 LOGITS_BYTES = 512 * 1024**2
@@ -30,9 +31,18 @@ class Generation:
     sampling: Sampling
     rng: random.Random
     future: Future[Completion]
+    prefix: Prefix | None = None
+    """A sequence that the prompt begins with in part, whose keys and values are kept."""
+    shared: int = 0
+    """Tokens of the prompt that `prefix` has."""
     ids: list[int] = field(default_factory=list[int])
     watched: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
     """One row per id in `ids`, if the sampling watches tokens."""
+
+    @property
+    def missing(self) -> int:
+        """Tokens of the prompt that must be computed."""
+        return len(self.prompt) - self.shared
 
     @property
     def cached(self) -> int:
@@ -67,6 +77,7 @@ class Decoder:
         self._eos_ids = eos_ids
         self._slots = slots
         self._cache = SlotCache()
+        self._prefixes = Prefixes()
         self._rows: list[Generation | None] = []
 
     @property
@@ -80,18 +91,36 @@ class Decoder:
         return [row for row in self._rows if row is not None]
 
     def clear(self) -> list[Generation]:
-        """Drops all sequences; returns them."""
-        dropped, self._rows, self._cache = self.generations, [], SlotCache()
-        return dropped
+        """Drops all sequences, and what is kept of earlier ones; returns the former."""
+        self._prefixes.clear()
+        return self._empty()
+
+    def look_up(self, generation: Generation) -> int:
+        """Finds what is kept of a prompt; returns how many tokens of it must be computed."""
+        generation.prefix, generation.shared = self._prefixes.find(generation.prompt) or (None, 0)
+        return generation.missing
 
     def admit(self, new: Sequence[Generation]) -> None:
         """Computes prompts and their first tokens; `step` continues the unfinished ones."""
+        for batch in _alike(new):
+            self._prefill(batch)
+
+    def _prefill(self, new: Sequence[Generation]) -> None:
+        # All rows compute as many tokens as the one that misses most, so that none has a gap before its new tokens.
+        computed = max(generation.missing for generation in new)
+        held = [max(0, len(generation.prompt) - computed) for generation in new]
         ids, mask = self._padded([generation.prompt for generation in new])
-        prefilled = DynamicCache()
-        logits = self._forward(ids, mask, _positions(mask), prefilled, keep=1)
+        prefilled = _filled(new, held)
+        logits = self._forward(ids[:, -computed:], mask, _positions(mask)[:, -computed:], prefilled, keep=1)
         tokens = next_tokens(logits[:, -1], [g.sampling for g in new], [g.rng for g in new])
         _watch(logits[:, -1], new)
-        going = [row for row, (g, token) in enumerate(zip(new, tokens, strict=True)) if not self._take(g, token)]
+        going: list[int] = []
+        for row, (generation, token) in enumerate(zip(new, tokens, strict=True)):
+            generation.prefix = None
+            if self._take(generation, token):
+                self._keep(generation, [(keys[row], values[row]) for keys, values in states_of(prefilled)])
+            else:
+                going.append(row)
         self._make_room(len(going), max((len(new[row].prompt) for row in going), default=0), prefilled)
         for row in going:
             slot = self._rows.index(None) if None in self._rows else len(self._rows)
@@ -117,6 +146,7 @@ class Decoder:
         _watch(logits, generations)
         for row, generation, token in zip(live, generations, tokens, strict=True):
             if self._take(generation, token):
+                self._keep(generation, self._cache.states(row))
                 self._retire(row)
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -153,12 +183,29 @@ class Decoder:
             recent = self._tokenizer.decode(ids[-stop_window(sampling.stop) :])
             finished = any(string in recent for string in sampling.stop)
         if finished:
-            result = completion(self._tokenizer, ids, sampling.stop, ended=ended, watched=generation.watched)
+            result = completion(
+                self._tokenizer,
+                ids,
+                sampling.stop,
+                ended=ended,
+                cached_tokens=generation.shared,
+                watched=generation.watched,
+            )
             # The window may begin inside a character and show a stop string that the whole text does not have.
             finished = ended or result.stop is not None or over
             if finished:
                 deliver(generation.future, result)
         return finished
+
+    def _keep(self, generation: Generation, states: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Keeps the keys and values of a finished generation, which are the last columns of `states`."""
+        length = generation.cached
+        ids = [*generation.prompt, *generation.ids][:length]
+        self._prefixes.keep(ids, [(keys[:, -length:], values[:, -length:]) for keys, values in states])
+
+    def _empty(self) -> list[Generation]:
+        dropped, self._rows, self._cache = self.generations, [], SlotCache()
+        return dropped
 
     def _retire(self, row: int) -> None:
         self._rows[row] = None
@@ -168,7 +215,7 @@ class Decoder:
         """Closes gaps once they cost more than moving the rest, and makes sure that one more column fits."""
         live = [row for row, generation in enumerate(self._rows) if generation is not None]
         if not live:
-            self.clear()
+            self._empty()
             return
         padding = self._cache.width - max(generation.cached for generation in self.generations)
         sparse = len(live) < 0.75 * len(self._rows)
@@ -225,6 +272,32 @@ def _watch(logits: Tensor, generations: Sequence[Generation]) -> None:
     for row, values in zip(rows, logprobs, strict=True):
         generation = generations[row]
         generation.watched.append(tuple(values[list(generation.sampling.watch)].tolist()))
+
+
+def _alike(new: Sequence[Generation]) -> list[list[Generation]]:
+    """Groups of generations that miss about as many tokens of their prompts, so that few are computed in vain."""
+    groups: list[list[Generation]] = []
+    for generation in sorted(new, key=lambda one: one.missing):
+        if not groups or generation.missing > 2 * groups[-1][0].missing + MIN_ROOM:
+            groups.append([])
+        groups[-1].append(generation)
+    return groups
+
+
+def _filled(new: Sequence[Generation], held: Sequence[int]) -> DynamicCache:
+    """A `DynamicCache` with the first `held` tokens of each generation, padded on the left."""
+    cache, width = DynamicCache(), max(held)
+    example = next((generation.prefix for generation in new if generation.prefix is not None), None)
+    if example is None or not width:
+        return cache
+    for layer, shapes in enumerate(example.states):
+        whole = [one.new_zeros(len(new), one.shape[0], width, one.shape[2]) for one in shapes]
+        for row, (generation, length) in enumerate(zip(new, held, strict=True)):
+            if generation.prefix is not None and length:
+                for padded, one in zip(whole, generation.prefix.states[layer], strict=True):
+                    padded[row, :, width - length :] = one[:, :length]
+        cache.update(whole[0], whole[1], layer)
+    return cache
 
 
 def _positions(mask: Tensor) -> Tensor:

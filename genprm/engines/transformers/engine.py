@@ -1,7 +1,8 @@
 """An engine on plain PyTorch, for any device that transformers runs on.
 
 Waiting requests are decoded together, and a request is answered as soon as it is done. It is meant for small models
-and small machines: it computes every prompt from its first token (no prefix cache); the vLLM engine is for real work.
+and small machines. It keeps a gibibyte of keys and values, and computes only the part of a prompt that no recent one
+began with. The vLLM engine, whose prefix cache is as large as the memory allows, is for real work.
 """
 
 from __future__ import annotations
@@ -249,10 +250,10 @@ class TransformersEngine:
                         deliver(call.future, call.function(self.model))
                     except Exception as error:  # raised by the caller's own function
                         deliver(call.future, error)
-                if scores := _next_batch(self._scores, self._prefill_tokens, lambda job: job.ids):
+                if scores := _next_batch(self._scores, self._prefill_tokens, lambda job: len(job.ids)):
                     self._attempt(partial(self._score, scores), scores)
                 free = self._decoder.free
-                if new := _next_batch(self._generations, self._prefill_tokens, lambda job: job.prompt, free):
+                if new := _next_batch(self._generations, self._prefill_tokens, self._decoder.look_up, free):
                     self._attempt(partial(self._decoder.admit, new), new)
                 if not self._attempt(self._decoder.step, self._decoder.generations):
                     self._decoder.clear()
@@ -292,7 +293,7 @@ class TransformersEngine:
 J = TypeVar("J", Generation, _Score)
 
 
-def _next_batch(queue: deque[J], tokens: int, ids: Callable[[J], Sequence[int]], limit: int = 256) -> list[J]:
+def _next_batch(queue: deque[J], tokens: int, length: Callable[[J], int], limit: int = 256) -> list[J]:
     """Takes the oldest uncancelled requests: as many as fit into `tokens` with padding, but at least one."""
     batch: list[J] = []
     width = 0
@@ -300,7 +301,7 @@ def _next_batch(queue: deque[J], tokens: int, ids: Callable[[J], Sequence[int]],
         if queue[0].future.cancelled():
             queue.popleft()
             continue
-        width = max(width, len(ids(queue[0])))
+        width = max(width, length(queue[0]))
         if batch and width * (len(batch) + 1) > tokens:
             break
         batch.append(queue.popleft())

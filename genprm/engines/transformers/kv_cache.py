@@ -117,7 +117,7 @@ class SlotCache:
         """
         self.rows = max(self.rows, slot + 1)
         columns = slice(self.width - length, self.width)
-        for layer, (keys, values) in zip(self._layers, _states(prefilled), strict=True):
+        for layer, (keys, values) in zip(self._layers, states_of(prefilled), strict=True):
             layer.keys_buffer[slot, :, columns] = keys[row, :, -length:]
             layer.values_buffer[slot, :, columns] = values[row, :, -length:]
             layer.rows = self.rows
@@ -125,11 +125,18 @@ class SlotCache:
         self.mask[slot, self.width - length : self.width] = 1
         self.positions[slot] = length
 
+    def states(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer of a row: [heads, width, head size], of which its own tokens are the last."""
+        return [
+            (layer.keys_buffer[row, :, : self.width], layer.values_buffer[row, :, : self.width])
+            for layer in self._layers
+        ]
+
     def allocate(self, prefilled: DynamicCache, slots: int, width: int) -> None:
         """Makes an empty cache of `width` columns, with the shapes of transformers' cache."""
         columns = width + max(MIN_ROOM, width // 4)
         layers: list[SlotLayer] = []
-        for keys, values in _states(prefilled):
+        for keys, values in states_of(prefilled):
             layer = SlotLayer()
             layer.keys_buffer = keys.new_zeros(slots, keys.shape[1], columns, keys.shape[3])
             layer.values_buffer = values.new_zeros(slots, values.shape[1], columns, values.shape[3])
@@ -144,7 +151,7 @@ class SlotCache:
         self.rows, self.width = 0, width
 
 
-def _states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+def states_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, [rows, heads, columns, head size]."""
     layers: Any = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
