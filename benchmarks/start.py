@@ -1,8 +1,8 @@
 """Seconds until genprm works: the examples from start to end, and the first request to a server.
 
-`python benchmarks/start.py --save` runs `genprm verify` on the twelve examples with the built-in model, and then against a
-server that refuses every request, which shows when the first one comes. Each is run several times; the first run, which
-reads libraries from disk, does not count.
+`python benchmarks/start.py --save` runs `genprm verify` on the twelve examples with the built-in model, and then
+against a server that refuses every request, which shows when the first one comes. Each is run several times; the first
+run, which reads libraries from disk, does not count.
 """
 
 from __future__ import annotations
