@@ -253,8 +253,8 @@ def main() -> None:
     text = json.dumps(report)
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "genprm.sandbox.json").write_text(text + "\n", encoding="utf-8")
-        (RESULTS / "genprm.sandbox.md").write_text(table(rows) + "\n", encoding="utf-8")
+        (RESULTS / "sandbox.json").write_text(text + "\n", encoding="utf-8")
+        (RESULTS / "sandbox.md").write_text(table(rows) + "\n", encoding="utf-8")
     print(text)
 
 

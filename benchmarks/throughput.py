@@ -175,7 +175,8 @@ async def flat_bound(engine: Engine, recorded: Recorder, chains: int) -> tuple[f
         nonlocal written
         async with slots:
             for prompt, flat in asked:
-                written += (await engine.generate(prompt, flat)).sampled_tokens
+                done = await engine.generate(prompt, flat)
+                written += done.sampled_tokens
 
     started = time.perf_counter()
     await asyncio.gather(*(one(asked) for asked in recorded.chains.values()))

@@ -1,5 +1,6 @@
 """The uploaded files: one import name, all of its files, and nothing else."""
 
+import re
 import tarfile
 import zipfile
 from email.parser import Parser
@@ -22,6 +23,13 @@ def test_the_wheel_installs_genprm_and_nothing_else(distributions):
         links = [item for item in wheel.infolist() if (item.external_attr >> 16) & 0o170000 == 0o120000]
     assert metadata["Version"] == genprm.__version__
     assert not links
+    # An index shows the README elsewhere: no link or picture of it is relative, and all name something that is there.
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", metadata.get_payload())
+    assert targets
+    for target in targets:
+        assert target.startswith("https://")
+        if path := re.fullmatch(r"https://[^/]+/genprm/genprm/(?:(?:blob|tree)/)?main/(.*)", target):
+            assert (ROOT / path[1]).exists(), target
     needed = [line for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line]
     assert not [line for line in needed if line.split(">")[0] in ("torch", "transformers", "vllm", "safetensors")]
     assert [line for line in needed if line.startswith("math-verify")]

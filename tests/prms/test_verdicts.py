@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genprm.config import Mode
 from genprm.engines.base import Completion, Sampling
+from genprm.engines.tokenizer import Tokenizer
+from genprm.engines.tokenizer_files import TokenizerFiles
+from genprm.prms.genprm import verdicts
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.genprm.protocol import RELEASED
 from genprm.prms.genprm.verdicts import Answers, _tokens_within, question_at
@@ -121,7 +125,7 @@ def test_the_question_is_asked_where_the_answer_was_written(before: str, blanks:
     answers = Answers.of(TOKENIZER)
     text = f"{before}{{{blanks}"
     ids = TOKENIZER.encode(f"{text}Yes}}$")
-    question = question_at(TOKENIZER, answers, ids, text)
+    question = question_at(TOKENIZER, answers, ids, text, "Yes}$")
     # Prompt and answer together are what the model wrote.
     whole = TOKENIZER.decode([*question.ids, question.pair[0]])
     assert whole == f"{text}Yes"
@@ -132,7 +136,7 @@ def test_the_question_is_asked_where_the_answer_was_written(before: str, blanks:
 
 def test_a_word_inside_a_token_is_asked_for_anew() -> None:
     tokenizer = byte_tokenizer(("Yes", "No", " Yes", " No", "{Yes"))
-    question = question_at(tokenizer, Answers.of(tokenizer), tokenizer.encode("$\\boxed{Yes}"), "$\\boxed{")
+    question = question_at(tokenizer, Answers.of(tokenizer), tokenizer.encode("$\\boxed{Yes}"), "$\\boxed{", "Yes}")
     assert not question.written
     assert tokenizer.decode(question.ids) == "$\\boxed{"
 
@@ -144,3 +148,37 @@ def test_tokens_within_a_length_are_those_that_a_look_at_each_finds(text: str, d
     length = data.draw(st.integers(0, len(text) + 1))
     fitting = [count for count in range(len(ids) + 1) if len(TOKENIZER.decode(ids[:count])) <= length]
     assert _tokens_within(TOKENIZER, ids, length) == fitting[-1]
+
+
+def blank_dropping() -> Tokenizer:
+    """A tokenizer that joins a blank and the word after it, and drops a blank at the beginning of what it decodes."""
+    words = ("Yes", "No", "so", "{", "}", "$")
+    pieces = ["\u2581", *words, *(f"\u2581{word}" for word in words)]
+    scores = [
+        ("<unk>", -20.0),
+        *((f"<0x{byte:02X}>", -9.0) for byte in range(256)),
+        *((piece, -2.0) for piece in pieces),
+    ]
+    raw = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=0, byte_fallback=True))
+    changes = tokenizers.normalizers
+    raw.normalizer = changes.Sequence([changes.Prepend("\u2581"), changes.Replace(" ", "\u2581")])
+    steps = tokenizers.decoders
+    raw.decoder = steps.Sequence(
+        [steps.Replace("\u2581", " "), steps.ByteFallback(), steps.Fuse(), steps.Strip(" ", 1, 0)]
+    )
+    return Tokenizer(TokenizerFiles(raw, {}, "", add_bos=False), name="blanks")
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, blank_dropping()], ids=["bytes", "blanks"])
+@pytest.mark.parametrize("before", ["so {", "so { ", "so {  ", "{", "", " "])
+@pytest.mark.parametrize("after", ["Yes}", "Yes", "Yes} so $ so", "Yes}" + " so" * 40])
+def test_a_verdict_found_from_the_end_is_that_found_in_the_whole(
+    tokenizer: Tokenizer, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, answers = tokenizer.encode(before + after), Answers.of(tokenizer)
+    if tokenizer.decode(ids) != before + after:
+        assert before.startswith(" ")  # the ids of a turn decode to its text
+        return
+    question = question_at(tokenizer, answers, ids, before, after)
+    monkeypatch.setattr(verdicts, "ENDING_TOKENS", 0)
+    assert question_at(tokenizer, answers, ids, before, after) == question

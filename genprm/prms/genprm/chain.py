@@ -315,7 +315,8 @@ class ChainRun:
             return None, None, None
         verdict, start = found
         answers = self.setup.answers
-        question = question_at(self.setup.engine.tokenizer, answers, turn.ids, turn.text[len(turn.lead) : start])
+        before, after = turn.text[len(turn.lead) : start], turn.text[start:]
+        question = question_at(self.setup.engine.tokenizer, answers, turn.ids, before, after)
         row = turn.rows[len(question.ids)] if question.written else None
         if row is not None and set(question.pair) <= set(answers.watch):
             yes, no = (row[answers.watch.index(token)] for token in question.pair)

@@ -11,6 +11,11 @@ from genprm.prms.base import PRMError
 from genprm.prms.calls import where_they_part
 from genprm.types import Verdict
 
+ENDING_TOKENS = 16
+"""A verdict with at most so many tokens from its word on is found without decoding the whole turn."""
+BROKEN = "\ufffd"
+"""What a part of a character decodes to: a cut inside a character shows it on both sides."""
+
 Pair = tuple[int, int]
 """The tokens of Yes and of No."""
 
@@ -53,7 +58,7 @@ class Question:
     """Whether the turn's own ids start with `ids`, so that an engine that watched the pair has the answer."""
 
 
-def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], before: str) -> Question:
+def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], before: str, after: str) -> Question:
     r"""The query for the score of a verdict.
 
     The model may have written the word and the spaces before it as one token (`\boxed{ Yes}`). Then the query is at the
@@ -64,10 +69,13 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
         answers: its tokens of the verdicts.
         ids: of the turn.
         before: the text of these ids up to the verdict's word.
+        after: the rest of their text, which begins with the word.
 
     Raises:
         EngineError: the tokenizer cannot encode the text.
     """
+    if (end := _ending(tokenizer, ids, after)) is not None:
+        return Question(tuple(ids[: len(ids) - end]), answers.plain, written=True)
     kept = _tokens_within(tokenizer, ids, len(before))
     head = tokenizer.decode(ids[:kept])
     if head == before:
@@ -80,6 +88,19 @@ def question_at(tokenizer: Tokenizer, answers: Answers, ids: Sequence[int], befo
         return Question((*ids[:kept], *lead), (yes, no), written=not lead)
     # The word starts inside a token: tokenise the text before it again.
     return Question(cut_at_stop(tokenizer, ids, (before,)).token_ids, answers.plain, written=False)
+
+
+def _ending(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int | None:
+    """How many of the last ids decode to a text, if it is a few: a turn usually ends with its verdict."""
+    for count in range(1, min(len(ids), ENDING_TOKENS) + 1):
+        ending = tokenizer.decode(ids[-count:])
+        if ending == text and BROKEN not in ending and count < len(ids):
+            # Some tokenizers drop a blank at the beginning of what they decode: not so after another token.
+            one, both = tokenizer.decode(ids[-count - 1 : -count]), tokenizer.decode(ids[-count - 1 :])
+            return count if both == one + text else None
+        if len(ending) >= len(text):
+            return None
+    return None
 
 
 def _tokens_within(tokenizer: Tokenizer, ids: Sequence[int], length: int) -> int:
