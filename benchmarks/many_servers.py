@@ -70,9 +70,11 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # pyright: ignore[reportAttributeAccessIssue]
-        # Rows are read by a thread, which wakes the loop by a socket: wait for that before the clock jumps.
-        if not self._ready and scheduled and not self._selector.select(0.0005):  # pyright: ignore
-            self.now = max(self.now, scheduled[0].when())
+        if not self._ready and scheduled:
+            # Rows are read by a thread, which wakes the loop by a socket: let it run before the clock jumps.
+            time.sleep(0.00002)
+            if not self._selector.select(0):  # pyright: ignore
+                self.now = max(self.now, scheduled[0].when())
         super()._run_once()  # pyright: ignore[reportAttributeAccessIssue]
 
 
