@@ -36,12 +36,12 @@ def _metrics(run: Path, info: RunInfo) -> JsonValue:
     import json
 
     from genprm.benchmarks.metrics import Tally
-    from genprm.runs.folder import FAILURES, METRICS, read_rows_of
+    from genprm.runs.folder import FAILURES, JUDGING, METRICS, read_rows_of
     from genprm.runs.rows import FailureRow, VerifyRow
 
     if (stored := run / METRICS).exists():
         return json.loads(stored.read_text(encoding="utf-8"))
-    if info.command not in ("verify", "bench processbench", "bench prmbench"):
+    if info.command not in JUDGING:
         return None
     tally = Tally()
     for row in read_rows_of(run, VerifyRow):
@@ -75,7 +75,7 @@ def _tables(run: Path, info: RunInfo) -> None:
             counts = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             summary.print_counts(console, counts)
         case _:
-            if info.command == "verify" and _lines(run / ROWS) <= summary.ROWS_SHOWN:
+            if info.command in ("verify", "serve") and _lines(run / ROWS) <= summary.ROWS_SHOWN:
                 summary.print_rows(console, read_ordered(run, VerifyRow))
             tables = BenchMetrics.model_validate(metrics)
             if tables.processbench is not None:

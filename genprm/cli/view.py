@@ -35,7 +35,7 @@ def view(
 def _write(run: Path, out: Path | None, max_mb: float) -> Path:
     from genprm.benchmarks.metrics import Metrics, Tally
     from genprm.report import write_page
-    from genprm.runs.folder import FAILURES, METRICS, REPORT, RunError, read_info, read_ordered, read_rows_of
+    from genprm.runs.folder import FAILURES, JUDGING, METRICS, REPORT, RunError, read_info, read_ordered, read_rows_of
     from genprm.runs.rows import FailureRow, VerifyRow
 
     info = read_info(run)
@@ -43,10 +43,10 @@ def _write(run: Path, out: Path | None, max_mb: float) -> Path:
         return _write_search(run, info, out, max_mb)
     if info.command in ("label", "synthesize"):
         return _write_data(run, info, out, max_mb)
-    if info.command not in ("verify", "bench processbench", "bench prmbench"):
+    if info.command not in JUDGING:
         raise RunError(
             f"{str(run)!r} is a run of {info.command!r}: "
-            "runs of verify, bench, search, refine, label and synthesize have a page"
+            "runs of verify, serve, bench, search, refine, label and synthesize have a page"
         )
     failures = list(read_rows_of(run, FailureRow, FAILURES))
     tally = Tally()

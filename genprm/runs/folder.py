@@ -32,6 +32,8 @@ from genprm.runs.provenance import package_version
 from genprm.runs.sources import is_source, place_of, same_source
 
 RUN, ROWS, FAILURES, METRICS, REPORT = "run.json", "rows.jsonl", "failures.jsonl", "metrics.json", "report.html"
+JUDGING = ("verify", "serve", "bench processbench", "bench prmbench")
+"""The commands whose rows are judgements."""
 SHARDS = "shards"
 """The folder of the shards of a run that several drivers share: see `genprm.runs.shards`."""
 _LOCK = ".lock"

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from genprm.cli.main import app as cli
 from genprm.engines.errors import ContextOverflowError, EngineError
 from genprm.runs.folder import open_run, read_rows_of
 from genprm.runs.rows import VerifyRow
@@ -352,6 +354,12 @@ async def test_judgements_are_kept_only_where_asked(tmp_path: Path) -> None:
             await one.post("/v1/judge", {"problem": PROBLEM, "steps": [GOOD, "wait"], "timeout_s": 0.2})
     rows = list(read_rows_of(tmp_path / "log", VerifyRow))
     assert [row.scores for row in rows] == [[0.9]]  # once, and nothing unfinished
+    commands = ((["show", "--json"], '"rows": 1'), (["show"], "solutions judged"), (["view"], "report.html"))
+    for arguments, text in commands:
+        shown = CliRunner().invoke(cli, [*arguments, str(tmp_path / "log")], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, shown.output
+        assert text in shown.stdout
+    assert PROBLEM in (tmp_path / "log" / "report.html").read_text(encoding="utf-8")
 
 
 async def test_what_was_accepted_is_finished_when_it_is_told_to_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ import torch
 
 import genprm
 from genprm.chat_text import solution_of
-from genprm.client import Score
+from genprm.client import Client, Score
 from genprm.data.steps import split_steps
 from genprm.data.word_problems import make_problems
 from genprm.grading.answers import boxed_answer
-from genprm.integrations.trl import EMPTY
+from genprm.integrations.trl import EMPTY, process_scores
+from genprm.prms import load_prm
 from genprm.step_tokens import step_spans, token_ends
+from tests.serve.shared import live
 
 pytest.importorskip("trl")
 POLICY = Path(genprm.__file__).parent / "nano_policy"
@@ -57,7 +60,9 @@ class LocalJudge:
         return found
 
 
-def trainer_of(kind: str, folder: Path, rule: Any = None, *, all_right: bool = False, **more: Any) -> Any:
+def trainer_of(
+    kind: str, folder: Path, rule: Any = None, *, all_right: bool = False, judge: Any = None, **more: Any
+) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import GRPOConfig, GRPOTrainer
@@ -85,7 +90,7 @@ def trainer_of(kind: str, folder: Path, rule: Any = None, *, all_right: bool = F
         **more,
     )
     model = AutoModelForCausalLM.from_pretrained(POLICY, dtype=torch.float32)
-    judge = LocalJudge(rule or (lambda *_: 0.9), all_right=all_right)
+    judge = judge or LocalJudge(rule or (lambda *_: 0.9), all_right=all_right)
     options = {"model": model, "args": config, "train_dataset": Dataset.from_list(rows)}
     if kind == "step":
         trainer = StepGRPOTrainer(judge=judge, **options)
@@ -167,6 +172,26 @@ def test_only_the_tokens_of_a_blamed_step_have_gradient(tmp_path: Path, loss_typ
             assert bool((advantages[row][: len(tokens)] > 0).all())
             assert bool(touched.all())
         assert not bool((size[row][len(tokens) :] > 0).any())
+
+
+async def test_two_steps_of_training_with_a_live_service(tmp_path: Path) -> None:
+    prm = await load_prm("nano", mode="analyze")
+    try:
+        async with live(prm) as one:
+            judge = process_scores(Client(one.url, timeout_s=300, raise_errors=True))
+            trainer = trainer_of("step", tmp_path, judge=judge, logging_steps=1)
+            before = weights(trainer).clone()
+            await asyncio.to_thread(trainer.train)
+            judged = await one.metric('genprm_solutions_total{outcome="judged"}')
+    finally:
+        await prm.close()
+    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert [entry["genprm/missing"] for entry in logged] == [0.0, 0.0]
+    assert [entry["reward"] for entry in logged] == [entry["rewards/genprm_outcome/mean"] for entry in logged]
+    assert 16 < judged <= 32  # equal solutions under way at once are judged once
+    after = weights(trainer)
+    assert bool(torch.isfinite(after).all())
+    assert not torch.equal(before, after)
 
 
 def test_a_data_set_without_answers_is_refused(tmp_path: Path) -> None:
