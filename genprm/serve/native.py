@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from genprm.data.thoughts import THINK_END
@@ -43,6 +43,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "The queue is full; Retry-After says when to try again.",
         503: "The engine or the sandbox is down, or the service is shutting down.",
     }.items()
+}
+STREAMED: dict[str, Any] = {
+    "description": "A row, or rows; with `stream`, server-sent events.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 
 router = APIRouter()
@@ -83,7 +87,7 @@ async def _answers(request: Request, service: Service, asked: Asked) -> list[Ans
     return await unless_gone(request, service.answers(wanted, asked.timeout_s))
 
 
-@router.post("/v1/judge", responses=ERRORS, summary="Judge every step of one solution or many")
+@router.post("/v1/judge", responses={**ERRORS, 200: STREAMED}, summary="Judge every step of one solution or many")
 async def judge(request: Request, asked: JudgeAsked, service: Serving) -> JudgedRow | JudgedRows:
     """One row as `genprm verify` writes it, or `{"rows": [...]}` for `items`.
 
@@ -141,7 +145,7 @@ async def ready(service: Serving) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
 async def metrics(service: Serving) -> Response:
     """Metrics in Prometheus's text format."""
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt
 
 from genprm.chat_text import problem_of, solution_of, text_of
 from genprm.serve.errors import Refusal
@@ -22,7 +22,8 @@ SEPARATOR = "<extra_0>"
 """The end of each step for the released discriminative PRMs on vLLM (Qwen2.5-Math-PRM)."""
 
 router = APIRouter()
-Label = str | int | float | None
+Label = str | StrictInt | StrictFloat | None
+"""A reference answer. `true` and `false` are none: they must not count as the numbers 1 and 0."""
 
 
 class _Loose(BaseModel):
@@ -100,7 +101,7 @@ async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict
     """
     sent: dict[str, Any] = asked.model_dump()
     label = next((sent[name] for name in ("expected_answer", "answer", "label") if sent.get(name) is not None), None)
-    if label is not None and not isinstance(label, (str, int, float)):
+    if label is not None and (isinstance(label, bool) or not isinstance(label, (str, int, float))):
         raise Refusal(422, "invalid", f"the reference answer must be a text or a number, not {str(label)[:80]!r}")
     try:
         problem = problem_of(asked.responses_create_params.get("input"))

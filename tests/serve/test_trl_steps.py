@@ -188,7 +188,7 @@ async def test_two_steps_of_training_with_a_live_service(tmp_path: Path) -> None
     logged = [entry for entry in trainer.state.log_history if "reward" in entry]
     assert [entry["genprm/missing"] for entry in logged] == [0.0, 0.0]
     assert [entry["reward"] for entry in logged] == [entry["rewards/genprm_outcome/mean"] for entry in logged]
-    assert 16 < judged <= 32  # equal solutions under way at once are judged once
+    assert 2 < judged <= 32  # equal solutions under way at once are judged once
     after = weights(trainer)
     assert bool(torch.isfinite(after).all())
     assert not torch.equal(before, after)
