@@ -30,9 +30,6 @@ const fact = (name, value, detail) =>
 // isError: rows at which the key `e` stops.
 const browse = ({ filters: wanted, entry: entryOf, show, none, isError = () => false }) => {
   const rows = index.map((row, place) => ({ ...row, number: place }));
-  // Sorted: the order of finishing would make rows hard to find.
-  const ids = new Intl.Collator("en", { numeric: true });
-  if (rows.every((row) => row.id !== row.key)) rows.sort((one, other) => ids.compare(one.id, other.id));
   const failed = failures.map((failure, place) => ({ failure, number: place, id: failure.id ?? `line ${failure.line}` }));
   const filters = [["All", rows], ...wanted.map(([name, belongs]) => [name, rows.filter(belongs)]), ["Failed", failed]]
     .filter(([name, found]) => name === "All" || found.length);

@@ -8,7 +8,7 @@
   const threshold = Number(metrics.processbench?.threshold ?? info.config.threshold ?? 0.5);
 
   // ---- head -------------------------------------------------------------------------------------------------------
-  const files = [].concat(info.config.files ?? []);
+  const files = [].concat(info.config.files ?? []).map((one) => (one.file ?? one).split("/").pop());
   head(`${info.command} ${files.join(" ")}`, [info.config.model, info.facts.engine, info.facts.sandbox]);
   fact("rows", whole(metrics.rows), metrics.interrupted ? "stopped early" : "");
   fact("without an error", whole(metrics.judged_right));
