@@ -37,7 +37,8 @@ def judged(folder: Path) -> dict[str, Row]:
     return {row["id"]: without(row, TIMES) for row in rows}
 
 
-TIMES = ("seconds", "duration_s")
+TIMES = ("seconds", "duration_s", "cached")
+"""What depends on what else ran: times, and tokens found in the prefix cache."""
 NUMBERS = ("score", "scores", "log_odds")
 
 
