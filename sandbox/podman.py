@@ -125,8 +125,8 @@ def _checked(info: dict[str, Any]) -> str:
         mapped = sum(int(span["size"]) for span in host["idMappings"][kind] or [])
         if mapped < MANY_USERS:
             raise SandboxError(
-                f"Podman maps only {mapped} of the {MANY_USERS} users that sessions need: install the package `uidmap`, "
-                "have root run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`, then run "
+                f"Podman maps only {mapped} of the {MANY_USERS} users that sessions need: install the package "
+                "`uidmap`, run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` as root, then "
                 "`podman system migrate`"
             )
     note = f"Podman {version} (rootless)"
