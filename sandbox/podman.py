@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from . import image
 from .channels import ProcessChannel
@@ -20,6 +21,7 @@ from .guest.seccomp import docker_profile
 from .guest_config import guest_config
 from .lane import LaneBroken
 from .limits import Limits
+from .remedies import MANY_USERS
 from .results import SandboxError
 
 _TMPFS = TMPFS.replace("nr_inodes=4k,", "")
@@ -98,16 +100,41 @@ def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
     if podman is None:
         raise SandboxError("Podman is not installed: install the package `podman` of your distribution")
     command = [podman]
-    version = _run(command, "version", "--format={{.Client.Version}}")
+    note = _checked(json.loads(_run(command, "info", "--format=json")))
     if runtime is not None:
         found = shutil.which(runtime)
         if found is None:
             raise SandboxError(f"there is no container runtime {runtime!r} on this machine's PATH")
         command.append(f"--runtime={found}")
-    rootless = "root" if os.getuid() == 0 else "rootless"
     found_image = _ensure_image(command[:1])
-    note = f"Podman {version} ({rootless}), image {found_image}" + (f", runtime {runtime}" if runtime else "")
-    return PodmanBackend(command, found_image, limits, note)
+    runs_on = f", runtime {runtime}" if runtime else ""
+    return PodmanBackend(command, found_image, limits, f"{note}, image {found_image}{runs_on}")
+
+
+def _checked(info: dict[str, Any]) -> str:
+    """What `podman info` says of itself, in a line, if the guest can have a user for each session.
+
+    Raises:
+        SandboxError: an ordinary user has too few subordinate ids.
+    """
+    host = info["host"]
+    version = info["version"]["Version"]
+    if not host["security"]["rootless"]:
+        return f"Podman {version} (root)"
+    for kind in ("uidmap", "gidmap"):
+        mapped = sum(int(span["size"]) for span in host["idMappings"][kind] or [])
+        if mapped < MANY_USERS:
+            raise SandboxError(
+                f"Podman maps only {mapped} of the {MANY_USERS} users that sessions need: install the package "
+                "`uidmap`, run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` as root, then "
+                "`podman system migrate`"
+            )
+    note = f"Podman {version} (rootless)"
+    if host["cgroupVersion"] == "v1":
+        note += (
+            "; with control groups of version 1, Podman ignores the guest's limits on memory, processors and processes"
+        )
+    return note
 
 
 def has_image() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _OF_ROOT = frozenset({5, 6, 7, 8, 21})
 """KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN."""
-_MANY_USERS = 60_000
+MANY_USERS = 60_000
 """Number of users for a guest with one user per session."""
 _ELSEWHERE = "or run the code on another machine (`genprm sandbox serve` there, --sandbox https://HOST:PORT here)"
 _PROFILE = "`profile bwrap /usr/bin/bwrap flags=(unconfined) { userns, }` in /etc/apparmor.d/bwrap"
@@ -37,7 +37,7 @@ class Host:
     @property
     def is_root(self) -> bool:
         """Whether every session can have its own user. Root in a container or a namespace often lacks the rights."""
-        return self.uid == 0 and self.capabilities >= _OF_ROOT and self.mapped_users >= _MANY_USERS
+        return self.uid == 0 and self.capabilities >= _OF_ROOT and self.mapped_users >= MANY_USERS
 
 
 def look() -> Host:

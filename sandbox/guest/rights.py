@@ -13,7 +13,12 @@ _SCRATCH = "size=16m,nr_inodes=4k,mode=711"
 
 
 def take(proc: str) -> tuple[bool, int]:
-    """Whether sessions can have their own users, and the version of Landlock."""
+    """Whether sessions can have their own users, and the version of Landlock.
+
+    Raises:
+        RuntimeError: this kernel lacks what the guest relies on, as gVisor does.
+    """
+    _require_kernel(proc)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kernel.become_subreaper()
@@ -34,6 +39,32 @@ def take(proc: str) -> tuple[bool, int]:
     kernel.no_new_privileges()
     kernel.install_filter(kernel.Filter(len(program) // 8, program))
     return own_users, kernel.landlock_version()
+
+
+def _require_kernel(proc: str) -> None:
+    lacking: list[str] = []
+    if not _gives_clones_to_the_parent():
+        lacking.append("clone with CLONE_PARENT")
+    if not os.path.exists(f"{proc}/self/task/{os.getpid()}/children"):
+        lacking.append("/proc/PID/task/TID/children")
+    if lacking:
+        raise RuntimeError(f"this kernel lacks {' and '.join(lacking)}, which keep sessions apart; gVisor does too")
+
+
+def _gives_clones_to_the_parent() -> bool:
+    middle = os.fork()
+    if middle == 0:
+        try:
+            if clone := kernel.clone_alone(kernel.CLONE_PARENT):
+                os.waitpid(clone, 0)
+                os._exit(1)
+        except ChildProcessError:  # it is the grandparent's
+            pass
+        os._exit(0)
+    if os.waitpid(middle, 0)[1]:
+        return False
+    os.waitpid(-1, 0)
+    return True
 
 
 def _in_user_namespace(proc: str) -> bool:

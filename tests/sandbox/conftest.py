@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from genprm.sandbox import Limits, Sandbox, SandboxError, open_sandbox
 from genprm.sandbox.service import ServiceSettings, serve
 
+REPOSITORY = Path(__file__).parents[2]
 BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
@@ -33,6 +35,45 @@ def missing(reason: str) -> None:
 def no_bubblewrap() -> str | None:
     """Why tests of bubblewrap cannot run."""
     return None if shutil.which("bwrap") else "bubblewrap is not installed"
+
+
+# Shows the interpreter and this repository to a user without access to their parent folders.
+LET_IN = r"""
+set -e
+for wanted in "$@"; do
+    [ "$wanted" = -- ] && break
+    blocked=$wanted
+    top=
+    while [ "$blocked" != / ]; do
+        [ "$(stat -c %a "$blocked" | tail -c 2)" -ge 5 ] || top=$blocked
+        blocked=$(dirname "$blocked")
+    done
+    [ -z "$top" ] && continue
+    kept=$(mktemp -d)
+    mount --bind "$wanted" "$kept"
+    grep -q " $top tmpfs" /proc/mounts || mount -t tmpfs -o mode=755 tmpfs "$top"
+    mkdir -p "$wanted"
+    mount --move "$kept" "$wanted"
+done
+while [ "$1" != -- ]; do shift; done
+shift
+exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+"""
+
+
+def ordinary_user(*flags: str, first: str = "true") -> list[str]:
+    """A command that runs the next one as an ordinary user, who can read the interpreter and this repository.
+
+    Args:
+        flags: further options of `unshare`.
+        first: a shell command that root runs before, in the mount namespace of its own.
+    """
+    if os.getuid() != 0:
+        return []
+    if not all(shutil.which(tool) for tool in ("unshare", "setpriv", "mount")):
+        missing("becoming an ordinary user needs unshare, setpriv and mount")
+    needed = sorted({sys.base_prefix, sys.prefix, str(REPOSITORY)})
+    return ["unshare", "--mount", *flags, "sh", "-c", f"{first}; {LET_IN}", "sh", *needed, "--"]
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ import pytest
 from genprm.sandbox.attacks import ATTACK_LIMITS, ATTACKS, Attack, Outcome, run_attacks
 from genprm.sandbox.results import Status
 
-from .conftest import missing, no_bubblewrap, opened, serving
+from .conftest import REPOSITORY, missing, no_bubblewrap, opened, ordinary_user, serving
 
-REPOSITORY = Path(__file__).parents[2]
 TIMING = ("ran for", "canary took")
 ALL = os.environ.get("GENPRM_TEST_ALL_ATTACKS") == "1"
 SLOW = (Status.TIMEOUT, Status.OUTPUT_LIMIT)
@@ -81,43 +79,13 @@ async def main():
                           "failures": {name: why for name, why in failures.items() if why}}))
 asyncio.run(main())
 """
-# Shows the interpreter and this repository to a user without access to their parent folders.
-LET_IN = r"""
-set -e
-for wanted in "$@"; do
-    [ "$wanted" = -- ] && break
-    blocked=$wanted
-    top=
-    while [ "$blocked" != / ]; do
-        [ "$(stat -c %a "$blocked" | tail -c 2)" -ge 5 ] || top=$blocked
-        blocked=$(dirname "$blocked")
-    done
-    [ -z "$top" ] && continue
-    kept=$(mktemp -d)
-    mount --bind "$wanted" "$kept"
-    grep -q " $top tmpfs" /proc/mounts || mount -t tmpfs -o mode=755 tmpfs "$top"
-    mkdir -p "$wanted"
-    mount --move "$kept" "$wanted"
-done
-while [ "$1" != -- ]; do shift; done
-shift
-exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
-"""
 
 
 @pytest.mark.bubblewrap
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_attacks_are_contained_for_an_ordinary_user(tmp_path: Path) -> None:
-    if os.getuid() != 0:
-        command = []
-    elif all(shutil.which(tool) for tool in ("unshare", "setpriv", "mount")):
-        needed = sorted({sys.base_prefix, sys.prefix, str(REPOSITORY)})
-        command = ["unshare", "--mount", "sh", "-c", LET_IN, "sh", *needed, "--"]
-    else:
-        missing("becoming an ordinary user needs unshare, setpriv and mount")
-        return
-    command += [sys.executable, "-B", "-c", AS_USER]
+    command = [*ordinary_user(), sys.executable, "-B", "-c", AS_USER]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"}
     answer = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
     assert answer.returncode == 0, answer.stderr

@@ -22,6 +22,7 @@ import pytest
 from genprm.sandbox import Limits, SandboxError, open_sandbox
 from genprm.sandbox.checks import diagnose
 from genprm.sandbox.guest.seccomp import NEW_NAMESPACES
+from genprm.sandbox.guest_config import guest_config
 from genprm.sandbox.lane import LaneBroken
 from genprm.sandbox.remedies import Host, look, remedy
 
@@ -162,6 +163,32 @@ def test_with_nothing_at_all_auto_names_every_obstacle() -> None:
     )["error"]
     for obstacle in ("no Docker engine answers at", "user.max_user_namespaces", "odman", "genprm sandbox serve"):
         assert obstacle in error
+
+
+@pytest.mark.bubblewrap
+def test_the_doctor_says_the_same() -> None:
+    if os.getuid() != 0 or not shutil.which("unshare"):
+        missing("taking namespaces away needs root and unshare")
+    switched_off = in_namespace("echo 0 > /proc/sys/user/max_user_namespaces")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+    command = [*switched_off, sys.executable, "-m", "genprm.cli.main", "doctor"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = " ".join(answer.stdout.split())
+    assert "sysctl -w user.max_user_namespaces=15000" in said
+    assert "genprm sandbox serve" in said
+
+
+def test_gvisor_is_told_what_it_lacks() -> None:
+    """Debian's runsc. The guest must not start there without knowing how its sessions end."""
+    if os.getuid() != 0 or not shutil.which("runsc"):
+        missing("gVisor's `runsc` is not installed, or this is not root")
+    config = guest_config(Limits(memory_mb=64), proc="/proc", readable=("/usr",))
+    command = ["runsc", "--platform=ptrace", "--network=none", "do", "--", sys.executable, "-s", "-P", "-m", "guest"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "sandbox")}
+    answer = subprocess.run(
+        [*command, config], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert "this kernel lacks clone with CLONE_PARENT and /proc/PID/task/TID/children" in answer.stderr
 
 
 @pytest.mark.docker
