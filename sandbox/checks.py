@@ -188,8 +188,12 @@ def _podman() -> list[Check]:
         return []
     from .podman import has_image
 
-    if not has_image():
-        return [Check("podman", Level.OK, "installed; the sandbox image is built there on first use")]
+    try:
+        built = has_image()
+    except SandboxError as error:
+        return [Check("podman", Level.WARN, str(error))]
+    if not built:
+        return [Check("podman", Level.OK, "works; the sandbox image is built there on first use")]
     return [_launched("podman")]
 
 
@@ -202,7 +206,11 @@ def _remote() -> list[Check]:
 def _gvisor() -> Check:
     if shutil.which("runsc") is None:
         return Check("gvisor", Level.OK, "not installed, and not needed")
-    return Check("gvisor", Level.OK, "installed, but guests do not start under it: it ignores CLONE_PARENT")
+    return Check(
+        "gvisor",
+        Level.OK,
+        "installed, but guests do not start under it: it lacks CLONE_PARENT and /proc/PID/task/TID/children",
+    )
 
 
 def _version(text: str) -> tuple[int, ...]:

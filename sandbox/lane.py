@@ -72,7 +72,7 @@ class Lane:
         """Callers being served or waiting."""
         self.runs = 0
         self.leaving = False
-        """Whether the other side refuses new sessions: a remote service that is shutting down."""
+        """Whether the other side wants no new sessions: a service is shutting down, or a guest runs out of users."""
         self.broken = False
         self.idle_since = time.monotonic()
         self._channel = channel

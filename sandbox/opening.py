@@ -90,7 +90,9 @@ async def _choose(backend: str, limits: Limits, runtime: str | None) -> tuple[Ba
     # A caller that asks for a runtime does not get less isolation.
     for name in _LOCAL if runtime is None else _WITH_RUNTIMES:
         try:
-            return await _launch(name, limits, runtime, f"{name}, because {obstacles[0]}" if obstacles else name)
+            return await _launch(
+                name, limits, runtime, f"{name}, because {'; '.join(obstacles)}" if obstacles else name
+            )
         except SandboxError as error:
             obstacles.append(str(error))
     raise SandboxError(
@@ -127,7 +129,7 @@ async def _open(name: str, limits: Limits, runtime: str | None, note: str) -> Ba
     if name == "podman":
         from . import podman
 
-        return await _in_daemon_thread(lambda: podman.open_backend(limits, runtime))
+        return await _in_daemon_thread(lambda: podman.open_backend(limits, runtime, note))
     return remote.RemoteBackend(remote.addresses(name), limits)
 
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from . import image
 from .channels import ProcessChannel
@@ -21,7 +20,7 @@ from .guest.seccomp import docker_profile
 from .guest_config import guest_config
 from .lane import LaneBroken
 from .limits import Limits
-from .remedies import MANY_USERS
+from .remedies import MANY_USERS, look
 from .results import SandboxError
 
 _TMPFS = TMPFS.replace("nr_inodes=4k,", "")
@@ -90,8 +89,13 @@ class PodmanBackend:
         await asyncio.to_thread(self._folder.cleanup)
 
 
-def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
+def open_backend(limits: Limits, runtime: str | None, note: str) -> PodmanBackend:
     """Finds Podman and ensures that the image exists.
+
+    Args:
+        limits: limits of every snippet.
+        runtime: a container runtime on the PATH.
+        note: why Podman is used.
 
     Raises:
         SandboxError: it is not installed or does not work, or the image cannot be built.
@@ -100,7 +104,7 @@ def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
     if podman is None:
         raise SandboxError("Podman is not installed: install the package `podman` of your distribution")
     command = [podman]
-    note = _checked(json.loads(_run(command, "info", "--format=json")))
+    version = _version(command)
     if runtime is not None:
         found = shutil.which(runtime)
         if found is None:
@@ -108,21 +112,40 @@ def open_backend(limits: Limits, runtime: str | None) -> PodmanBackend:
         command.append(f"--runtime={found}")
     found_image = _ensure_image(command[:1])
     runs_on = f", runtime {runtime}" if runtime else ""
-    return PodmanBackend(command, found_image, limits, f"{note}, image {found_image}{runs_on}")
+    return PodmanBackend(command, found_image, limits, f"{note}: {version}, image {found_image}{runs_on}")
 
 
-def _checked(info: dict[str, Any]) -> str:
+def _version(command: list[str]) -> str:
+    """Podman's version, if it can run the guest for this user.
+
+    Raises:
+        SandboxError: it does not work, or this is a root without all rights of root.
+    """
+    # Known before Podman is started, which would create its storage.
+    if os.getuid() == 0 and not look().is_root:
+        raise SandboxError(
+            f"Podman needs all rights of root, or an ordinary user with {MANY_USERS} subordinate ids: this is root in "
+            "a container or namespace that has taken some away"
+        )
+    return _checked(_run(command, "info", "--format=json"))
+
+
+def _checked(info: str) -> str:
     """What `podman info` says of itself, in a line, if the guest can have a user for each session.
 
     Raises:
-        SandboxError: an ordinary user has too few subordinate ids.
+        SandboxError: an ordinary user has too few subordinate ids, or Podman answers something unknown.
     """
-    host = info["host"]
-    version = info["version"]["Version"]
-    if not host["security"]["rootless"]:
+    try:
+        found = json.loads(info)
+        host, version = found["host"], found["version"]["Version"]
+        rootless, ids, groups = host["security"]["rootless"], host["idMappings"], host["cgroupVersion"]
+        sizes = {kind: sum(int(span["size"]) for span in ids[kind] or []) for kind in ("uidmap", "gidmap")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SandboxError(f"`podman info` says something unknown ({error!r}): {info:.200}") from None
+    if not rootless:
         return f"Podman {version} (root)"
-    for kind in ("uidmap", "gidmap"):
-        mapped = sum(int(span["size"]) for span in host["idMappings"][kind] or [])
+    for mapped in sizes.values():
         if mapped < MANY_USERS:
             raise SandboxError(
                 f"Podman maps only {mapped} of the {MANY_USERS} users that sessions need: install the package "
@@ -130,7 +153,7 @@ def _checked(info: dict[str, Any]) -> str:
                 "`podman system migrate`"
             )
     note = f"Podman {version} (rootless)"
-    if host["cgroupVersion"] == "v1":
+    if groups == "v1":
         note += (
             "; with control groups of version 1, Podman ignores the guest's limits on memory, processors and processes"
         )
@@ -138,11 +161,13 @@ def _checked(info: dict[str, Any]) -> str:
 
 
 def has_image() -> bool:
-    """Whether Podman has the image for this version of the guest. False if Podman does not work."""
-    try:
-        return bool(_run(["podman"], "images", "--quiet", _filter()))
-    except SandboxError:
-        return False
+    """Whether Podman has the image for this version of the guest.
+
+    Raises:
+        SandboxError: Podman does not work here.
+    """
+    _version(["podman"])
+    return bool(_run(["podman"], "images", "--quiet", _filter()))
 
 
 def _filter() -> str:

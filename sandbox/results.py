@@ -7,7 +7,10 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a snippet ended, as observed by its supervisor, never as claimed by the snippet."""
+    """How a snippet ended.
+
+    A snippet can forge `ok`, `exception`, `exit` and `memory` of its own; the supervisor alone gives the others.
+    """
 
     OK = "ok"
     """Ran to its end."""

@@ -48,7 +48,13 @@ def _require_kernel(proc: str) -> None:
     if not os.path.exists(f"{proc}/self/task/{os.getpid()}/children"):
         lacking.append("/proc/PID/task/TID/children")
     if lacking:
-        raise RuntimeError(f"this kernel lacks {' and '.join(lacking)}, which keep sessions apart; gVisor does too")
+        raise RuntimeError(
+            f"this kernel lacks {' and '.join(lacking)}, which keep sessions apart; gVisor lacks them too"
+        )
+
+
+_NOT_GIVEN = 255
+"""Exit status, where other errors exit with their errno."""
 
 
 def _gives_clones_to_the_parent() -> bool:
@@ -57,12 +63,17 @@ def _gives_clones_to_the_parent() -> bool:
         try:
             if clone := kernel.clone_alone(kernel.CLONE_PARENT):
                 os.waitpid(clone, 0)
-                os._exit(1)
+                os._exit(_NOT_GIVEN)
         except ChildProcessError:  # it is the grandparent's
-            pass
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or _NOT_GIVEN)
         os._exit(0)
-    if os.waitpid(middle, 0)[1]:
+    code = os.waitstatus_to_exitcode(os.waitpid(middle, 0)[1])
+    if code == _NOT_GIVEN:
         return False
+    if code:
+        raise RuntimeError(f"a process cannot be cloned here: {os.strerror(code) if code > 0 else f'signal {-code}'}")
     os.waitpid(-1, 0)
     return True
 

@@ -190,16 +190,17 @@ class Supervisor:
 
     def _reply(self, number: int, verdict: Verdict, output: Output, duration_s: float) -> None:
         text, cut = output.text()
-        self._send(
-            {
-                "id": number,
-                "status": verdict.status,
-                "stdout": text,
-                "error": verdict.error,
-                "duration_s": round(duration_s, 6),
-                "truncated": cut,
-            }
-        )
+        reply: dict[str, object] = {
+            "id": number,
+            "status": verdict.status,
+            "stdout": text,
+            "error": verdict.error,
+            "duration_s": round(duration_s, 6),
+            "truncated": cut,
+        }
+        if self._worker.few_users:
+            reply["leaving"] = True
+        self._send(reply)
 
     def _watch(
         self, session: Lineage, code: str, output: Output, deadline: float, *, compile_only: bool = False

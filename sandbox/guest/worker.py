@@ -21,6 +21,8 @@ from .zygote import SCRATCH, Settings, scratch_of
 
 _FIRST_USER = 20_000
 _HELPER_USER = _FIRST_USER - 1
+_FEW_USERS = 2_000
+"""Left for the sessions that are open: each takes another user when its code must be compiled once more."""
 _HELPER_S = 2.0
 
 
@@ -125,6 +127,11 @@ class Worker:
         return self.settings.own_users
 
     @property
+    def few_users(self) -> bool:
+        """Whether users are running out: the host should open no further sessions here."""
+        return self._last_user - self._next_user < _FEW_USERS
+
+    @property
     def zygotes(self) -> set[int]:
         """Process ids of warm zygotes."""
         return {zygote.pid for zygote in (self.zygote, self.scientific) if zygote.pid is not None}
@@ -138,7 +145,7 @@ class Worker:
         uid = self._next_user
         self._next_user += 1
         if uid >= self._last_user:
-            # A user is never reused; the host replaces a guest long before they run out.
+            # A user is never reused; before they run out the guest asks to be replaced (`few_users`).
             raise GuestBroken("this guest has used up its users")
         folder = SCRATCH
         opened: list[int] = []

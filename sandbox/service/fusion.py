@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -90,11 +91,13 @@ def _limits(service: Service, request: Request) -> Limits:
     if request.run_timeout > most:
         raise ValueError(f"run_timeout is {request.run_timeout:g} s; this service runs code for at most {most:g} s")
     wall_s = min(most, next((step for step in _WALL_S if step >= request.run_timeout), most))
-    memory_mb = _MEMORY_MB if request.memory_limit_MB <= 0 else max(64, request.memory_limit_MB)
-    limits = Limits(wall_s=wall_s, cpu_s=wall_s, memory_mb=1 << (memory_mb - 1).bit_length(), output_kb=1024)
-    if (reason := service.settings.check_limits(limits)) is not None:
+    most_mb = service.settings.max_memory_mb
+    memory_mb = min(_MEMORY_MB, most_mb) if request.memory_limit_MB <= 0 else max(64, request.memory_limit_MB)
+    asked = Limits(wall_s=wall_s, cpu_s=wall_s, memory_mb=memory_mb, output_kb=1024)
+    if (reason := service.settings.check_limits(asked)) is not None:
         raise ValueError(reason)
-    return limits
+    # Rounded up, because each set of limits has guests of its own.
+    return replace(asked, memory_mb=min(most_mb, 1 << (memory_mb - 1).bit_length()))
 
 
 def _snippets(request: Request) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 
 import pytest
 
-from genprm.sandbox import Sandbox
+from genprm.sandbox import Sandbox, binds
 from genprm.sandbox import box as box_module
 from genprm.sandbox.attacks import ATTACK_LIMITS
 from genprm.sandbox.soak import soak
 
-from .conftest import opened
+from .conftest import REPOSITORY, missing, no_bubblewrap, opened
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +96,32 @@ async def test_a_worn_guest_is_replaced(backend: str, monkeypatch: pytest.Monkey
         assert len(seen) > 1
     finally:
         await box.close()
+
+
+@pytest.mark.bubblewrap
+async def test_a_guest_with_few_users_left_is_replaced_and_keeps_its_sessions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if reason := no_bubblewrap():
+        missing(reason)
+    shutil.copytree(REPOSITORY / "sandbox" / "guest", tmp_path / "guest")
+    worker = tmp_path / "guest" / "worker.py"
+    code = worker.read_text(encoding="utf-8")
+    worker.write_text(code.replace("_FEW_USERS = 2_000", "_FEW_USERS = 1 << 17"), encoding="utf-8")
+    assert worker.read_text(encoding="utf-8") != code
+    monkeypatch.setattr(binds, "__file__", str(tmp_path / "binds.py"))
+    binds.find_layout.cache_clear()
+    box = await opened("bubblewrap")
+    try:
+        async with box.session() as first, box.session() as second:
+            assert (await first.run("x = 1")).ok
+            assert (await second.run("x = 2")).ok
+            assert box.guests_started == 2
+            assert [(await one.run("print(x)")).stdout for one in (first, second)] == ["1\n", "2\n"]
+            assert box.guests_started == 2
+    finally:
+        await box.close()
+        binds.find_layout.cache_clear()
 
 
 async def until(box: Sandbox, lanes: int) -> None:

@@ -232,6 +232,11 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_guests_end_when_the_host_process_dies(backend: str, number: signal.Signals) -> None:
+    end_the_host(backend, number)
+
+
+def end_the_host(backend: str, number: signal.Signals) -> None:
+    """Ends a process whose sandbox runs a snippet, and asserts that its guests end too."""
     before = set(guests())
     # Shells start background jobs with SIGINT ignored, and these tests may be one.
     host = subprocess.Popen(

@@ -174,6 +174,8 @@ def test_the_doctor_says_the_same() -> None:
     command = [*switched_off, sys.executable, "-m", "genprm.cli.main", "doctor"]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     said = " ".join(answer.stdout.split())
+    assert "Not ready: Sandbox" in said
+    assert answer.returncode == 1
     assert "sysctl -w user.max_user_namespaces=15000" in said
     assert "genprm sandbox serve" in said
 
@@ -186,7 +188,13 @@ def test_gvisor_is_told_what_it_lacks() -> None:
     command = ["runsc", "--platform=ptrace", "--network=none", "do", "--", sys.executable, "-s", "-P", "-m", "guest"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "sandbox")}
     answer = subprocess.run(
-        [*command, config], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*command, config],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert "this kernel lacks clone with CLONE_PARENT and /proc/PID/task/TID/children" in answer.stderr
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
@@ -137,6 +138,12 @@ async def test_a_page_in_a_browser_runs_nothing() -> None:
             403,
             "a service without tokens does not answer pages in a browser\n",
         )
+        async with aiohttp.ClientSession() as browser:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await browser.ws_connect(f"{url}/v1/sandbox", origin="http://evil")
+            assert refused.value.status == 403
+            async with browser.ws_connect(f"{url}/v1/sandbox"):
+                pass
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -524,6 +531,13 @@ async def test_run_code_answers_as_sandbox_fusion(
     assert (answer["status"], answer["compile_result"]) == (status, None)
     assert (run["status"], run["return_code"], run["stdout"], run["stderr"]) == (finish, exit_code, stdout, stderr)
     assert run["execution_time"] >= 0
+
+
+async def test_run_code_gives_any_memory_up_to_the_most() -> None:
+    async with serving(max_memory_mb=700) as url:
+        for asked in (-1, 600, 700):
+            assert (await fused(url, code="print(1)", memory_limit_MB=asked))["run_result"]["stdout"] == "1\n"
+        assert "at most 700 MiB" in (await fused(url, code="print(1)", memory_limit_MB=701))["message"]
 
 
 async def test_run_code_takes_long_input_and_files(address: str) -> None:

@@ -31,17 +31,32 @@ def elsewhere() -> Generator[str]:
         missing("a network namespace needs root and unshare")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "sandbox.sock")
-        command = ["unshare", "--net", *GENPRM, "sandbox", "serve", "--sandbox", "bubblewrap", "--socket", str(path)]
+        command = [
+            "unshare",
+            "--net",
+            *GENPRM,
+            "sandbox",
+            "serve",
+            "--sandbox",
+            "bubblewrap",
+            "--socket",
+            str(path),
+            "--drain-s",
+            "1",
+        ]
         service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             assert service.stderr is not None
-            while not path.exists():
-                assert service.stderr.readline(), "the service has ended"
+            while "answers at" not in (line := service.stderr.readline()):
+                assert line, "the service has ended"
             assert os.readlink(f"/proc/{service.pid}/ns/net") != os.readlink("/proc/self/ns/net")
             yield f"unix:{path}"
         finally:
             service.terminate()
-            service.communicate(timeout=60)
+            try:
+                service.communicate(timeout=60)
+            finally:
+                service.kill()
 
 
 def verify(sandbox: str, before: list[str] | None = None) -> str:
