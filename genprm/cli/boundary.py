@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -96,7 +97,10 @@ def explained(error: Exception) -> tuple[int, str]:
         return kind, str(error)
     if isinstance(error, OSError):
         # A full disk, a missing permission: of the machine, and not of this program.
-        return FAILED, f"{error.strerror or error}" + (f": {str(error.filename)!r}" if error.filename else "")
+        said = f"{error.strerror or error}" + (f": {str(error.filename)!r}" if error.filename else "")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            said += ". Make room, then run the same command again: finished rows are kept"
+        return FAILED, said
     if isinstance(error, ModuleNotFoundError) and error.name:
         return FAILED, f"the Python package {error.name!r} is not installed: pip install {error.name}"
     if isinstance(error, MemoryError):

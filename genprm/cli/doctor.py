@@ -62,7 +62,8 @@ def doctor(
     if broken:
         stdout().print(f"[red]Not ready:[/] {', '.join(broken)}. The lines marked ✗ say what to do.")
         raise typer.Exit(FAILED)
-    stdout().print("[green]Ready.[/] Try: genprm demo")
+    here = any(finding.name == "transformers" and finding.state == "ok" for finding in findings)
+    stdout().print(f"[green]Ready.[/] Try: {'genprm demo' if here else 'genprm verify FILE --base-url URL'}")
 
 
 def _works(part: str, findings: list[Finding]) -> bool:

@@ -1,5 +1,6 @@
 """First-hour experience: output, logs, full disks, files with other names, missing libraries."""
 
+import errno
 import importlib.util
 import json
 import logging
@@ -13,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from genprm.cli.boundary import explained
 from genprm.cli.main import app
 from genprm.runs import opening
 from tests.conftest import ROOT
@@ -262,3 +264,10 @@ def test_search_takes_files_in_place_of_the_recipes_problems(solutions):
     assert "files: - solutions.jsonl" in plan
     assert "generate: null" in plan
     assert "pool: []" in plan
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_where_there_is_no_room_it_says_what_to_do(number):
+    code, said = explained(OSError(number, os.strerror(number), "dataset/plots"))
+    assert code == 1
+    assert said.endswith("'dataset/plots'. Make room, then run the same command again: finished rows are kept")
