@@ -51,7 +51,7 @@ def problem_of(prompt: object) -> str:
 def solution_of(completion: object) -> str:
     """The solution in a completion: the last message, or the text without end-of-turn tokens.
 
-    A reasoning model's text before `</think>` is removed, unless nothing follows it. An unfinished thought has no
+    A reasoning model's text before `</think>` is removed. An unfinished thought, or one that nothing follows, has no
     solution: the result is empty.
     """
     if isinstance(completion, Sequence) and not isinstance(completion, str):
@@ -61,8 +61,7 @@ def solution_of(completion: object) -> str:
     text = _END.sub("", str(completion))
     if text.lstrip().startswith("<think>") and "</think>" not in text:
         return ""
-    answer = _THOUGHT.sub("", text)
-    return (answer if answer.strip() else text).strip()
+    return _THOUGHT.sub("", text).strip()
 
 
 def text_of(content: object) -> str:

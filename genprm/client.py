@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_URL = "http://127.0.0.1:8311"
 AGAIN = frozenset({408, 429, 502, 503, 504})
 """Status codes after which a request is retried."""
+_PASSING = frozenset({"engine", "sandbox", "stopping", "busy"})
+"""Errors of one solution in a batch after which it is retried."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _CONNECT_S = 10.0
 _CHUNK = 32
@@ -184,14 +186,16 @@ class Client:
             One per solution, in order; None for those without a result.
         """
         chunks = self._chunks(items)
-        calls = [self._submit("/v1/score", {"items": chunk}) for chunk in chunks]
+        calls = [self._submit_rows(chunk, _Abort()) for chunk in chunks]
         return [one for call, chunk in zip(calls, chunks, strict=True) for one in _scores(call.result(), len(chunk))]
 
     async def ascore_many(self, items: Sequence[Json]) -> list[Score | None]:
         """Asynchronous `score_many`."""
         chunks = self._chunks(items)
-        rows = await asyncio.gather(*(self.acall("/v1/score", {"items": chunk}) for chunk in chunks))
-        return [one for row, chunk in zip(rows, chunks, strict=True) for one in _scores(row, len(chunk))]
+        aborts = [_Abort() for _ in chunks]
+        calls = [self._submit_rows(chunk, abort) for chunk, abort in zip(chunks, aborts, strict=True)]
+        found = await asyncio.gather(*(_awaited(call, abort) for call, abort in zip(calls, aborts, strict=True)))
+        return [one for rows, chunk in zip(found, chunks, strict=True) for one in _scores(rows, len(chunk))]
 
     def _chunks(self, items: Sequence[Json]) -> list[list[Json]]:
         size = max(1, min(_CHUNK, -(-len(items) // self.connections)))
@@ -207,48 +211,73 @@ class Client:
 
     async def acall(self, path: str, body: Mapping[str, Any]) -> Json | None:
         """Asynchronous `call`. Cancelling it closes the connection, so that the service stops judging."""
-        abort = _Abort()
-        future = self._submit(path, body, abort)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            abort()
-            raise
+        abort, until = _Abort(), time.monotonic() + self.timeout_s
+        return await _awaited(self._submit(lambda: self._call(path, body, until, abort)), abort)
 
-    def _submit(self, path: str, body: Mapping[str, Any], abort: _Abort | None = None) -> Future[Json | None]:
+    def _submit_rows(self, items: list[Json], abort: _Abort) -> Future[list[Json] | None]:
         until = time.monotonic() + self.timeout_s
-        abort = abort or _Abort()
+        return self._submit(lambda: self._rows(items, until, abort))
+
+    def _submit(self, work: Callable[[], T]) -> Future[T | None]:
         with self._here():
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.connections, thread_name_prefix="genprm-client")
-            return self._pool.submit(self._guarded, lambda: self._call(path, body, until, abort))
+            return self._pool.submit(self._guarded, work)
 
     def _guarded(self, work: Callable[[], T]) -> T | None:
         self.stats.count("calls")
         try:
             return work()
         except ClientError as error:
-            self.stats.last_error = str(error)
-            failures = self.stats.count("failures")
-            if self.raise_errors:
-                raise
-            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a dead service must not fill the log
-                logger.warning("genprm: %d of %d calls failed; the last: %s", failures, self.stats.calls, error)
+            self._failed(error)
             return None
+
+    def _failed(self, error: ClientError) -> None:
+        self.stats.last_error = str(error)
+        failures = self.stats.count("failures")
+        if self.raise_errors:
+            raise error
+        if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a dead service must not fill the log
+            logger.warning("genprm: %d of %d calls failed; the last: %s", failures, self.stats.calls, error)
+
+    def _rows(self, items: list[Json], until: float, abort: _Abort) -> list[Json]:
+        """One row per solution. Those that failed for a passing reason are asked for again until the deadline."""
+        rows: list[Json] = [{}] * len(items)
+        todo, pause = list(range(len(items))), _FIRST_PAUSE_S
+        while True:
+            answer = self._call("/v1/score", {"items": [items[index] for index in todo]}, until, abort)
+            found: list[Json] = answer.get("rows", [])
+            if len(found) != len(todo):
+                raise ClientError(f"/v1/score answered {len(found)} rows for {len(todo)} solutions")
+            for index, row in zip(todo, found, strict=True):
+                rows[index] = row
+            todo = [index for index in todo if rows[index].get("error", {}).get("type") in _PASSING]
+            wait = pause * random.uniform(0.5, 1.0)
+            if not todo or abort.asked or time.monotonic() + wait >= until:
+                break
+            self.stats.count("retries")
+            abort.wait(wait)
+            pause = min(_LONGEST_PAUSE_S, 2 * pause)
+        for row in rows:
+            if "error" in row:
+                error = ClientError(f"/v1/score: {row['error'].get('message')}")
+                if self.raise_errors:
+                    raise error
+                self._failed(error)
+        return rows
 
     def _call(self, path: str, body: Mapping[str, Any], until: float, abort: _Abort) -> Json:
         pause = _FIRST_PAUSE_S
+        try:
+            json.dumps(body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ClientError(f"the request cannot be written as JSON: {error}") from None
         while True:
-            left = until - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= until:
                 raise ClientError(f"no answer within {self.timeout_s:g} s: {self.stats.last_error or 'too many calls'}")
-            # The service gets a slightly earlier deadline, so that its answer arrives in time.
-            given = body.get("timeout_s")
-            own = left - min(1.0, left / 10)
-            timeout = own if given is None else min(float(given), own)
             wait = pause * random.uniform(0.5, 1.0)
             try:
-                status, headers, data = self._send(path, json.dumps({**body, "timeout_s": timeout}), left, abort)
+                status, headers, data = self._send(path, body, until, abort)
                 if status == 200:
                     return cast("Json", json.loads(data))
                 problem = f"{path} answered {status}: {data[:500].decode(errors='replace')}"
@@ -266,24 +295,27 @@ class Client:
             abort.wait(wait)
             pause = min(_LONGEST_PAUSE_S, 2 * pause)
 
-    def _send(self, path: str, body: str, timeout: float, abort: _Abort) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _send(
+        self, path: str, body: Mapping[str, Any], until: float, abort: _Abort
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         with self._here():
             self._turn = (self._turn + 1) % len(self.base_urls)
             url = self.base_urls[self._turn]
             idle = self._idle.setdefault(url, [])
             connection = idle.pop() if idle else None
         reused = connection is not None
-        connection = connection or _open(url, min(timeout, _CONNECT_S))
+        connection = connection or _open(url, _CONNECT_S)
         try:
             while True:
+                left = max(0.01, until - time.monotonic())
                 try:
-                    return self._exchange(url, connection, path, body, timeout, abort)
+                    return self._exchange(url, connection, path, _timed(body, left), left, abort)
                 except (ConnectionError, http.client.HTTPException):
                     # The service may have closed an idle connection: not a failure.
                     if not reused or abort.asked:
                         raise
                     connection.close()
-                    reused, connection = False, _open(url, min(timeout, _CONNECT_S))
+                    reused, connection = False, _open(url, _CONNECT_S)
         except BaseException:
             connection.close()
             raise
@@ -292,6 +324,7 @@ class Client:
         self, url: str, connection: http.client.HTTPConnection, path: str, body: str, timeout: float, abort: _Abort
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         if cast("socket.socket | None", connection.sock) is None:
+            connection.timeout = min(timeout, _CONNECT_S)
             connection.connect()
         wire = cast("socket.socket", connection.sock)
         wire.settimeout(timeout)
@@ -378,15 +411,29 @@ def _open(url: str, timeout: float) -> http.client.HTTPConnection:
     return kind(parts.hostname or "", parts.port, timeout=timeout)
 
 
+def _timed(body: Mapping[str, Any], left: float) -> str:
+    """The body of a request, with the deadline that the service gets: slightly earlier, so that its answer arrives."""
+    own, given = left - min(1.0, left / 10), body.get("timeout_s")
+    return json.dumps({**body, "timeout_s": own if given is None else min(float(given), own)})
+
+
+async def _awaited(call: Future[T], abort: _Abort) -> T:
+    """Awaits a call; cancelling closes its connection."""
+    try:
+        return await asyncio.wrap_future(call)
+    except asyncio.CancelledError:
+        abort()
+        raise
+
+
 def _score(row: Json | None) -> Score | None:
     if row is None or "scores" not in row:
         return None
     return Score(**{name: row.get(name) for name in Score.__slots__})  # pyright: ignore[reportArgumentType]
 
 
-def _scores(answer: Json | None, count: int) -> list[Score | None]:
-    rows: list[Json] = [] if answer is None else answer.get("rows", [])
-    return [_score(row) for row in rows] if len(rows) == count else [None] * count
+def _scores(rows: list[Json] | None, count: int) -> list[Score | None]:
+    return [None] * count if rows is None else [_score(row) for row in rows]
 
 
 def _number(text: str | None) -> float:

@@ -58,7 +58,7 @@ class Guards:
     imitation: bool = True
     """Refuse the judge's tags, special tokens, verdicts and pleas."""
     hidden: bool = True
-    """Refuse invisible characters. Scripts that need them (Persian, emoji sequences) need this off."""
+    """Refuse invisible characters. Scripts that need them (Persian, joined emoji) need this off."""
 
 
 _IMITATION = re.compile(
@@ -71,27 +71,43 @@ _IMITATION = re.compile(
 _PLEA = re.compile(
     r"\b(?:ignore|disregard|forget) (?:all |any |the )*(?:previous|prior|above|earlier|preceding) "
     r"(?:instructions?|prompts?|text|messages?)\b"
-    r"|\b(?:th(?:e|is|ese)|all|each|every|my) (?:paragraphs?|steps?|solutions?|reasoning) (?:above |below )?"
-    r"(?:is|are) (?:all |completely |entirely |fully |absolutely )?(?:correct|right|valid|true)\b"
+    # Honest solutions say that a step or the solution is correct; paragraphs are what judges speak of.
+    r"|\b(?:th(?:e|is|ese)|all|each|every|my) (?:"
+    r"paragraphs? (?:above |below )?(?:is|are) (?:all |completely |entirely |fully |absolutely )?"
+    r"|(?:steps?|solutions?|reasoning) (?:above|below) (?:is|are) (?:all |completely |entirely |fully |absolutely )?"
+    r"|(?:steps?|solutions?|reasoning) (?:is|are) (?:all |completely |entirely |fully |absolutely )"
+    r")(?:correct|right|valid|true)\b"
     r"|\b(?:dear|attention|note to|message to|hey|hello)\s+(?:the\s+)?(?:judge|grader|verifier|reviewer|evaluator)\b"
-    r"|\b(?:output|answer|say|respond with|reply with|return|give)\W+"
-    r"(?:yes|correct|1\.0|full (?:score|marks|credit))\b",
+    r"|\b(?:output|answer with|say|respond with|reply with)\W+(?:yes|correct|1\.0)\b"
+    r"|\b(?:output|answer with|say|respond with|reply with|return|give)\b[^.\n]{0,20}\bfull (?:score|marks|credit)\b",
     re.IGNORECASE,
 )
+_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\{)?\s*(\w+)\s*\}", re.IGNORECASE)
+_OPPOSITES = {
+    "yes": ("yes", "no"),
+    "no": ("yes", "no"),
+    **dict.fromkeys(("correct", "incorrect"), ("correct", "incorrect")),
+}
+"""Boxed words, and the reference answers to which they are an answer, right or wrong."""
 _WORD = re.compile(r"[^\W\d_]+")
 _LABEL = re.compile(r"^\W*step\s+\d+\W*")
 _SPACE = re.compile(r"\s+")
+_EMOJI = re.compile("(?<=[\u2190-\u2bff])\ufe0f")
+"""The selector that makes an emoji of a sign, as models write after a check mark: one, after a sign."""
 _SHORT = 12
 """Minimum length in characters for a step found in the problem to count as repeating it."""
 
 
-def find_violation(problem: str, steps: Sequence[str], guards: Guards = Guards()) -> Violation | None:
+def find_violation(
+    problem: str, steps: Sequence[str], guards: Guards = Guards(), *, answer: str | None = None
+) -> Violation | None:
     """The first rule that a solution violates; None if there is none.
 
     Args:
         problem: the question; steps may quote it.
         steps: the solution's steps.
         guards: the limits.
+        answer: the reference answer: if it is yes or no, a boxed one is an answer, and not a verdict.
     """
     blank = next((index for index, step in enumerate(steps) if not visible(step).strip()), None)
     if not steps or blank is not None:
@@ -106,7 +122,7 @@ def find_violation(problem: str, steps: Sequence[str], guards: Guards = Guards()
         return Violation(Rule.LONG_SOLUTION, f"{total} characters, and at most {guards.max_chars} are rewarded")
     if guards.hidden and (found := _hidden(problem, steps)):
         return found
-    if guards.imitation and (found := _imitation(problem, steps)):
+    if guards.imitation and (found := _imitation(problem, steps, (answer or "").strip().casefold())):
         return found
     repeated = _repeated(problem, steps)
     if len(repeated) > max(1, guards.max_repeated * len(steps)):
@@ -130,7 +146,8 @@ def _invisible(character: str) -> bool:
 def _hidden(problem: str, steps: Sequence[str]) -> Violation | None:
     allowed = set(problem)
     for index, step in enumerate(steps):
-        odd = next((c for c in step if c not in allowed and _invisible(c)), None)
+        shown = _EMOJI.sub("", step)
+        odd = next((c for c in shown if c not in allowed and _invisible(c)), None)
         if odd is not None:
             return Violation(Rule.HIDDEN, f"step {index} has the invisible character U+{ord(odd):04X}")
         for word in _WORD.findall(step):
@@ -140,12 +157,15 @@ def _hidden(problem: str, steps: Sequence[str]) -> Violation | None:
     return None
 
 
-def _imitation(problem: str, steps: Sequence[str]) -> Violation | None:
+def _imitation(problem: str, steps: Sequence[str], answer: str) -> Violation | None:
     # Normalises full-width forms and the like; a tag may span two steps.
     text = unicodedata.normalize("NFKC", visible("\n\n".join(steps)))
     given = unicodedata.normalize("NFKC", visible(problem)).casefold()
     for rule, pattern in ((Rule.IMITATION, _IMITATION), (Rule.PLEA, _PLEA)):
         for match in pattern.finditer(text):
+            boxed = _BOXED.fullmatch(match[0])
+            if boxed is not None and answer in _OPPOSITES.get(boxed[1].casefold(), ()):
+                continue
             if match[0].casefold() not in given:
                 what = "writes what the judge writes" if rule is Rule.IMITATION else "tells the judge what to say"
                 return Violation(rule, f"it {what}: {match[0]!r}")

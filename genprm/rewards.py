@@ -9,7 +9,7 @@ arXiv 2603.26535). They never lift a wrong answer above a right one.
 * A solution that manipulates the judge (its tags, hidden characters, repeated steps) earns nothing.
 
 `gated_reward` gives one number per solution, for trainers with their own normalisation. `gated_advantages` and
-`step_credit` work on the group of solutions of one problem. `genprm.step_text` places step values on tokens.
+`step_credit` work on the group of solutions of one problem. `genprm.step_tokens` places step values on tokens.
 """
 
 from __future__ import annotations

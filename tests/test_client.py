@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,10 @@ import pytest
 
 from genprm import client as client_module
 from genprm.client import Client, ClientError, item
+from genprm.engines.errors import EngineError
+from genprm.prms.base import OnStep
 from genprm.serve.settings import ServeConfig
+from genprm.types import Judgement
 from tests.serve.shared import SteppedJudge, live
 
 GOOD, BAD = "2 = 2", "2 = 3"
@@ -65,9 +68,39 @@ async def test_what_is_refused_is_none_and_counted(caplog: pytest.LogCaptureFixt
         strict = Client(one.url, raise_errors=True)
         with pytest.raises(ClientError, match="step 0"):
             await strict.ascore("a", [" "])
+        # Nor does what JSON does not know raise.
+        assert await client.ascore("a", [GOOD], answer=object()) is None
+        assert client.score("a", [GOOD], answer={1, 2}) is None
+        assert client.stats.failures == 3
         # In a batch, one that fails takes no other with it.
-        found = await client.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
+        brief = Client(one.url, timeout_s=1.0)
+        found = await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
         assert [one and one.scores for one in found] == [[0.9], None]
+        assert brief.stats.failures == 1
+        brief.raise_errors = True
+        with pytest.raises(ClientError, match="the server is gone"):
+            await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
+
+
+class FlakyJudge(SteppedJudge):
+    """Fails twice."""
+
+    failures = 2
+
+    async def judge_watched(self, problem: str, steps: Sequence[str], on_step: OnStep, *, seed: int = 0) -> Judgement:
+        if problem == "b" and self.failures:
+            self.failures -= 1
+            raise EngineError("the server is gone")
+        return await super().judge_watched(problem, steps, on_step, seed=seed)
+
+
+async def test_solutions_that_failed_for_a_passing_reason_are_asked_for_again() -> None:
+    async with live(FlakyJudge()) as one:
+        client = Client(one.url, timeout_s=30)
+        found = await client.ascore_many([item("a", [GOOD]), item("b", [BAD])])
+        assert [one and one.scores for one in found] == [[0.9], [0.0]]
+        assert client.stats.failures == 0
+        assert client.stats.retries >= 1
 
 
 async def test_a_deadline_holds() -> None:

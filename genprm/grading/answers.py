@@ -146,10 +146,11 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
 
     async def ask(self, gold: str, answer: str, limit_s: float) -> Outcome:
+        process = self._process or await self._started()
         try:
-            process = self._process or await self._start()
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
@@ -169,9 +170,21 @@ class _Worker:
             return Outcome.ERROR
         return Outcome(reply.partition(" ")[0])
 
+    async def _started(self) -> asyncio.subprocess.Process:
+        """Starts the process. It goes on starting if the question is cancelled: the next one may be as short."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(self._ready)
+        return await asyncio.shield(self._starting)
+
+    def _ready(self, start: asyncio.Task[asyncio.subprocess.Process]) -> None:
+        self._starting = None
+        if not start.cancelled():
+            start.exception()  # marks it as handled, even if nobody waits any more
+
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
-        self._process = process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "genprm.grading.worker", stdin=pipe, stdout=pipe, stderr=pipe
         )
         assert process.stdout is not None
@@ -181,20 +194,30 @@ class _Worker:
                 ready = await process.stdout.readline()
         except TimeoutError:
             ready = b""
+        except BaseException:
+            await _end(process)
+            raise
         if ready.strip() != b"ready":
-            await self.stop()
+            await _end(process)
             said = (await process.stderr.read()).decode(errors="replace")
             hint = "pip install math-verify" if "math_verify" in said else said.strip()[-500:]
             raise AnswerError(f"the process that compares answers did not start: {hint}")
+        self._process = process
         return process
 
     async def stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        # Close now: the transport of a killed process closes only in a later turn of the loop.
-        if process.stdin is not None:
-            process.stdin.close()
+        if process is not None:
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+    # Close now: the transport of a killed process closes only in a later turn of the loop.
+    if process.stdin is not None:
+        process.stdin.close()

@@ -28,7 +28,8 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
         labels: the reference answers.
 
     Returns:
-        `rewards` for training, `scores` in [0, 1] for dynamic filtering, `extra_logs`. None where a reward is missing.
+        `rewards` for training, `scores` in [0, 1] for dynamic filtering, and `extra_logs`: `correct` (-1 where it is
+        unknown), `violation`, and `missing`. A missing reward is 0: OpenRLHF makes tensors of the values.
     """
     problems = [problem_of(prompt) for prompt in prompts]
     solutions = [
@@ -39,12 +40,16 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     found = _client().score_many(
         [item(problems[index], solutions[index], answer=_text(labels[index])) for index in judged]
     )
-    rewards: list[float | None] = [0.0] * len(queries)
-    correct = [0.0] * len(queries)
+    rewards, correct = [0.0] * len(queries), [-1.0] * len(queries)
+    violation, missing = [1.0] * len(queries), [0.0] * len(queries)  # an empty solution is a violation
     for index, score in zip(judged, found, strict=True):
-        rewards[index] = None if score is None else score.reward
-        correct[index] = float(bool(score and score.correct))
-    return {"rewards": rewards, "scores": rewards, "extra_logs": {"correct": correct}}
+        if score is not None:
+            rewards[index] = score.reward or 0.0
+            correct[index] = -1.0 if score.correct is None else float(score.correct)
+        violation[index] = float(score is not None and score.violation is not None)
+        missing[index] = float(score is None or score.reward is None)
+    logs = {"correct": correct, "violation": violation, "missing": missing}
+    return {"rewards": rewards, "scores": rewards, "extra_logs": logs}
 
 
 def _text(label: object) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from genprm.chat_text import problem_of
+from genprm.chat_text import problem_of, solution_of
 from genprm.client import Client, Score
 from genprm.rewards import min_form
 from genprm.step_tokens import Span, at_ends, token_ends, token_steps
@@ -43,8 +43,13 @@ async def token_rewards(
     Returns:
         One number per token; all 0 if there is no reward.
     """
-    ends = token_ends(tokenizer.decode, response_ids)
-    text = tokenizer.decode(response_ids)
+
+    def decode(ids: list[int]) -> str:
+        # Without the end of the turn, which a guard would take for an attempt to write the template's tokens.
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    ends = token_ends(decode, response_ids)
+    text = decode(response_ids)
     score = await (client or _client()).ascore(problem_of(problem), text, answer=answer) if text.strip() else None
     return place(score, ends)
 
@@ -101,7 +106,8 @@ class ProcessEnv:
     def step(self, action: str) -> dict[str, Any]:
         """Rewards the policy's answer; `metadata` has the step scores."""
         answer = None if self.answer in (None, "") else str(self.answer)
-        score = _client().score(problem_of(self.problem), action, answer=answer) if action.strip() else None
+        solution = solution_of(action)
+        score = _client().score(problem_of(self.problem), solution, answer=answer) if solution else None
         reward = 0.0 if score is None or score.reward is None else score.reward
         metadata = {"genprm_scores": None if score is None else score.scores}
         return {"observations": [], "reward": reward, "done": True, "metadata": metadata}

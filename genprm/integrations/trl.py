@@ -69,7 +69,8 @@ def process_reward(
         problem: as for `process_scores`.
 
     Returns:
-        An async function. A completion whose reward could not be had gets None, which TRL leaves out.
+        An async function. A completion whose reward could not be had gets None. TRL leaves it out if it has no other
+        reward either; beside another reward function, None counts as 0.
     """
     judge = process_scores(client, answer=answer, problem=problem)
 

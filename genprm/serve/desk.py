@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from genprm.prms.base import PRM, judge_watched
@@ -115,7 +115,8 @@ class Desk:
         self._threshold: float = getattr(prm, "threshold", DEFAULT_THRESHOLD)
         self._flights: dict[Task, Flight] = {}
         self._waiting: OrderedDict[Flight, asyncio.Future[None]] = OrderedDict()
-        self._running = 0
+        self._running: set[Flight] = set()
+        self._requests = 0
         self._average_s = 1.0
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when all requests must stop waiting."""
@@ -124,6 +125,23 @@ class Desk:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @contextmanager
+    def request(self) -> Generator[None]:
+        """An accepted request, for which `drain` waits.
+
+        Raises:
+            Refusal: the service is shutting down.
+        """
+        if self.draining:
+            raise Refusal(503, "stopping", "the service is shutting down", 5)
+        self._requests += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._rest()
+
     @asynccontextmanager
     async def flights(self, tasks: Sequence[Task]) -> AsyncGenerator[list[Flight]]:
         """The flights of some solutions for the duration of a block; leaving it abandons them.
@@ -131,7 +149,7 @@ class Desk:
         A solution that is already being judged for another request is not judged again.
 
         Raises:
-            Refusal: the queue has no room for all of them, or the service is shutting down.
+            Refusal: the queue has no room for all of them.
         """
         found = self._board(tasks)
         try:
@@ -141,10 +159,8 @@ class Desk:
                 self._leave(flight)
 
     def _board(self, tasks: Sequence[Task]) -> list[Flight]:
-        if self.draining:
-            raise Refusal(503, "stopping", "the service is shutting down", 5)
         new = len({task for task in tasks if task not in self._flights})
-        free = max(0, self._in_flight - self._running - len(self._waiting))
+        free = max(0, self._in_flight - len(self._running) - len(self._waiting))
         if new > self._queue + self._in_flight:
             most = self._queue + self._in_flight
             raise Refusal(413, "too_many", f"{new} solutions exceed the capacity of the service ({most})")
@@ -180,13 +196,14 @@ class Desk:
             flight.work.cancel()
 
     def _next(self) -> None:
-        while self._waiting and self._running < self._in_flight:
-            _, turn = self._waiting.popitem(last=False)
-            self._running += 1
-            turn.set_result(None)
+        while self._waiting and len(self._running) < self._in_flight:
+            flight, turn = self._waiting.popitem(last=False)
+            if not turn.done():  # else it was abandoned, and ends soon
+                self._running.add(flight)
+                turn.set_result(None)
         self._metrics.queue.set(len(self._waiting))
-        self._metrics.in_flight.set(self._running)
-        self._metrics.chains.set(self._running * self._votes)
+        self._metrics.in_flight.set(len(self._running))
+        self._metrics.chains.set(len(self._running) * self._votes)
 
     async def _judge(self, flight: Flight, turn: asyncio.Future[None]) -> Judgement:
         task, metrics, entered = flight.task, self._metrics, time.monotonic()
@@ -201,15 +218,18 @@ class Desk:
         return judgement
 
     def _end(self, flight: Flight, work: asyncio.Task[Judgement]) -> None:
-        if self._waiting.pop(flight, None) is None:
-            self._running -= 1
+        self._waiting.pop(flight, None)
+        self._running.discard(flight)
         if self._flights.get(flight.task) is flight:
             del self._flights[flight.task]
         # Retrieving the exception marks it as handled, even if no request waits for it any more.
         if not work.cancelled() and work.exception() is not None:
             self._metrics.solutions.labels("failed").inc()
         self._next()
-        if not self._flights:
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._flights and not self._requests:
             self._idle.set()
 
     async def drain(self, seconds: float) -> None:

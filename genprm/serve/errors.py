@@ -30,6 +30,13 @@ class Refusal(Exception):
         return {"error": {"type": self.kind, "message": self.message}}
 
 
+class Unfit(Refusal):
+    """A solution that cannot be judged as it is: unfinished, blank, or beyond a limit.
+
+    Policies write such solutions, so in a batch it concerns only that solution, and its reward is 0.
+    """
+
+
 def refusal_of(error: Exception) -> Refusal | None:
     """The client's error for a failed judgement; None for a bug."""
     match error:

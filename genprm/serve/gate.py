@@ -58,7 +58,7 @@ class Gate:
     ) -> None:
         self._app = app
         self._service = service
-        self._keys = [_digest(key) for key in keys]
+        self._keys = [_digest(key.encode("utf-8", "surrogateescape")) for key in keys]
         self._paths = paths
         self._body_s = body_s
         self._limit = round(service.config.max_body_mb * 2**20)
@@ -75,7 +75,8 @@ class Gate:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", number.encode())]
+                own = [(b"x-request-id", number.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:
@@ -94,7 +95,7 @@ class Gate:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         # A web page in a browser on this machine may reach a local service under its own host name (DNS rebinding).
         host = headers.get(b"host", "").rsplit(":", 1)[0] if headers.get(b"host", "")[-1:] != "]" else headers[b"host"]
-        if self._service.config.local and not self._keys and host not in _LOCAL_HOSTS:
+        if self._service.config.local and not self._keys and host not in {*_LOCAL_HOSTS, self._service.config.host}:
             raise Refusal(421, "host", f"this service answers only to localhost, not to {host!r}")
         if self._keys and scope["path"] not in OPEN and not self._page(scope) and not self._known(headers):
             raise Refusal(401, "key", "send a key: Authorization: Bearer KEY, or http://:KEY@host in the URL")
@@ -112,7 +113,8 @@ class Gate:
         )
 
     def _known(self, headers: dict[bytes, str]) -> bool:
-        given = _digest(_key_of(headers))
+        # Headers are read as Latin-1, which gives back the bytes that were sent.
+        given = _digest(_key_of(headers).encode("latin-1"))
         # Compares all keys in constant time, so that timing reveals nothing.
         return sum([hmac.compare_digest(given, key) for key in self._keys]) > 0
 
@@ -205,8 +207,8 @@ def _key_of(headers: dict[bytes, str]) -> str:
     return headers.get(b"x-api-key", "")
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("latin-1", errors="replace")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 class JsonLines(logging.Formatter):

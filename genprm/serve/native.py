@@ -21,14 +21,13 @@ from genprm.serve.schemas import (
     CritiqueRows,
     ErrorBody,
     FailedRow,
-    Failure,
     JudgeAsked,
     JudgedRow,
     JudgedRows,
     ScoreRow,
     ScoreRows,
 )
-from genprm.serve.service import Answer, Service, row_of
+from genprm.serve.service import Answer, Service, failed_row, row_of
 from genprm.step_tokens import step_spans
 
 HEARTBEAT_S = 10.0
@@ -110,7 +109,10 @@ async def judge(request: Request, asked: JudgeAsked, service: Serving) -> Judged
 
 @router.post("/v1/score", responses=ERRORS, summary="Scores and reward only")
 async def score(request: Request, asked: Asked, service: Serving) -> ScoreRow | ScoreRows:
-    """Numbers for trainers. `reward` is gated by the answer if `answer` or `correct` is given."""
+    """Numbers for trainers. `reward` is gated by the answer if `answer` or `correct` is given.
+
+    A solution that is unfinished, blank or beyond a limit is not judged: `violation` says why, and its reward is 0.
+    """
     answers = await _answers(request, service, asked)
     rows = [_score(answer, item.solution) for answer, item in zip(answers, asked.solutions, strict=True)]
     return ScoreRows(rows=rows) if asked.items is not None else _single(rows[0])
@@ -156,22 +158,27 @@ RowT = TypeVar("RowT", JudgedRow, ScoreRow, CritiqueRow)
 
 def _single(row: RowT | FailedRow) -> RowT:
     if isinstance(row, FailedRow):
-        status = {"too_long": 422, "invalid": 422, "internal": 500}.get(row.error.type, 503)
+        status = {"internal": 500, "engine": 503, "sandbox": 503, "stopping": 503}.get(row.error.type, 422)
         raise Refusal(status, row.error.type, row.error.message, 5 if status == 503 else None)
     return row
 
 
-def _failed(answer: Answer) -> FailedRow | None:
-    if answer.error is None:
-        return None
-    return FailedRow(id=answer.row.id, error=Failure(type=answer.error.kind, message=answer.error.message))
-
-
 def _score(answer: Answer, solution: str | None) -> ScoreRow | FailedRow:
-    failed = _failed(answer)
-    if failed is not None or answer.judgement is None:
-        assert failed is not None
-        return failed
+    if answer.unfit is not None:
+        return ScoreRow(
+            id=answer.row.id,
+            scores=[],
+            spans=None if solution is None else [],
+            first_error=None,
+            solution=None,
+            correct=None,
+            violation=answer.outcome.violation,
+            reward=answer.reward,
+            complete=True,
+            reason=answer.unfit.message,
+        )
+    if answer.judgement is None:
+        return failed_row(answer)
     judgement = answer.judgement
     spans = None
     if solution is not None:
@@ -193,10 +200,8 @@ def _score(answer: Answer, solution: str | None) -> ScoreRow | FailedRow:
 
 
 def _critique(answer: Answer, asked: CritiqueAsked) -> CritiqueRow | FailedRow:
-    failed = _failed(answer)
-    if failed is not None or answer.judgement is None:
-        assert failed is not None
-        return failed
+    if answer.judgement is None:
+        return failed_row(answer)
     found = critique_of(answer.row.steps, answer.judgement, asked.style)
     return CritiqueRow(
         id=answer.row.id,

@@ -47,11 +47,17 @@ class Outcome:
 
 
 class Outcomes:
-    """Compares answers in killable processes, until `close`."""
+    """Compares answers in killable processes, until `close`.
 
-    def __init__(self, grader: Grader | None = None) -> None:
+    Args:
+        grader: compares answers; by default math-verify does.
+        guards: look for violations of `genprm.guards`.
+    """
+
+    def __init__(self, grader: Grader | None = None, *, guards: bool = True) -> None:
         self._checker: AnswerChecker | None = None
         self._grader = grader
+        self._guards = guards
 
     async def of(self, row: InputRow, correct: bool | None, limit_s: float = _PATIENCE_S) -> Outcome:
         """Computes the outcome of a solution.
@@ -61,7 +67,7 @@ class Outcomes:
             correct: the client's value, if known.
             limit_s: time limit of the comparison.
         """
-        violation = find_violation(row.problem, row.steps)
+        violation = find_violation(row.problem, row.steps, answer=row.answer) if self._guards else None
         detail = None if violation is None else f"{violation.rule}: {violation.detail}"
         if correct is not None or row.answer is None:
             return Outcome(correct, correct is not None, detail)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import Response
 from pydantic import ValidationError
 
@@ -64,19 +64,13 @@ def add_to(app: FastAPI, config: ServeConfig) -> None:
     def one_row(name: str, number: int) -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(runs.row(name, number), media_type="application/json")
 
-    @app.middleware("http")
-    async def guarded(request: Request, follow: Any) -> Response:  # pyright: ignore[reportUnusedFunction]
-        response: Response = await follow(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
     app.include_router(router)
 
 
 def _file(package: str, name: str) -> Response:
     try:
         content = resources.files(package).joinpath(name).read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL is a ValueError
         raise Refusal(404, "not_found", f"there is no {name!r}") from None
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
     return Response(content, media_type=_KINDS[Path(name).suffix], headers=headers)

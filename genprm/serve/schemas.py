@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genprm.config import Keep
 from genprm.data.inputs import InputError, InputRow, Record, parse_row
+from genprm.data.thoughts import UNCLOSED, cut_thoughts
 from genprm.runs.rows import StepRow, VerifyRow
 from genprm.search.refine import Style
-from genprm.serve.errors import Refusal
+from genprm.serve.errors import Refusal, Unfit
 from genprm.serve.settings import ServeConfig
 
 Text = Annotated[str, Field(min_length=1)]
@@ -38,7 +39,8 @@ class Item(_Sent):
         """Converts the solution to an input row of `genprm verify`.
 
         Raises:
-            Refusal: it is not a solution, or exceeds a limit.
+            Unfit: it is an unfinished or blank solution, or exceeds a limit.
+            Refusal: it is not a solution.
         """
         if (self.steps is None) == (self.solution is None):
             raise Refusal(422, "invalid", 'a solution needs either "steps" (a list of texts) or "solution" (a text)')
@@ -50,8 +52,16 @@ def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
     """Converts a solution to an input row of `genprm verify`.
 
     Raises:
-        Refusal: it is not a solution, or exceeds a limit.
+        Unfit: it is an unfinished or blank solution, or exceeds a limit.
+        Refusal: it is not a solution.
     """
+    solution = value.get("solution")
+    if isinstance(solution, str):
+        part = cut_thoughts(solution)
+        if part.thinking:
+            raise Unfit(422, "unfinished", UNCLOSED)
+        if not part.solution.strip():
+            raise Unfit(422, "empty", "there are no steps")
     try:
         row = parse_row(Record("request", 1, dict(value)))
     except InputError as error:
@@ -60,10 +70,12 @@ def read_row(value: Mapping[str, object], config: ServeConfig) -> InputRow:
         raise Refusal(422, "invalid", row.reason)
     problem, steps = row.problem, row.steps
     if len(steps) > config.max_steps:
-        raise Refusal(422, "too_many_steps", f"{len(steps)} steps exceed max_steps, {config.max_steps}")
+        raise Unfit(422, "too_many_steps", f"{len(steps)} steps exceed max_steps, {config.max_steps}")
     if (size := len(problem) + sum(map(len, steps)) + len(row.answer or "")) > config.max_chars:
         what = "problem and steps" if row.answer is None else "problem, steps and answer"
-        raise Refusal(422, "too_long", f"{size} characters of {what} exceed max_chars, {config.max_chars}")
+        # A solution may be too long for its policy's fault; a problem cannot.
+        kind = Unfit if len(problem) + len(row.answer or "") <= config.max_chars else Refusal
+        raise kind(422, "too_long", f"{size} characters of {what} exceed max_chars, {config.max_chars}")
     return row
 
 
@@ -86,8 +98,8 @@ class Asked(_Sent):
     def _one_or_many(self) -> Self:
         if (self.problem is None) == (self.items is None):
             raise ValueError('a request needs either "problem" with "steps" or "solution", or "items"')
-        if self.items is not None and (self.steps or self.solution or self.id or self.answer):
-            raise ValueError('with "items", steps, solution, id and answer belong in the items')
+        if self.items is not None and (misplaced := self.model_fields_set & (Item.model_fields.keys())):
+            raise ValueError(f'with "items", {", ".join(sorted(misplaced))} belong in the items')
         return self
 
     @property

@@ -16,7 +16,7 @@ from genprm.runs.folder import RunError, RunFolder
 from genprm.runs.rows import verify_row
 from genprm.runs.verify import default_concurrency
 from genprm.serve.desk import Desk, Flight, Task, Verdicts
-from genprm.serve.errors import Refusal, refusal_of
+from genprm.serve.errors import Refusal, Unfit, refusal_of
 from genprm.serve.metrics import Metrics
 from genprm.serve.outcomes import Outcome, Outcomes
 from genprm.serve.schemas import Asked, FailedRow, Failure, Item, JudgedRow
@@ -34,6 +34,8 @@ class Wanted:
     seed: int = 0
     correct: bool | None = None
     """The client's value, if known."""
+    unfit: Unfit | None = None
+    """Why it is not judged; then `row` has no steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class Answer:
     reward: float | None
     seconds: float
     error: Refusal | None = None
+    """Why it failed."""
+    unfit: Unfit | None = None
+    """Why it was not judged: its reward is 0."""
 
     @property
     def reason(self) -> str | None:
@@ -81,7 +86,7 @@ class Service:
         self.prm = prm
         self.config = config
         self.metrics = Metrics()
-        self.outcomes = outcomes or Outcomes()
+        self.outcomes = outcomes or Outcomes(guards=config.guards)
         in_flight = config.max_in_flight or default_concurrency(prm.capacity, votes)
         self.desk = Desk(prm, in_flight=in_flight, queue=config.queue, votes=votes, metrics=self.metrics)
         self.started = int(time.time())
@@ -91,7 +96,7 @@ class Service:
         """Checks solutions against the limits.
 
         Raises:
-            Refusal: one of them is not a solution or too large, or there are too many.
+            Refusal: one of them is not a solution, or there are too many.
         """
         if len(items) > self.config.max_items:
             raise Refusal(413, "too_many", f"{len(items)} solutions exceed max_items, {self.config.max_items}")
@@ -99,6 +104,8 @@ class Service:
         for index, item in enumerate(items):
             try:
                 found.append(Wanted(item.row(self.config), item.seed, item.correct))
+            except Unfit as unfit:
+                found.append(unfit_solution(unfit, item.problem, item.id))
             except Refusal as refusal:
                 if len(items) == 1:
                     raise
@@ -126,18 +133,23 @@ class Service:
         started = time.monotonic()
         until = self.until(timeout_s)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self.desk.request())
+            fit = [one for one in wanted if one.unfit is None]
             if reward_only:
-                outcomes = await self._outcomes(wanted, until)
-                asked = [one for one, outcome in zip(wanted, outcomes, strict=True) if not outcome.settled]
+                outcomes = await self._outcomes(fit, until)
+                asked = [one for one, outcome in zip(fit, outcomes, strict=True) if not outcome.settled]
                 flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in asked]))
             else:
-                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in wanted]))
-                outcomes = await self._outcomes(wanted, until)
+                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in fit]))
+                outcomes = await self._outcomes(fit, until)
             results = iter(await asyncio.gather(*(self._result(flight, until, timeout_s) for flight in flights)))
-            return [
-                self._answer(one, outcome, None if reward_only and outcome.settled else next(results), started)
-                for one, outcome in zip(wanted, outcomes, strict=True)
-            ]
+            judged = iter(
+                [
+                    self._answer(one, outcome, None if reward_only and outcome.settled else next(results), started)
+                    for one, outcome in zip(fit, outcomes, strict=True)
+                ]
+            )
+            return [next(judged) if one.unfit is None else _unjudged(one, one.unfit) for one in wanted]
 
     async def stream(self, asked: Asked, keep: Keep) -> AsyncGenerator[tuple[str, dict[str, object]]]:
         """Judges solutions and yields (event, data) pairs.
@@ -155,7 +167,12 @@ class Service:
         until = self.until(asked.timeout_s)
         events: asyncio.Queue[tuple[str, dict[str, object]] | None] = asyncio.Queue()
 
-        async def follow(number: int, one: Wanted, flight: Flight) -> None:
+        async def follow(number: int, one: Wanted, flight: Flight | None) -> None:
+            if flight is None:
+                assert one.unfit is not None
+                row = row_of(_unjudged(one, one.unfit), keep)
+                events.put_nowait(("error", {"item": number, **row.model_dump(mode="json")}))
+                return
             seen = 0
             while await flight.more(seen, until, self.desk.stop):
                 step = step_row(one.row.steps[seen], flight.steps[seen], keep).model_dump(mode="json")
@@ -167,19 +184,25 @@ class Service:
             kind = "error" if isinstance(row, FailedRow) else "row"
             events.put_nowait((kind, {"item": number, **row.model_dump(mode="json")}))
 
-        async with self.desk.flights([_task(one) for one in wanted]) as flights:
-            yield "open", {"items": [{"id": one.row.id, "steps": list(one.row.steps)} for one in wanted]}
-            work = [asyncio.create_task(follow(n, *pair)) for n, pair in enumerate(zip(wanted, flights, strict=True))]
-            everything = asyncio.gather(*work)
-            everything.add_done_callback(lambda _: events.put_nowait(None))
-            try:
-                while (event := await events.get()) is not None:
-                    yield event
-                await everything
-                yield "end", {}
-            finally:
-                everything.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
+        if len(wanted) == 1 and wanted[0].unfit is not None:
+            raise wanted[0].unfit
+        fit = [one for one in wanted if one.unfit is None]
+        with self.desk.request():
+            async with self.desk.flights([_task(one) for one in fit]) as flights:
+                yield "open", {"items": [{"id": one.row.id, "steps": list(one.row.steps)} for one in wanted]}
+                boarded = iter(flights)
+                pairs = [(one, next(boarded) if one.unfit is None else None) for one in wanted]
+                work = [asyncio.create_task(follow(number, *pair)) for number, pair in enumerate(pairs)]
+                everything = asyncio.gather(*work)
+                everything.add_done_callback(lambda _: events.put_nowait(None))
+                try:
+                    while (event := await events.get()) is not None:
+                        yield event
+                    await everything
+                    yield "end", {}
+                finally:
+                    everything.cancel()
+                    await asyncio.gather(*work, return_exceptions=True)
 
     async def _outcomes(self, wanted: Sequence[Wanted], until: float) -> list[Outcome]:
         left = max(0.1, until - time.monotonic())
@@ -230,8 +253,7 @@ class Service:
 def row_of(answer: Answer, keep: Keep) -> JudgedRow | FailedRow:
     """The response row of one solution."""
     if answer.judgement is None:
-        assert answer.error is not None
-        return FailedRow(id=answer.row.id, error=Failure(type=answer.error.kind, message=answer.error.message))
+        return failed_row(answer)
     row = verify_row(answer.row, answer.judgement, seconds=answer.seconds, keep=keep)
     return JudgedRow(
         **dict(row),
@@ -240,6 +262,23 @@ def row_of(answer: Answer, keep: Keep) -> JudgedRow | FailedRow:
         violation=answer.outcome.violation,
         reward=answer.reward,
     )
+
+
+def failed_row(answer: Answer) -> FailedRow:
+    """The response row of a solution without a judgement."""
+    why = answer.error or answer.unfit
+    assert why is not None
+    return FailedRow(id=answer.row.id, error=Failure(type=why.kind, message=why.message))
+
+
+def unfit_solution(unfit: Unfit, problem: str, name: str | None = None) -> Wanted:
+    """A solution that is not judged."""
+    return Wanted(InputRow("", "request", 1, problem, (), name), unfit=unfit)
+
+
+def _unjudged(one: Wanted, unfit: Unfit) -> Answer:
+    outcome = Outcome(None, False, f"{unfit.kind}: {unfit.message}")
+    return Answer(one.row, outcome, None, True, 0.0, 0.0, unfit=unfit)
 
 
 def _task(one: Wanted) -> Task:

@@ -50,6 +50,10 @@ class ServeConfig(Config):
     reward_weight: float = Field(
         default=WEIGHT, ge=0, lt=1, description="Share of a right answer's reward that depends on its steps."
     )
+    guards: bool = Field(
+        default=True,
+        description="Give no reward to solutions that imitate or address the judge, hide characters, or pad.",
+    )
     drain_s: float = Field(
         default=60.0, ge=0, le=86_400, description="Seconds to finish accepted requests after SIGTERM."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import uuid
@@ -9,12 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt
+from pydantic_core import to_json
 
 from genprm.chat_text import problem_of, solution_of, text_of
-from genprm.serve.errors import Refusal
+from genprm.serve.errors import Refusal, Unfit
 from genprm.serve.native import ERRORS, Serving, unless_gone
 from genprm.serve.schemas import read_row
-from genprm.serve.service import Answer, Service, Wanted
+from genprm.serve.service import Answer, Service, Wanted, unfit_solution
 
 OPENRLHF_S, SLIME_S, GYM_S = 170.0, 110.0, 110.0
 """Slightly below the callers' timeouts: 180 s, 120 s, and that of NeMo Gym's clients."""
@@ -42,14 +44,18 @@ class RewardAsked(_Loose):
 class RewardGiven(BaseModel):
     """OpenRLHF's response: `rewards` for training, `scores` in [0, 1] for filtering, `extra_logs` for plots."""
 
-    rewards: list[float | None]
-    scores: list[float | None]
-    extra_logs: dict[str, list[float | None]]
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+    """`correct` is -1 where it is unknown."""
 
 
 @router.post("/get_reward", responses=ERRORS, summary="OpenRLHF: --reward.remote_url")
 async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> RewardGiven:
-    """Rewards, gated by the labels if there are any. A missing reward is null: OpenRLHF drops the sample."""
+    """Rewards, gated by the labels if there are any.
+
+    A missing reward is 0, marked in `extra_logs` as `missing`: OpenRLHF makes tensors of the values, and stops at null.
+    """
     if len(asked.query) != len(asked.prompts) or (asked.labels and len(asked.labels) != len(asked.query)):
         raise Refusal(422, "invalid", f"{len(asked.query)} queries need as many prompts and labels")
     wanted = [
@@ -59,13 +65,14 @@ async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> 
         )
     ]
     answers = await _rewarded(request, service, wanted, OPENRLHF_S)
-    rewards = [0.0 if answer is None else answer.reward for answer in answers]
+    rewards = [(answer and answer.reward) or 0.0 for answer in answers]
     return RewardGiven(
         rewards=rewards,
         scores=rewards,
         extra_logs={
             "correct": [_as_number(answer and answer.outcome.correct) for answer in answers],
             "violation": [float(answer is None or answer.outcome.violation is not None) for answer in answers],
+            "missing": [float(answer is not None and answer.reward is None) for answer in answers],
         },
     )
 
@@ -100,6 +107,12 @@ async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict
     Without a reward, it is 0 and `mask_sample` is set.
     """
     sent: dict[str, Any] = asked.model_dump()
+    try:
+        # The response has it too.
+        json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
+        to_json(sent)  # is less deep
+    except (ValueError, RecursionError) as error:
+        raise Refusal(422, "invalid", f"the request cannot be returned as JSON: {error}") from None
     label = next((sent[name] for name in ("expected_answer", "answer", "label") if sent.get(name) is not None), None)
     if label is not None and (isinstance(label, bool) or not isinstance(label, (str, int, float))):
         raise Refusal(422, "invalid", f"the reference answer must be a text or a number, not {str(label)[:80]!r}")
@@ -193,7 +206,11 @@ def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wa
     if isinstance(label, float) and not math.isfinite(label):
         raise Refusal(422, "invalid", f"a label must be a text or a finite number, not {label!r}")
     # Data sets use an empty label for none.
-    return _checked({"problem": problem, "solution": solution, "answer": None if label == "" else label}, service)
+    given: dict[str, object] = {"problem": problem, "solution": solution, "answer": None if label == "" else label}
+    try:
+        return _checked(given, service)
+    except Unfit as unfit:
+        return unfit_solution(unfit, problem)
 
 
 def _checked(value: dict[str, object], service: Service) -> Wanted:
@@ -215,8 +232,8 @@ async def _rewarded(
     return [None if one is None else next(following) for one in wanted]
 
 
-def _as_number(value: bool | None) -> float | None:
-    return None if value is None else float(value)
+def _as_number(value: bool | None) -> float:
+    return -1.0 if value is None else float(value)
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:

@@ -74,7 +74,9 @@ async def test_openrlhf(service: Live) -> None:
     queries = [f"{PROMPT}{text}<|im_end|>" for text in (RIGHT, WRONG, FLAWED, "")]
     given = await asyncio.to_thread(openrlhf.reward_func, queries, [PROMPT] * 4, ["2"] * 4)
     assert given["rewards"] == pytest.approx([0.95, 0.0, 0.5, 0.0])
-    assert given["extra_logs"]["correct"] == [1.0, 0.0, 1.0, 0.0]
+    assert given["extra_logs"]["correct"] == [1.0, 0.0, 1.0, -1.0]
+    assert given["extra_logs"]["violation"] == [0.0, 0.0, 0.0, 1.0]
+    assert given["extra_logs"]["missing"] == [0.0] * 4
 
 
 async def test_slime(service: Live) -> None:
@@ -92,10 +94,10 @@ async def test_areal(service: Live) -> None:
 
 
 class _Bytes:
-    """A tokenizer with a token for each character."""
+    """A tokenizer with a token for each character, and token 0 for the end of a turn."""
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(chr(one) if one else "" if skip_special_tokens else "<|im_end|>" for one in ids)
 
 
 async def test_skyrl(service: Live) -> None:
@@ -107,6 +109,8 @@ async def test_skyrl(service: Live) -> None:
     first = rewards[ends[0]]
     assert first == pytest.approx(0.225)  # half of what the steps decide of the reward, 0.95 - 0.5
     assert [index for index, one in enumerate(rewards) if one] == ends
+    ended = await skyrl.token_rewards(_Bytes(), PROMPT, [*map(ord, text), 0], answer="2")
+    assert ended == pytest.approx([*rewards[:-1], 0.0, rewards[-1]]) or sum(ended) == pytest.approx(0.95)
     wrong = await skyrl.token_rewards(_Bytes(), PROMPT, list(map(ord, WRONG)), answer="2")
     assert not any(wrong)
     env = skyrl.ProcessEnv(

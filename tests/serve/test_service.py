@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from genprm.cli.main import app as cli
 from genprm.engines.errors import ContextOverflowError, EngineError
+from genprm.grading.grades import Grade
 from genprm.runs.folder import open_run, read_rows_of
 from genprm.runs.rows import VerifyRow
+from genprm.serve.outcomes import Outcomes
 from genprm.serve.settings import ServeConfig, ServeError
 from tests.judges import ArithmeticJudge
 from tests.serve.shared import PROBLEM, Live, SteppedJudge, events_of, live, until
@@ -242,8 +245,77 @@ async def test_limits_are_named(body: dict[str, Any], status: int, named: str) -
         headers = {"Content-Type": "application/json"}
         for path in ("/v1/judge", "/v1/score", "/v1/critique"):
             response = await one.http.post(path, content=json.dumps(body), headers=headers)
+            if path == "/v1/score" and "max_steps" in named:  # a policy may write that: it is no error of the trainer
+                assert named in response.json()["violation"]
+                continue
             assert response.status_code == status, response.text
             assert named in response.json()["error"]["message"]
+
+
+UNFIT = {
+    "too_many_steps": "\n\n".join([GOOD] * 9),
+    "too_long": f"{GOOD} " * 200,
+    "unfinished": "hm</think><think>hm",
+    "empty": "<think>hm</think> ",
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+async def test_a_solution_that_cannot_be_judged_takes_no_other_with_it(kind: str) -> None:
+    items = [{"problem": PROBLEM, "solution": text} for text in (UNFIT[kind], GOOD)]
+    async with live(ArithmeticJudge(), ServeConfig(max_steps=8, max_chars=1000)) as one:
+        bad, good = (await one.post("/v1/score", {"items": items})).json()["rows"]
+        assert (bad["scores"], bad["reward"], bad["violation"].partition(":")[0]) == ([], 0.0, kind)
+        assert good["scores"] == [0.9]
+        alone = (await one.post("/v1/score", items[0])).json()
+        assert alone == bad
+        for path in ("/v1/judge", "/v1/critique"):
+            bad, good = (await one.post(path, {"items": items})).json()["rows"]
+            assert bad["error"]["type"] == kind
+            assert "error" not in good
+            assert (await one.post(path, items[0])).status_code == 422
+        streamed = events_of((await one.post("/v1/judge", {"items": items, "stream": True})).text)
+        assert [kind for kind, _ in streamed if kind in ("row", "error")] == ["error", "row"]
+        assert (await one.post("/v1/judge", {**items[0], "stream": True})).status_code == 422
+
+
+async def test_settings_beside_items_are_refused() -> None:
+    async with live(ArithmeticJudge()) as one:
+        items = [{"problem": PROBLEM, "steps": [GOOD]}]
+        for misplaced in ({"correct": False}, {"seed": 3}, {"answer": ""}):
+            response = await one.post("/v1/score", {"items": items, **misplaced})
+            assert response.status_code == 422
+            assert next(iter(misplaced)) in response.json()["error"]["message"]
+
+
+async def test_requests_abandoned_in_the_queue_end_quietly() -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with live(SteppedJudge(step_s=5), ServeConfig(max_in_flight=1)) as one:
+        items = [{"problem": str(number), "steps": [GOOD]} for number in range(4)]
+        rows = (await one.post("/v1/score", {"items": items, "timeout_s": 0.2})).json()["rows"]
+        assert [row["complete"] for row in rows] == [False] * 4
+        await until(lambda: one.app.service.desk._idle.is_set())  # pyright: ignore[reportPrivateUsage]
+        assert await one.metric("genprm_solutions_in_flight") == 0
+        assert (await one.post("/v1/score", {**items[0], "timeout_s": 0.2})).status_code == 200
+    assert not errors
+
+
+async def test_draining_waits_for_answers_that_are_compared() -> None:
+    class Slow:
+        async def grade(self, answer: str, solutions: Sequence[str]) -> list[Grade]:
+            await asyncio.sleep(1.0)
+            return [Grade("2", True)]
+
+    async with live(ArithmeticJudge(), outcomes=Outcomes(Slow())) as one:  # type: ignore[arg-type]  # pyright: ignore
+        sent = {"prompt": PROBLEM, "response": GOOD, "label": "2"}
+        work = asyncio.create_task(one.post("/rm", sent))
+        await asyncio.sleep(0.3)
+        drained = asyncio.create_task(one.app.service.desk.drain(30))
+        await asyncio.sleep(0.1)
+        assert (await one.post("/rm", sent)).status_code == 503
+        assert (await work).json() == pytest.approx(0.95)
+        await drained
 
 
 @pytest.mark.parametrize(
@@ -266,8 +338,9 @@ async def test_what_is_no_request_is_refused(body: bytes) -> None:
             assert response.json()["error"]["message"]
 
 
-async def test_a_body_above_the_limit_is_not_read() -> None:
-    async with live(ArithmeticJudge(), ServeConfig(max_body_mb=0.01)) as one:
+@pytest.mark.parametrize("ui", [False, True])
+async def test_a_body_above_the_limit_is_not_read(ui: bool) -> None:
+    async with live(ArithmeticJudge(), ServeConfig(max_body_mb=0.01, ui=ui)) as one:
 
         async def endless() -> Any:
             for _ in range(1000):
@@ -278,21 +351,26 @@ async def test_a_body_above_the_limit_is_not_read() -> None:
         for response in (big, chunked):
             assert response.status_code == 413
             assert "max_body_mb, 0.01 MiB" in response.json()["error"]["message"]
+        if ui:
+            assert (await one.http.get("/page/katex/fonts/%00.woff2")).status_code == 404
+            assert (await one.http.get("/")).headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_keys() -> None:
-    async with live(ArithmeticJudge(), keys=("one", "two-ü")) as one:
+    async with live(ArithmeticJudge(), keys=("one", "ключ")) as one:
         body = {"problem": PROBLEM, "steps": [GOOD]}
         asked = {
             "none": {},
             "wrong": {"Authorization": "Bearer three"},
             "empty": {"Authorization": "Bearer one one"},
             "broken": {"Authorization": "Basic !!!"},
+            "as long": {"Authorization": "Bearer ????"},
         }
         for name, headers in asked.items():
             response = await one.post("/v1/score", body, headers=headers)
             assert response.status_code == 401, name
-        for headers in ({"Authorization": "Bearer one"}, {"X-API-Key": "one"}):
+        other: Any = {"Authorization": "Bearer ключ".encode()}
+        for headers in ({"Authorization": "Bearer one"}, {"X-API-Key": "one"}, other):
             assert (await one.post("/v1/score", body, headers=headers)).status_code == 200
         assert (await one.post("/v1/score", body, auth=("anybody", "one"))).status_code == 200
         assert (await one.http.get("/health")).status_code == 200
@@ -307,6 +385,8 @@ async def test_another_host_name_is_refused() -> None:
         assert response.status_code == 421
         assert (await one.http.get("/v1/models", headers={"Host": "localhost:1"})).status_code == 200
         assert (await one.http.get("/v1/models", headers={"Host": "[::1]:1"})).status_code == 200
+    async with live(ArithmeticJudge(), ServeConfig(host="127.0.0.2")) as one:
+        assert (await one.http.get("/v1/models", headers={"Host": "127.0.0.2:1"})).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])

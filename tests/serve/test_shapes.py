@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -32,7 +33,11 @@ async def test_openrlhf(served: tuple[Live, ArithmeticJudge]) -> None:
     given = (await one.post("/get_reward", sent)).json()
     assert given["rewards"] == pytest.approx([0.95, 0.0, 0.0])
     assert given["scores"] == given["rewards"]
-    assert given["extra_logs"] == {"correct": [1.0, 0.0, None], "violation": [0.0, 0.0, 1.0]}
+    assert given["extra_logs"] == {
+        "correct": [1.0, 0.0, -1.0],
+        "violation": [0.0, 0.0, 1.0],
+        "missing": [0.0, 0.0, 0.0],
+    }
     assert judge.judged == ["What is 1 + 1?"]  # a wrong answer's reward is known without the judge
     ungated = (
         await one.post("/get_reward", {"query": queries[:2], "prompts": [PROMPT] * 2, "labels": ["", ""]})
@@ -40,6 +45,30 @@ async def test_openrlhf(served: tuple[Live, ArithmeticJudge]) -> None:
     assert ungated["rewards"] == pytest.approx([0.9, 0.9])
     short = await one.post("/get_reward", {"query": queries, "prompts": [PROMPT], "labels": [None]})
     assert short.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "bad", ["hm</think>", "<think>hm</think>", "hm</think> <think>hm", "\n\n".join(["2 = 2"] * 300), "2 = 2 " * 40_000]
+)
+async def test_a_degenerate_completion_costs_only_its_own_reward(
+    served: tuple[Live, ArithmeticJudge], bad: str
+) -> None:
+    one, _ = served
+    sent = {"query": [PROMPT + bad, PROMPT + RIGHT], "prompts": [PROMPT] * 2, "labels": ["2", "2"]}
+    given = (await one.post("/get_reward", sent)).json()
+    assert given["rewards"] == pytest.approx([0.0, 0.95])
+    assert given["extra_logs"]["violation"] == [1.0, 0.0]
+    assert (await one.post("/rm", {"prompt": PROMPT, "response": bad, "label": "2"})).json() == 0.0
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 400 + "]" * 400, "NaN", "1e999"])
+async def test_what_cannot_be_sent_back_is_refused(served: tuple[Live, ArithmeticJudge], value: str) -> None:
+    one, judge = served
+    judge.judged.clear()
+    body = json.dumps({**_gym("2 = 2"), "more": 0}).replace('"more": 0', f'"more": {value}')
+    response = await one.http.post("/verify", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code in (200, 400, 422)
+    assert (response.status_code == 200) == bool(judge.judged)
 
 
 async def test_slime(served: tuple[Live, ArithmeticJudge]) -> None:
@@ -122,7 +151,7 @@ def test_the_problem_is_read_off_a_prompt(prompt: object) -> None:
         ("It is 2.<|im_end|>", "It is 2."),
         ("It is 2.<｜end▁of▁sentence｜>\n", "It is 2."),
         ("hm</think>\nIt is 2.</s>", "It is 2."),
-        ("hm </think>", "hm </think>"),
+        ("hm </think>", ""),
         ("<think> hm", ""),
         ([{"role": "assistant", "content": "It is 2."}], "It is 2."),
         ([], ""),
