@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genprm import prompts
+from genprm.prms.code_blocks import SHOWN
+from genprm.prms.genprm.protocol import FENCE_END, Profile
 from genprm.rpe.meta_check import contradicts, idle
 from genprm.rpe.rationales import Review, StepCritique, to_turn
 from genprm.rpe.rows import Drop, Message
+
+ROUNDS = Profile().rounds
+"""Generations of the trained judge for a turn, after its analysis."""
 
 
 def drop_reason(label: int | None, steps: Sequence[str], review: Review, *, meta_check: bool = True) -> Drop | None:
@@ -15,7 +20,7 @@ def drop_reason(label: int | None, steps: Sequence[str], review: Review, *, meta
 
     A solution is kept when the teacher and the labels agree on the first wrong step. This is the paper's filter: with
     the same first wrong step, all labels up to it agree, and training rows end there. Every step up to it must have a
-    rationale with code that ran.
+    rationale with code that ran, in no more generations than the judge has for a turn: `train sft` refuses others.
 
     Args:
         label: first wrong step by rollouts, 0-based; -1 for none, None when undecided.
@@ -34,6 +39,8 @@ def drop_reason(label: int | None, steps: Sequence[str], review: Review, *, meta
         return Drop.LAYOUT
     if any(not _has_run(critique) for critique in needed if critique is not None):
         return Drop.CODE
+    if any(_rounds(critique) > ROUNDS for critique in needed if critique is not None):
+        return Drop.BLOCKS
     if meta_check:
         for index, critique in enumerate(needed):
             if critique is not None and contradicts(critique.verification, correct=index != label):
@@ -62,6 +69,11 @@ def to_messages(problem: str, steps: Sequence[str], label: int, review: Review, 
         messages.append(Message(role="user", content=user))
         messages.append(Message(role="assistant", content=to_turn(index + 1, critique, correct=index != label)))
     return messages
+
+
+def _rounds(critique: StepCritique) -> int:
+    """Generations in which the judge would write a verification: each ends at a code fence, and one more closes it."""
+    return SHOWN.sub("", critique.verification).count(FENCE_END) + 1
 
 
 def _has_run(critique: StepCritique) -> bool:

@@ -211,7 +211,7 @@ class _Work:
         return samples, picked
 
     async def all_prefixes(self, solutions: Sequence[_Solution], count: int) -> list[SolutionRow]:
-        """Values every prefix with the same number of rollouts, and labels the steps from the values."""
+        """Values every prefix with the same number of rollouts, and labels the steps up to the first wrong one."""
         prefixes = {s.steps[:length]: count for s in solutions for length in range(1, len(s.steps))}
         await self.roll_out(prefixes)
         rows: list[SolutionRow] = []
@@ -226,16 +226,18 @@ class _Work:
                 rollouts=[None if value.exact else value.rollouts for value in values],
                 start_rollouts=start.rollouts,
             )
+            last = next((index for index, label in enumerate(labels) if not label.label), len(labels))
+            # A ratio after the first wrong step says only whether the completer recovers from the error.
             made = [
                 StepLabelRow(
-                    label=label.label,
-                    state=State.DECIDED,
+                    label=label.label if index <= last else None,
+                    state=State.DECIDED if index <= last else State.AFTER,
                     progress=label.progress,
                     standard_error=label.standard_error,
-                    estimate=label.label,
+                    estimate=label.label if index <= last else None,
                     rollouts=value.rollouts,
                 )
-                for label, value in zip(labels, values, strict=True)
+                for index, (label, value) in enumerate(zip(labels, values, strict=True))
             ]
             rows.append(self._row(solution, values, made))
         return rows

@@ -106,6 +106,8 @@ class Drop(StrEnum):
     """The review of a paragraph up to the first wrong one has the wrong layout."""
     CODE = "code"
     """The review of a paragraph has no code that ran."""
+    BLOCKS = "blocks"
+    """The review of a paragraph has more code blocks than the judge can write in a turn."""
     CONTRADICTS = "contradicts"
     """The output of the code contradicts the verdict on its step."""
     IDLE_CODE = "idle_code"

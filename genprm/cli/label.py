@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -79,17 +79,21 @@ async def label_into(
     cluster: ClusterConfig,
     how: RunConfig,
     hub: str | None,
+    *,
+    without: Collection[str] = (),
 ) -> int:
     """Labels problems into a run's folder. Returns the exit code.
 
     Args:
-        source: as `run.json` has it: `files`, or `generate` and `generate_seed`.
+        source: as `run.json` has it: `files` and perhaps the names of their columns `problem` and `answer`, or
+            `generate` and `generate_seed`.
         files: the files themselves.
         labelling: how.
         shared: the engine of both models.
         cluster: where they run.
         how: the folder, and how much of the input.
         hub: repository to push the data set to.
+        without: texts of problems to leave out.
     """
     from genprm.cli.session import session_of
     from genprm.grading.answers import AnswerChecker
@@ -112,7 +116,7 @@ async def label_into(
         **how.stored(),
     }
     stored = {name: value for name, value in parts.items() if name != "keep"}
-    rows = list(problems_of(source, files, how))
+    rows = list(problems_of(source, files, how, without))
     out = how.out or Path("runs") / f"label-{digest('label', stored, FREE)[:8]}"
     check_installed()
     with open_run(out, command="label", config=stored, free=FREE, clean=how.clean) as run:
@@ -176,14 +180,21 @@ def _settings(labelling: LabelConfig, seed: int) -> Settings:
         raise UsageError(str(error)) from None
 
 
-def problems_of(source: dict[str, JsonValue], files: list[str], how: RunConfig) -> Iterator[ProblemRow | BadRow]:
-    """The problems that a run labels."""
-    from genprm.data.inputs import take
+def problems_of(
+    source: dict[str, JsonValue], files: list[str], how: RunConfig, without: Collection[str] = ()
+) -> Iterator[ProblemRow | BadRow]:
+    """The problems that a run labels: see `label_into`."""
+    from genprm.data.inputs import BadRow, take
     from genprm.data.problems import generated, read_problems
 
     number, seed = source["generate"], source["generate_seed"]
-    rows = read_problems(files) if files else generated(int(str(number)), int(str(seed)))
-    return take(rows, limit=how.limit, sample=how.sample, seed=how.seed)
+    if files:
+        columns = {name: str(source[name]) for name in ("problem", "answer") if name in source}
+        rows = read_problems(files, **columns)
+    else:
+        rows = generated(int(str(number)), int(str(seed)))
+    taken = take(rows, limit=how.limit, sample=how.sample, seed=how.seed)
+    return (row for row in taken if isinstance(row, BadRow) or row.problem not in without)
 
 
 def _finish(

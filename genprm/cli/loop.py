@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Coroutine
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from genprm.config import TrackerName
     from genprm.runs.folder import RunFolder
+    from genprm.runs.rows import FailureRow
     from genprm.search.recipe import Problems
     from genprm.train.loop import LoopRecipe, StageRow
 
@@ -80,7 +81,7 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
         how: the folder.
 
     Raises:
-        LoopError: a stage produced too little.
+        LoopError: a stage produced too little, or too many of its rows failed.
         typer.Exit: a signal stopped it.
     """
     from genprm.rpe.dataset import check_installed as data_installed
@@ -148,8 +149,14 @@ class Loop:
             return folder
         stderr().print(f"{key}", style="bold", markup=False)
         started = time.perf_counter()
-        found = work(folder)
+        try:
+            found = work(folder)
+        except LoopError as error:
+            self._page(str(error))
+            raise
         figures = {name: value for name, value in found.items() if value is None or type(value) in (int, float)}
+        if failed := len(_failures(folder)):
+            figures["failed"] = failed
         row = StageRow(
             key=key, round=number, stage=stage, figures=figures, seconds=round(time.perf_counter() - started, 1)
         )
@@ -161,6 +168,43 @@ class Loop:
         self._rows[key] = row
         self._page(None)
         return folder
+
+    def _do(self, folder: Path, command: Coroutine[Any, Any, int]) -> dict[str, Any]:
+        """Runs a stage's command to its end. Returns its metrics.
+
+        Raises:
+            LoopError: more rows failed than may.
+        """
+        from genprm.runs.folder import FAILURES
+        from genprm.train.loop import LoopError
+
+        run_async(command)
+        failed = _failures(folder)
+        most = self._recipe.gates.failed
+        if len(failed) > most:
+            raise LoopError(
+                f"{folder.relative_to(self._run.path)}: failed rows: {len(failed):,}, "
+                f"and gates.failed allows {most:,}. {str(folder / FAILURES)!r} names them; the first: "
+                f"{failed[0].reason:.200}. "
+                "The same command tries them again; with a larger gates.failed it goes on without them."
+            )
+        return _metrics(folder)
+
+    @cached_property
+    def _measured(self) -> set[str]:
+        """The problems that the judge is measured on, which no round learns from."""
+        from genprm.cli.search import problems_of
+        from genprm.data.inputs import read_rows
+        from genprm.data.problems import generated
+
+        benchmark, search = self._recipe.benchmark, self._recipe.search
+        rows: list[object] = []
+        if benchmark is not None:
+            rows += read_rows(benchmark.files)
+            rows += generated(benchmark.generate or 0, benchmark.generate_seed)
+        if search is not None:
+            rows += problems_of(search.problems, search.seed)
+        return {problem for row in rows if (problem := getattr(row, "problem", None)) is not None}
 
     def _how(self, folder: Path, seed: int, problems: Problems | None = None) -> RunConfig:
         """How a stage's command runs."""
@@ -178,8 +222,9 @@ class Loop:
         section, recipe = self._recipe.label, self._recipe
         how = self._how(folder, recipe.seed + number - 1, recipe.problems)
         parts = part(section, LabelConfig), part(section, EngineConfig), part(section, ClusterConfig)
-        run_async(label_into(recipe.source(number), list(recipe.problems.files), *parts, how, None))
-        counts = _metrics(folder)
+        files = list(recipe.problems.files)
+        command = label_into(recipe.source(number), files, *parts, how, None, without=self._measured)
+        counts = self._do(folder, command)
         rows = _label_rows(folder)
         decided = [s.first_error for row in rows for s in row.solutions if s.first_error is not None]
         return {**counts, "labelled": len(decided), "labelled_wrong": sum(label >= 0 for label in decided)}
@@ -188,8 +233,7 @@ class Loop:
         from genprm.cli.synthesize import synthesize_into
 
         how = self._how(folder, self._recipe.seed + number - 1)
-        run_async(synthesize_into(folder.parent / "label", self._recipe.synthesize, how, None))
-        counts = _metrics(folder)
+        counts = self._do(folder, synthesize_into(folder.parent / "label", self._recipe.synthesize, how, None))
         return {**counts, "kept_right": counts["kept"] - counts["kept_with_a_wrong_step"]}
 
     def _train(self, number: int, folder: Path) -> dict[str, Any]:
@@ -212,8 +256,7 @@ class Loop:
         assert section is not None
         files = list(section.files) or [str(self._run.path / HELD_OUT / f"{HELD_OUT}.jsonl")]
         judge = part(section, JudgeConfig, model=str(folder.parent / "train"))
-        run_async(processbench_into(files, judge, self._how(folder, self._recipe.seed)))
-        table = _metrics(folder)["processbench"]
+        table = self._do(folder, processbench_into(files, judge, self._how(folder, self._recipe.seed)))["processbench"]
         accuracies = {}
         if len(table["subsets"]) == 1:
             accuracies = {name: table["subsets"][0][name] for name in ("rows", "error_accuracy", "correct_accuracy")}
@@ -226,13 +269,13 @@ class Loop:
         assert section is not None
         assert section.prm is not None
         prm = section.prm.model_copy(update={"model": str(folder.parent / "train")})
-        run_async(search_into("loop", section.model_copy(update={"prm": prm}), self._how(folder, section.seed)))
-        counts = _metrics(folder)
+        search = search_into("loop", section.model_copy(update={"prm": prm}), self._how(folder, section.seed))
+        counts = self._do(folder, search)
         return {name: counts[name] for name in ("accuracy", "low", "high", "rows")} | _best_of_n(counts)
 
     def _held_out(self, folder: Path) -> dict[str, Any]:
         """The policy's solutions of held-out problems, labelled by the truth."""
-        from genprm.cli.label import label_into, problems_of
+        from genprm.cli.label import label_into
         from genprm.config import ClusterConfig, EngineConfig
         from genprm.data.word_problems import find_problem, first_error
         from genprm.rpe.config import LabelConfig
@@ -252,17 +295,11 @@ class Loop:
             "generate": section.generate,
             "generate_seed": section.generate_seed,
         }
-        run_async(label_into(source, [], *parts, self._how(folder, recipe.seed), None))
-        rounds = range(1, recipe.rounds + 1)
-        how = self._how(folder, recipe.seed)
-        files = list(recipe.problems.files)
-        learned = {
-            getattr(row, "problem", "") for number in rounds for row in problems_of(recipe.source(number), files, how)
-        }
+        self._do(folder, label_into(source, [], *parts, self._how(folder, recipe.seed), None))
         made: list[dict[str, object]] = []
         for row in sorted(_label_rows(folder), key=lambda row: row.key):
             problem = find_problem(row.id, row.problem)
-            if problem is None or row.problem in learned:
+            if problem is None:
                 continue
             for solution in row.solutions:
                 label = first_error(problem, solution.steps)
@@ -284,6 +321,14 @@ def _metrics(folder: Path) -> dict[str, Any]:
     from genprm.runs.folder import METRICS
 
     return json.loads((folder / METRICS).read_text(encoding="utf-8"))
+
+
+def _failures(folder: Path) -> list[FailureRow]:
+    """The rows of a stage that failed when it last ran."""
+    from genprm.runs.folder import FAILURES, read_rows_of
+    from genprm.runs.rows import FailureRow
+
+    return list(read_rows_of(folder, FailureRow, FAILURES))
 
 
 def _label_rows(folder: Path) -> list[Any]:

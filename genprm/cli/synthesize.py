@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,7 @@ async def synthesize_into(labels: Path, config: TeacherConfig, how: RunConfig, h
         RunError: it is none.
     """
     from genprm.cli.session import session_of
+    from genprm.data.inputs import take
     from genprm.rpe.dataset import check_installed
     from genprm.runs.driver import Finished, Progress, drive, is_finished, kept
     from genprm.runs.folder import digest, open_run, read_info
@@ -97,7 +99,8 @@ async def synthesize_into(labels: Path, config: TeacherConfig, how: RunConfig, h
     parts["temperature"], parts["max_tokens"] = config.teaching
     stored = {"teacher" if name == "model" else name: value for name, value in parts.items() if name != "keep"}
     chains = config.chains if config.style == "thinkprm" else 0
-    rows = list(islice(_solutions(labels, chains), how.limit))
+    solutions = take(_solutions(labels), limit=how.limit, sample=how.sample, seed=how.seed)
+    rows = [row for solution in solutions for row in _chains(solution, chains)]
     out = how.out or Path("runs") / f"synthesize-{digest('synthesize', stored, FREE)[:8]}"
     check_installed()
     student = None
@@ -128,25 +131,33 @@ async def synthesize_into(labels: Path, config: TeacherConfig, how: RunConfig, h
     return FAILED if progress.failed else 0
 
 
-def _solutions(labels: Path, chains: int) -> Iterator[_Labelled]:
+def _solutions(labels: Path) -> Iterator[_Labelled]:
     """The labelled solutions of a run, sorted by problem, so that the order of finishing does not matter."""
     from genprm.rpe.rows import LabelRow
     from genprm.runs.folder import ROWS, read_rows_of
 
     for line, row in enumerate(sorted(read_rows_of(labels, LabelRow), key=lambda row: row.key), start=1):
         for number, solution in enumerate(row.solutions):
-            for chain in range(max(1, chains)):
-                yield _Labelled(
-                    key=f"{row.key}-{number}-{chain}" if chains else f"{row.key}-{number}",
-                    file=str(labels / ROWS),
-                    line=line,
-                    chain=chain,
-                    id=f"{row.id or row.key}-{number}",
-                    problem_id=row.id,
-                    problem=row.problem,
-                    steps=tuple(solution.steps),
-                    label=solution.first_error,
-                )
+            # A repeated labelling run may have other solutions of the problem, or another label of the same one.
+            content = json.dumps([row.problem, solution.steps, solution.first_error])
+            yield _Labelled(
+                key=f"{row.key}-{number}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
+                file=str(labels / ROWS),
+                line=line,
+                chain=0,
+                id=f"{row.id or row.key}-{number}",
+                problem_id=row.id,
+                problem=row.problem,
+                steps=tuple(solution.steps),
+                label=solution.first_error,
+            )
+
+
+def _chains(solution: _Labelled, chains: int) -> list[_Labelled]:
+    """The rows about a solution: one with rationales, or one per chain."""
+    if not chains:
+        return [solution]
+    return [replace(solution, key=f"{solution.key}-{chain}", chain=chain) for chain in range(chains)]
 
 
 async def _reviewer(config: TeacherConfig, seed: int, stack: AsyncExitStack) -> tuple[str, int, _Review]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from genprm import prompts
 from genprm.sandbox import Result, Status
+
+SHOWN = re.compile(
+    "(.*?)".join(re.escape(part) for part in prompts.render("genprm/code_output", output="@").split("@")), re.DOTALL
+)
+"""A snippet's output as the model is shown it."""
 
 
 def code_output(result: Result, limit: int) -> str:

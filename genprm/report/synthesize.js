@@ -1,7 +1,8 @@
 (() => {
   const first = (index) => (index === null || index === undefined ? "none named" : index < 0 ? "no wrong step" : `step ${index + 1}`);
   const WHY = { undecided: "the rollouts did not determine the first wrong step", disagrees: "the teacher names another first wrong step",
-    no_verdict: "the teacher gave no valid conclusion", layout: "a paragraph's review has the wrong layout", code: "a paragraph's review has no code that ran" };
+    no_verdict: "the teacher gave no valid conclusion", layout: "a paragraph's review has the wrong layout", code: "a paragraph's review has no code that ran",
+    blocks: "a paragraph's review has more code blocks than the judge can write in a turn" };
 
   // ---- head -------------------------------------------------------------------------------------------------------
   head("synthesize: rationales with executed code", [info.config.teacher, info.config.labels, info.facts.sandbox]);

@@ -79,7 +79,8 @@ class Rows(Config):
     max_length: Annotated[int | None, Option(shown="the model's context")] = Field(
         default=None, ge=8, description="Longest sequence, in tokens."
     )
-    bad_rows: Literal["error", "skip"] = Field(
+    # Free: `error` ends a run before it starts, so a run that has started learns from the same rows either way.
+    bad_rows: Annotated[Literal["error", "skip"], Free] = Field(
         default="error", description="A row that cannot be trained on ends the run before it starts, or is skipped."
     )
     eval_data: Annotated[Path | None, Option(free=True, shown="none")] = Field(

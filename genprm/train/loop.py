@@ -22,7 +22,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class LoopError(RuntimeError):
-    """A stage produced too little for the next one."""
+    """A stage produced too little for the next one, or rows of it failed."""
 
 
 def _refuse(values: Any, names: tuple[str, ...], why: str) -> None:
@@ -67,9 +67,12 @@ class Benchmark(JudgeConfig):
 
 
 class Gates(Config):
-    """Minimum results of the stages; below one, the loop stops with a message."""
+    """Minimum results of the stages, and most failures; past one, the loop stops with a message."""
 
     labelled: int = Field(default=20, ge=1, description="Solutions whose first wrong step the rollouts decide.")
+    failed: int = Field(
+        default=0, ge=0, description="Most rows of a stage that may fail; the stage's failures.jsonl names them."
+    )
     kept: int = Field(default=20, ge=1, description="Solutions on which rollouts and teacher agree.")
     each: int = Field(default=5, ge=0, description="Least number of right and of wrong solutions among these.")
     f1: float = Field(default=0.0, ge=0, le=1, description="F1 of the benchmark.")
@@ -126,12 +129,14 @@ class LoopRecipe(Config):
         return self
 
     def source(self, number: int) -> dict[str, JsonValue]:
-        """The problems of a round, from 1, as `genprm label` takes them."""
+        """The problems of a round, from 1, as `label_into` takes them."""
         made = self.problems
         return {
             "files": sources(made.files),
             "generate": made.generate,
             "generate_seed": made.generate_seed + number - 1 if made.generate else 0,
+            # Only names of the user's own: a stage of an earlier version has neither key.
+            **{key: name for key, name in (("problem", made.problem), ("answer", made.answer)) if name != key},
         }
 
     def free(self) -> tuple[str, ...]:

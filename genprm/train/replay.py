@@ -12,17 +12,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from genprm import prompts
 from genprm.engines.base import Completion, Finish, Sampling
 from genprm.engines.tokenizer import Tokenizer
+from genprm.prms.code_blocks import SHOWN
 from genprm.sandbox import Result, Status
 
 IGNORE = -100
 """The label of a token outside the loss, as in PyTorch's cross-entropy and all trainers."""
 NO_LIMIT = 1 << 30
-
-_HEAD, _TAIL = (re.escape(part) for part in prompts.render("genprm/code_output", output="@").split("@"))
-_SHOWN = re.compile(f"{_HEAD}(.*?){_TAIL}", re.DOTALL)
 
 
 class ReplayError(RuntimeError):
@@ -159,7 +156,7 @@ class ReplaySession:
 
     async def run(self, code: str) -> Result:
         """Returns the recorded output. See `genprm.sandbox.Session.run`."""
-        shown = _SHOWN.match(self._engine.left)
+        shown = SHOWN.match(self._engine.left)
         if shown is None:
             raise ReplayError(f"no output follows the code {code[:60]!r}: run it first")
         self._engine.left = self._engine.left[shown.end() :]

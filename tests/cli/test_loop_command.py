@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from genprm.cli.main import app
+from genprm.data.word_problems import make_problems
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,6 +34,30 @@ def loop(*more: str):
 
 def stages(run: Path) -> list[str]:
     return [json.loads(line)["key"] for line in (run / "rows.jsonl").read_text().splitlines()]
+
+
+def test_failed_rows_are_labelled_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": one.id, "problem": one.text, "answer": one.answer} for one in make_problems(3, 100)]
+    source, failures = tmp_path / "a.jsonl", tmp_path / "run/round-1/label/failures.jsonl"
+    without = [rows[0], {**rows[1], "answer": None}, rows[2]]
+    options = ("--set", "problems.files=[a.jsonl]", "--set", "benchmark=null", "--set", "gates.labelled=1000")
+    source.write_text("".join(json.dumps(row) + "\n" for row in without))
+    stopped = loop(*options)
+    assert stopped.exit_code == 1
+    assert "round-1/label: failed rows: 1, and gates.failed allows 0" in " ".join(stopped.output.split())
+    assert "no `answer` to compare with" in failures.read_text()
+    assert stages(tmp_path / "run") == []
+    labels = tmp_path / "run/round-1/label/rows.jsonl"
+    before = labels.read_bytes()
+    assert before.count(b"\n") == 2
+
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = loop(*options)
+    assert "gates.labelled asks for 1000" in " ".join(again.output.split())  # the stage is finished
+    assert labels.read_bytes().startswith(before)
+    assert labels.read_bytes().count(b"\n") == 3
+    assert failures.read_bytes() == b""
 
 
 def test_a_loop_goes_on_after_a_kill_and_ends_in_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,20 @@ async def test_the_rows_are_what_thinkprm_is_asked_and_can_be_trained_on(made: P
     await engine.close()
 
 
+def test_a_limit_and_a_sample_count_solutions_with_all_their_chains(labels: Path, tmp_path: Path) -> None:
+    assert synthesize(labels, "--limit", "3", "--out", tmp_path / "limit").exit_code == 0
+    ids = [row.id for row in read_rows_of(tmp_path / "limit", SynthesisRow)]
+    assert {ids.count(each) for each in ids} == {4}
+    assert len(set(ids)) == 3
+    chosen: list[set[str]] = []
+    for seed in (0, 1):
+        run = tmp_path / str(seed)
+        assert synthesize(labels, "--sample", "3", "--seed", seed, "--out", run).exit_code == 0
+        chosen.append({row.id for row in read_rows_of(run, SynthesisRow)})
+    assert [len(each) for each in chosen] == [3, 3]
+    assert chosen[0] != chosen[1]
+
+
 def test_a_model_that_cannot_write_chains_has_all_of_them_dropped(labels: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--teacher", "nano-policy", "--engine", "transformers", "--chains", "1", "--max-tokens", "40")

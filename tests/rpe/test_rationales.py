@@ -1,6 +1,7 @@
 import pytest
 
 from genprm.data.word_problems import make_problems
+from genprm.prms.profiles import GenPRMModel
 from genprm.rpe.consensus import drop_reason, to_messages
 from genprm.rpe.rationales import (
     GeneratorTeacher,
@@ -13,7 +14,8 @@ from genprm.rpe.rationales import (
 )
 from genprm.rpe.rows import Drop
 from genprm.sandbox import Sandbox
-from tests.fakes import ScriptedEngine
+from genprm.train.export import Conversation, ExportError, export
+from tests.fakes import ScriptedEngine, byte_tokenizer
 
 STEPS = ["Step 1: She has 2*3 = 6 cards.", "Step 2: With Ben that makes 6+1 = 8 cards. The answer is \\boxed{8}."]
 FIRST = "Two times three is six.\n</analyze>\n<verify>\nI check it.\n```python\nprint(2*3 == 6)\n```\n"
@@ -103,6 +105,21 @@ CRITIQUE = StepCritique("It says 6.", "```python\nprint(6)\n```\n[Code Output]\n
 )
 def test_what_is_kept(label: int | None, review: Review, reason: Drop | None) -> None:
     assert drop_reason(label, ["a", "b"], review) is reason
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+async def test_a_review_with_more_code_than_the_judge_can_write_is_dropped(blocks: int) -> None:
+    code = "".join(f"```python\nprint({k})\n```\n[Code Output]\n\n```\n{k}\n```\n" for k in range(blocks))
+    review = Review((StepCritique("It says 2.", f"{code}Fine."),), -1, "")
+    dropped = drop_reason(-1, ["a"], review)
+    messages = to_messages("Why?", ["a"], -1, review, question=False)
+    conversation = Conversation("Why?", ("a",), (messages[-1].content,))
+    try:
+        await export(conversation, byte_tokenizer(), GenPRMModel())
+        assert dropped is None
+    except ExportError:
+        assert dropped is Drop.BLOCKS
+    assert (dropped is None) is (blocks < 3)
 
 
 def test_a_turn_is_in_the_layout_of_genprm() -> None:

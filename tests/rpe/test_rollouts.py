@@ -134,6 +134,16 @@ def test_values_are_shares_and_the_last_is_exact(rows: list[LabelRow]) -> None:
             assert solution.first_error_estimate == solution.first_error
 
 
+def test_a_fixed_budget_labels_no_step_after_the_first_wrong_one(rows: list[LabelRow]) -> None:
+    wrong = [solution for row in rows for solution in row.solutions if solution.first_error not in (-1, None)]
+    assert any(solution.first_error != len(solution.steps) - 1 for solution in wrong)
+    for solution in wrong:
+        assert solution.first_error is not None
+        later = solution.labels[solution.first_error + 1 :]
+        assert {(found.label, found.estimate, found.state) for found in later} <= {(None, None, State.AFTER)}
+        assert all(found.progress is not None and found.rollouts for found in later)
+
+
 async def test_nothing_is_paid_for_twice_and_the_end_is_the_same(
     engine: Engine,
     checker: AnswerChecker,

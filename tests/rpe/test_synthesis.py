@@ -120,6 +120,24 @@ def test_the_same_command_goes_on_to_the_same_bytes(made: Path, labels: Path, tm
         assert (out / "dataset" / name).read_bytes() == (made / "dataset" / name).read_bytes()
 
 
+def test_solutions_that_were_labelled_again_are_reviewed_again(tmp_path: Path) -> None:
+    """A server's samples differ each time, and the new run of `label` has the same configuration."""
+    source, out = label_run(tmp_path / "labels", 1), tmp_path / "run"
+    synthesize(source, "--out", out)
+    (row,) = read_rows_of(source, LabelRow)
+    (problem,) = make_problems(1, 9)
+    right, _, disagrees, undecided = row.solutions
+    wrong = solution(problem, 0, 0)
+    relabelled = right.model_copy(update={"first_error": 0})
+    new = row.model_copy(update={"solutions": [relabelled, wrong, disagrees, undecided]})
+    (source / "rows.jsonl").write_text(new.model_dump_json() + "\n")
+    synthesize(source, "--out", out)
+    assert len(list(read_rows_of(out, SynthesisRow))) == 6  # the two that are as they were are not reviewed again
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(out / "dataset/data/train-00000-of-00001.parquet")
+    assert [(one["steps"], one["label"]) for one in table.to_pylist()] == [(wrong.steps, 0)]
+
+
 def test_a_run_of_something_else_is_refused(made: Path) -> None:
     result = CliRunner().invoke(app, ["synthesize", str(made)])
     assert result.exit_code == 2

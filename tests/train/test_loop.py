@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from genprm.fields import ConfigError
+from genprm.cli.label import problems_of
+from genprm.config import RunConfig
+from genprm.data.problems import ProblemRow
+from genprm.fields import ConfigError, free_fields
 from genprm.report.loop_page import write_loop_page
-from genprm.runs.folder import RunInfo
+from genprm.runs.folder import RunInfo, open_run
 from genprm.search.recipe import read_recipe
+from genprm.train.config import SftConfig
 from genprm.train.loop import Gates, LoopRecipe, StageRow, gate
 from tests.search.test_recipes import LOOPS
 
@@ -42,6 +46,30 @@ def test_every_round_has_problems_and_samples_of_its_own(tmp_path: Path) -> None
     assert [recipe.source(number)["generate_seed"] for number in (1, 2)] == [10, 11]
     files = read(tmp_path, problems={"files": ["a.jsonl"]}, rounds=2)
     assert files.source(1) == files.source(2)
+
+
+def test_the_problems_of_a_file_are_read_by_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"problem": "no", "task": "What?", "gold": "7"}\n')
+    problems = {"files": [str(tmp_path / "a.jsonl")], "problem": "task", "answer": "gold"}
+    recipe = read(tmp_path, problems=problems)
+    (row,) = problems_of(recipe.source(1), list(recipe.problems.files), RunConfig())
+    assert isinstance(row, ProblemRow)
+    assert (row.problem, row.answer) == ("What?", "7")
+    assert not {"problem", "answer"} & set(read(tmp_path).source(1))  # as in folders of earlier versions
+
+
+def test_bad_rows_may_be_skipped_after_they_stopped_the_training(tmp_path: Path) -> None:
+    """In the loop's folder and in that of the stage."""
+    assert "train.bad_rows" in read(tmp_path).free()
+    for choice in ("error", "skip"):
+        stored = SftConfig.of({"bad_rows": choice}).stored()
+        with open_run(tmp_path / "run", command="train sft", config=stored, free=free_fields(SftConfig)) as run:
+            assert run.info.config["bad_rows"] == choice
+
+
+def test_a_real_model_does_not_end_the_loop_with_a_critique_that_is_too_long() -> None:
+    for path in (path for path in LOOPS if path.parent.name == "loop"):
+        assert read_recipe(path, LoopRecipe).train.bad_rows == "skip", path
 
 
 @pytest.mark.parametrize(
