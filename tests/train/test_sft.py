@@ -291,8 +291,11 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
 
     from genprm.cli.main import app
 
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(data.read_bytes())
+
     def run(*more: str) -> tuple[int, str]:
-        given = ["train", "sft", str(data), "--out", str(tmp_path / "out"), "--batch-size", "6", "--no-packing"]
+        given = ["train", "sft", str(rows), "--out", str(tmp_path / "out"), "--batch-size", "6", "--no-packing"]
         done = CliRunner().invoke(app, [*given, "--log-steps", "1", *more])
         return done.exit_code, done.output
 
@@ -301,6 +304,11 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
     code, said = run("--learning-rate", "1e-3")
     assert code == 2
     assert "learning_rate: 2e-06 -> 0.001" in said
+    with rows.open("a") as file:
+        file.write(json.dumps(conversation(6)) + "\n")
+    code, said = run()
+    assert code == 2
+    assert "data_sha256: '" in said
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
     assert run("--learning-rate", "1e-3", "--clean")[0] == 0
     code, said = run("--batch-size", "5", "--device-batch-size", "2")
