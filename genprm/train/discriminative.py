@@ -18,6 +18,7 @@ from genprm.train.running import (
     Running,
     Say,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -51,6 +52,7 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import transformers
     from transformers import TrainingArguments
 

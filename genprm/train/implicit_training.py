@@ -26,6 +26,7 @@ from genprm.train.running import (
     Running,
     Say,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -65,6 +66,7 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import transformers
 
     from genprm.train.finished import Product, finish

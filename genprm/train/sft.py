@@ -16,6 +16,7 @@ from genprm.train.running import (
     Say,
     Stopped,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -74,6 +75,7 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import torch
     from trl.trainer.sft_config import SFTConfig as TrlConfig
     from trl.trainer.sft_trainer import SFTTrainer
