@@ -107,6 +107,7 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
         data={"solutions": len(data.made), "steps": steps, "tokens": tokens, "left_out": len(data.left_out)},
         measured="`eval_...` is measured on held-out rows: loss and accuracy of their labelled steps, and the official "
         "F1 of ProcessBench with the first step below 0.5 as the prediction.",
+        remark=running.remark,
     )
     return finish(trainer, tokenizer, config, out, product)
 

@@ -103,6 +103,7 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
         measured="`eval_...` is measured on held-out responses: cross-entropy and accuracy of their outcomes, how "
         "often a right response to a problem gets more than a wrong one (`eval_ordered`), and, where rows say which "
         "step is wrong, the official F1 of ProcessBench at the threshold 0.5.",
+        remark=running.remark,
     )
     return finish(trainer, tokenizer, config, out, product)
 

@@ -41,11 +41,14 @@ class Running:
 
         self._out = out
         self._say = say
+        self._lora = config.lora
         self._stop = Stop()
         self._loss = UnloggedLoss()
         self._every: list[Every] = []
         self.callbacks: list[Any] = [Log(out / LOG, say), self._stop, self._loss]
         """The trainer's callbacks."""
+        self.remark: str | None = None
+        """A warning about the finished training, for the model's card."""
         if config.save_minutes is not None:
             self.callbacks.append(SaveByTheClock(config.save_minutes))
 
@@ -63,17 +66,25 @@ class Running:
             Stopped: a signal ended the run; it can be resumed.
         """
         import transformers
+        from accelerate.utils.dataclasses import DistributedType
 
         from genprm.train.callbacks import CHECKPOINTS
+        from genprm.train.rounding import Rounding
 
         for one in (self._loss, *self._every):
             one.trainer = trainer
         trainer.remove_callback(transformers.PrinterCallback)
         last = self._newest(self._out / CHECKPOINTS, delete=trainer.is_world_process_zero())
+        # Adapters are rounded only once they are merged, and several processes hold parts of the weights.
+        whole = not self._lora and trainer.accelerator.distributed_type == DistributedType.NO
+        rounding = Rounding(trainer.model) if whole else None
         with self._stop.listening():
             trainer.train(resume_from_checkpoint=last)
         if self._stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
             raise Stopped(trainer.state.global_step, self._stop.signal)
+        if rounding is not None and (remark := rounding.remark()) is not None:
+            self.remark = remark
+            self._tell(f"Warning: {remark}")
 
     def _newest(self, folder: Path, *, delete: bool) -> str | None:
         """The newest whole checkpoint. Newer ones that are not whole are deleted, by one process."""

@@ -134,6 +134,7 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
         profile=profile_json(model_profile(config)),
         data=counts | {"sequences": len(data.rows), "left_out": len(data.left_out)},
         measured="`eval_...` is teacher-forced on held-out rows, `verify_...` is judged with real code.",
+        remark=running.remark,
         verify=(lambda folder: verify_metrics(folder, config, solutions)) if solutions is not None else None,
     )
     return finish(trainer, tokenizer, config, out, product)

@@ -307,10 +307,15 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
 
     def run(*more: str) -> tuple[int, str]:
         given = ["train", "sft", str(rows), "--out", str(tmp_path / "out"), "--batch-size", "6", "--no-packing"]
+        given += ["--epochs", "2"]
         done = CliRunner().invoke(app, [*given, "--log-steps", "1", *more])
         return done.exit_code, done.output
 
-    assert run()[0] == 0
+    code, said = run()
+    assert code == 0
+    # Two small steps.
+    assert "of the changed weights still differ once rounded to bfloat16" in said
+    assert "of the changed weights still differ once rounded to bfloat16" in (tmp_path / "out/README.md").read_text()
     written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     code, said = run("--learning-rate", "1e-3")
     assert code == 2
