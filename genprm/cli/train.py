@@ -133,12 +133,14 @@ def _folder(config: TrainConfig, command: str, data: str) -> Generator[Path]:
     """Opens the run's folder, for a single writing process.
 
     Raises:
-        RunError: the folder holds something else, or a run with another configuration.
+        RunError: the folder holds something else, or a run with another configuration or other data.
+        TrainError: there is no such data.
     """
     import shutil
 
     from genprm.runs.folder import ROWS, digest, open_run
     from genprm.train.callbacks import CHECKPOINTS, LOG
+    from genprm.train.rows import content_of
 
     stored: dict[str, JsonValue] = config.stored()
     free = free_fields(type(config))
@@ -147,6 +149,9 @@ def _folder(config: TrainConfig, command: str, data: str) -> Generator[Path]:
     if int(os.environ.get("RANK", "0")):
         yield out  # another process of the same run holds the folder
         return
+    # Not in the folder's name: the same command over other data must find the old run, and be refused.
+    if (content := content_of(data)) is not None:
+        stored["data_sha256"] = content
     with open_run(out, command=command, config=stored, free=free, clean=config.clean) as run:
         if config.clean:
             shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)

@@ -200,15 +200,16 @@ async def _open_scorer(
         )
     own = Source(parts.engine or path, config.base_url, config.revision, config.tokenizer, config.dtype)
     other = parts.reference or (None if config.reference is None else model_path(config.reference))
+    revision = config.reference_revision
     if other is None and isinstance(profile, ImplicitProfile) and profile.reference is not None:
-        other = model_path(profile.reference)
+        other, revision = model_path(profile.reference), revision or profile.reference_revision
     dtype = config.reference_dtype or config.dtype
     if other is None and config.reference_url:
         raise PRMError(f"the servers {list(config.reference_url)!r} serve a reference: name the model that they serve")
     cache = config.reference_cache
     return await load_implicit(
         own,
-        None if other is None else Source(other, config.reference_url, config.reference_revision, None, dtype),
+        None if other is None else Source(other, config.reference_url, revision, None, dtype),
         name=path,
         engine=config.engine,
         cache={"auto": "auto", "none": None}.get(cache, Path(cache)),  # pyright: ignore[reportArgumentType]

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 
@@ -119,6 +120,31 @@ class Every(TrainerCallback):
             self.trainer.callback_handler.on_log(
                 self.trainer.args, self.trainer.state, self.trainer.control, dict(found)
             )
+
+
+class UnloggedLoss(TrainerCallback, ExportableState):
+    """Keeps the loss since the last line of the log in checkpoints: the Trainer begins it anew when it resumes.
+
+    With several processes it is the main process's, and the first line after a resume differs a little.
+    """
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+
+    def state(self) -> dict[str, Any]:
+        """The sum of the losses, and the step of the last line."""
+        if not hasattr(self.trainer, "_tr_loss"):  # asked before training too
+            return {"args": {}, "attributes": {}}
+        loss = {"loss": self.trainer._tr_loss.item(), "logged": self.trainer._globalstep_last_logged}
+        return {"args": {}, "attributes": loss}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Restores them."""
+        stored: dict[str, Any] = cast("Any", state).stateful_callbacks
+        # A checkpoint of an earlier version has no entry, and the Trainer expects one.
+        if found := stored.setdefault(type(self).__name__, self.state()).get("attributes"):
+            self.trainer._tr_loss.fill_(found["loss"])
+            self.trainer._globalstep_last_logged = found["logged"]
 
 
 class SaveByTheClock(TrainerCallback):

@@ -18,6 +18,7 @@ from genprm.train.running import (
     Running,
     Say,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -51,6 +52,7 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import transformers
     from transformers import TrainingArguments
 
@@ -105,6 +107,7 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
         data={"solutions": len(data.made), "steps": steps, "tokens": tokens, "left_out": len(data.left_out)},
         measured="`eval_...` is measured on held-out rows: loss and accuracy of their labelled steps, and the official "
         "F1 of ProcessBench with the first step below 0.5 as the prediction.",
+        remark=running.remark,
     )
     return finish(trainer, tokenizer, config, out, product)
 

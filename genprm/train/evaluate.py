@@ -18,12 +18,14 @@ class Evaluation:
     loss: float
     """Mean cross-entropy of the learned tokens, in nats."""
     verdict_accuracy: float | None
-    """Accuracy of the verdicts of all steps; None without verdicts."""
+    """Accuracy of all verdicts; None without verdicts."""
     f1: float | None
-    """Official F1 of ProcessBench over the solutions: the first step whose P(No) is above P(Yes)."""
+    """Official F1 of ProcessBench over the solutions: the first step whose P(No) is above P(Yes). None without
+        verdicts on steps, as of ThinkPRM."""
     error_accuracy: float | None
     correct_accuracy: float | None
     solutions: int
+    """Labelled solutions with verdicts on steps."""
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name, without unmeasured ones."""
@@ -74,8 +76,10 @@ def evaluate(model: Any, held_out: TokenSet, *, autocast: Any = None) -> Evaluat
                     yes = bool(scores[verdict.yes] >= scores[verdict.no])
                     right += yes == verdict.correct
                     asked += 1
+                    if verdict.step < 0:
+                        continue  # on the whole solution, as ThinkPRM's: it does not say which step is wrong
                     judged.add(source)
-                    if not yes and verdict.step >= 0:
+                    if not yes:
                         first_error[source] = min(verdict.step, first_error.get(source, verdict.step))
     finally:
         model.train(training)

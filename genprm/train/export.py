@@ -118,6 +118,7 @@ def read_conversation(row: Mapping[str, object], model: Generative) -> Conversat
         if len(turns["assistant"]) > len(texts):
             raise ExportError(f"{len(turns['assistant'])} critiques do not fit {len(texts)} steps")
         texts = texts[: len(turns["assistant"])]
+        _check_first(turns["user"][0], problem, texts[0])
         for number, (said, step) in enumerate(zip(turns["user"][1:], texts[1:], strict=True), start=1):
             if said != step:
                 raise ExportError(f"user turn {number} says {said[:60]!r}, but step {number} is {step[:60]!r}")
@@ -126,8 +127,25 @@ def read_conversation(row: Mapping[str, object], model: Generative) -> Conversat
     return Conversation(problem, texts, tuple(turns["assistant"]))
 
 
+_FIRST_TURNS = ("genprm/first_turn", "genprm/first_turn_question")
+
+
+def _check_first(said: str, problem: str, step: str) -> None:
+    """Checks that the first user turn has this problem and step, in either form: the profile's is trained."""
+    if all(said != prompts.render(name, problem=problem, step=step) for name in _FIRST_TURNS):
+        raise ExportError(
+            f"user turn 0 says {said[:60]!r}, but the problem is {problem[:60]!r} and step 0 is {step[:60]!r}"
+        )
+
+
 def _split_first(text: str, profile: Profile) -> tuple[str, str]:
     """Problem and step of the first user turn. Where both stand in one text, any split renders the same."""
+    if profile.question == "bare" and text.startswith("Question: ") and "\n\n" in text:
+        # The text would be trained with its `Question: `, and the judge would be asked without it.
+        raise ExportError(
+            f"the first user turn begins with 'Question: ', and is not in the form bare: {text[:80]!r}; "
+            "pass --question question"
+        )
     lead, mark = ("Question: ", "\n\n") if profile.question == "question" else ("", "\n")
     head, found, step = text.removeprefix(lead).rpartition(mark)
     if not found or not text.startswith(lead):

@@ -44,6 +44,8 @@ class Product:
     """Counts of the training data."""
     measured: str
     """What the metrics are, for the card."""
+    remark: str | None
+    """A warning for the card."""
     verify: Callable[[Path], Mapping[str, float]] | None = None
     """Evaluates the finished folder."""
 
@@ -154,6 +156,8 @@ def card(config: TrainConfig, trained: Trained, product: Product) -> str:
         lines.append(f"| training loss, last lines of the log | {trained.loss:.4f} |")
     lines += [f"| {name} | {value:.4f} |" for name, value in sorted(trained.metrics.items())]
     lines += ["", product.measured, ""]
+    if product.remark is not None:
+        lines += [f"**{product.remark}**", ""]
     lines += [f"![curves]({CURVES})", "", "## Settings", "", "```json"]
     versions = {name: package_version(name) for name in ("genprm", "trl", "transformers", "torch", "peft")}
     base = None if getattr(config, "from_scratch", False) else weights_of(config.model, config.revision)

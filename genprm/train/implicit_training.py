@@ -26,6 +26,7 @@ from genprm.train.running import (
     Running,
     Say,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -65,6 +66,7 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import transformers
 
     from genprm.train.finished import Product, finish
@@ -96,19 +98,26 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
     product = Product(
         command="train implicit",
         layout=f"{config.objective.upper()} on the log-ratio to {config.reference or config.model}",
-        profile={"family": "implicit", "profile": asdict(_profile(config))},
+        profile={"family": "implicit", "profile": asdict(profile_of(config))},
         data=counts | ({"pairs": len(pairs)} if pairs else {}),
         measured="`eval_...` is measured on held-out responses: cross-entropy and accuracy of their outcomes, how "
         "often a right response to a problem gets more than a wrong one (`eval_ordered`), and, where rows say which "
         "step is wrong, the official F1 of ProcessBench at the threshold 0.5.",
+        remark=running.remark,
     )
     return finish(trainer, tokenizer, config, out, product)
 
 
-def _profile(config: ImplicitConfig) -> ImplicitProfile:
+def profile_of(config: ImplicitConfig) -> ImplicitProfile:
+    """The profile of the trained model."""
     reference = config.reference or config.model
     here = Path(reference)
-    return ImplicitProfile(str(here.resolve()) if here.is_dir() else reference, config.beta)
+    where = str(here.resolve()) if here.is_dir() else reference
+    return ImplicitProfile(where, config.beta, reference_revision=_reference_revision(config))
+
+
+def _reference_revision(config: ImplicitConfig) -> str | None:
+    return config.reference_revision if config.reference else config.revision
 
 
 def prepare(
@@ -145,13 +154,12 @@ async def ask_reference(config: ImplicitConfig, *groups: Sequence[Response]) -> 
         TrainError: a response does not fit its context.
     """
     place = model_path(config.reference or config.model)
-    revision = config.reference_revision if config.reference else config.revision
     cache: Path | Literal["auto"] | None = Path(config.reference_cache)
     if config.reference_cache in ("auto", "none"):
         cache = "auto" if config.reference_cache == "auto" else None
     judge = await load_implicit(
         Source(model_path(config.model), revision=config.revision),
-        Source(place, revision=revision, dtype=config.reference_dtype),
+        Source(place, revision=_reference_revision(config), dtype=config.reference_dtype),
         engine=config.engine,
         cache=cache,
         seed=config.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,22 +134,44 @@ def read_source(source: str | Path) -> Iterator[SourceRow]:
         TrainError: the source does not exist, or a row is not an object.
         InputError: a file cannot be read at all.
     """
-    path = Path(source)
-    if path.is_dir():
-        files = _files_of(path)
-        if not files:
-            raise TrainError(
-                f"{str(path)!r} holds no data set: no .parquet, .jsonl or .json file, nor dataset/ or data/"
-            )
-    elif path.is_file():
-        files = [path]
-    elif path.suffix in (".jsonl", ".json", ".parquet") or str(source).startswith((".", "/")):
-        raise TrainError(f"there is no data set {str(source)!r}")
-    else:
+    files = _files(source)
+    if not files:
         yield from _hub(str(source))
-        return
     for file in files:
         yield from _parquet(file) if file.suffix == ".parquet" else _json(file)
+
+
+def content_of(source: str | Path) -> str | None:
+    """Hash of the files of a data set; None for one of the Hub, which is known by its name alone.
+
+    Raises:
+        TrainError: the source does not exist, or cannot be read.
+    """
+    files = _files(source)
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise TrainError(f"cannot read {str(file)!r}: {error.strerror}") from error
+    return whole.hexdigest()[:16]
+
+
+def _files(source: str | Path) -> list[Path]:
+    """The files of a data set; none for one of the Hub."""
+    path = Path(source)
+    if path.is_dir():
+        if files := _files_of(path):
+            return files
+        raise TrainError(f"{str(path)!r} holds no data set: no .parquet, .jsonl or .json file, nor dataset/ or data/")
+    if path.is_file():
+        return [path]
+    if path.suffix in (".jsonl", ".json", ".parquet") or str(source).startswith((".", "/")):
+        raise TrainError(f"there is no data set {str(source)!r}")
+    return []
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -180,8 +203,11 @@ def _parquet(file: Path) -> Iterator[SourceRow]:
             for value in cast("Sequence[dict[str, object]]", batch.to_pylist()):
                 number += 1
                 yield SourceRow(str(file), number, value)
-    except OSError as error:
-        raise TrainError(f"cannot read {file}: {error}") from error
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise TrainError(
+            f"cannot read {str(file)!r} as Parquet: {error}. Copy or make it again; rows in JSON Lines need a name in "
+            ".jsonl"
+        ) from error
 
 
 def _hub(name: str) -> Iterator[SourceRow]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,18 @@ class Running:
     """
 
     def __init__(self, config: TrainConfig, out: Path, say: Say | None) -> None:
-        from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop
+        from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop, UnloggedLoss
 
         self._out = out
         self._say = say
+        self._lora = config.lora
         self._stop = Stop()
+        self._loss = UnloggedLoss()
         self._every: list[Every] = []
-        self.callbacks: list[Any] = [Log(out / LOG, say), self._stop]
+        self.callbacks: list[Any] = [Log(out / LOG, say), self._stop, self._loss]
         """The trainer's callbacks."""
+        self.remark: str | None = None
+        """A warning about the finished training, for the model's card."""
         if config.save_minutes is not None:
             self.callbacks.append(SaveByTheClock(config.save_minutes))
 
@@ -60,21 +66,45 @@ class Running:
             Stopped: a signal ended the run; it can be resumed.
         """
         import transformers
-        from transformers.trainer_utils import get_last_checkpoint
+        from accelerate.utils.dataclasses import DistributedType
 
         from genprm.train.callbacks import CHECKPOINTS
+        from genprm.train.rounding import Rounding
 
-        for one in self._every:
+        for one in (self._loss, *self._every):
             one.trainer = trainer
         trainer.remove_callback(transformers.PrinterCallback)
-        folder = self._out / CHECKPOINTS
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if last is not None and self._say is not None:
-            self._say(f"resuming from {last}")
+        last = self._newest(self._out / CHECKPOINTS, delete=trainer.is_world_process_zero())
+        # Adapters are rounded only once they are merged, and several processes hold parts of the weights.
+        whole = not self._lora and trainer.accelerator.distributed_type == DistributedType.NO
+        rounding = Rounding(trainer.model) if whole else None
         with self._stop.listening():
             trainer.train(resume_from_checkpoint=last)
         if self._stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
             raise Stopped(trainer.state.global_step, self._stop.signal)
+        if rounding is not None and (remark := rounding.remark()) is not None:
+            self.remark = remark
+            self._tell(f"Warning: {remark}")
+
+    def _newest(self, folder: Path, *, delete: bool) -> str | None:
+        """The newest whole checkpoint. Newer ones that are not whole are deleted, by one process."""
+        found = ((path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*"))
+        for _, path in sorted(((int(step), path) for step, path in found if step.isdigit()), reverse=True):
+            try:
+                # Written last: without it, the process ended while it wrote the checkpoint.
+                json.loads((path / "trainer_state.json").read_bytes())
+            except (FileNotFoundError, ValueError):
+                if delete:
+                    self._tell(f"{path} is incomplete, and is deleted")
+                    shutil.rmtree(path)
+                continue
+            self._tell(f"resuming from {path}")
+            return str(path)
+        return None
+
+    def _tell(self, line: str) -> None:
+        if self._say is not None:
+            self._say(line)
 
 
 def check_installed() -> None:
@@ -87,6 +117,22 @@ def check_installed() -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+
+
+def check_devices() -> None:
+    """Checks that this process will use one GPU.
+
+    Raises:
+        TrainError: there are several, and no launcher started a process for each.
+    """
+    import torch
+
+    # The Trainer would give every GPU a batch, and make steps several times larger than was asked for.
+    if "WORLD_SIZE" not in os.environ and (count := torch.cuda.device_count()) > 1:
+        raise TrainError(
+            f"there are {count} GPUs, and training uses one per process: start it with `accelerate launch` "
+            "(docs/training.md), or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def training_arguments(config: TrainConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from genprm.train.running import (
     Say,
     Stopped,
     autocast_of,
+    check_devices,
     check_installed,
     load_network,
     load_tokenizers,
@@ -71,9 +72,12 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
         EngineError: there is no tokenizer.
+        InputError: the solutions to verify cannot be read.
+        SandboxError: there is no sandbox to verify them in.
         Stopped: a signal ended the run; it can be resumed.
     """
     check_installed()
+    check_devices()
     import torch
     from trl.trainer.sft_config import SFTConfig as TrlConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -82,8 +86,9 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
     from genprm.train.cpu_loss import CpuSFTTrainer
     from genprm.train.evaluate import evaluate
     from genprm.train.finished import Product, finish
-    from genprm.train.verified import verify_checkpoint, verify_metrics
+    from genprm.train.verified import ready_to_verify, verify_checkpoint, verify_metrics
 
+    solutions = None if config.verify_data is None else ready_to_verify(config)
     model, hf_tokenizer, tokenizer = load_model(config)
     data, held_out = prepare(config, longest_of(config, model.config), tokenizer)
     if say is not None:
@@ -104,12 +109,13 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
         assert held_out is not None
         return evaluate(trainer.model, held_out, autocast=autocast).metrics()
 
-    def verified(step: int) -> Mapping[str, float]:
-        return verify_checkpoint(trainer, tokenizer, config, out, step, say)
+    def verified(_: int) -> Mapping[str, float]:
+        assert solutions is not None
+        return verify_checkpoint(trainer, tokenizer, config, solutions, out, say)
 
     if held_out is not None:
         running.every(config.eval_steps, evaluated, begin=True)
-    if config.verify_data is not None and config.verify_steps is not None:
+    if solutions is not None and config.verify_steps is not None:
         running.every(config.verify_steps, verified)
     kind = SFTTrainer if torch.cuda.is_available() else CpuSFTTrainer
     trainer = kind(
@@ -128,7 +134,8 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
         profile=profile_json(model_profile(config)),
         data=counts | {"sequences": len(data.rows), "left_out": len(data.left_out)},
         measured="`eval_...` is teacher-forced on held-out rows, `verify_...` is judged with real code.",
-        verify=(lambda folder: verify_metrics(folder, config)) if config.verify_data is not None else None,
+        remark=running.remark,
+        verify=(lambda folder: verify_metrics(folder, config, solutions)) if solutions is not None else None,
     )
     return finish(trainer, tokenizer, config, out, product)
 

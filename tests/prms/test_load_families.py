@@ -56,6 +56,25 @@ async def test_fields_of_a_profile(folder):
         await load_prm(path, engine=engine(), profile={"rounds": "x"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "reference", "revision"),
+    [
+        ({}, "a/one", "r1"),
+        ({"reference_revision": "r2"}, "a/one", "r2"),
+        ({"reference": "b/two"}, "b/two", None),
+        ({"reference": "b/two", "reference_revision": "r2"}, "b/two", "r2"),
+    ],
+)
+async def test_the_revision_of_a_profile_is_of_its_own_reference(folder, monkeypatch, settings, reference, revision):
+    async def opened(own, other, **_):
+        return other
+
+    monkeypatch.setattr("genprm.prms.load.load_implicit", opened)
+    path = folder(family="implicit", profile={"reference": "a/one", "reference_revision": "r1"})
+    source = await load_prm(path, **settings)
+    assert (source.model, source.revision) == (reference, revision)
+
+
 async def test_sampling_that_is_given_wins_field_by_field(folder):
     judge = await load_prm(folder(family="critic"), engine=engine(), votes=4, temperature=0.7)
     assert (judge.sampling.temperature, judge.sampling.top_p) == (0.7, 0.9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -213,6 +214,24 @@ def test_messages_without_columns_are_read() -> None:
     ):
         with pytest.raises(ExportError, match=says):
             read_conversation(bad, GenPRMModel(profile=Profile(question="question")))
+    with pytest.raises(ExportError, match=r"'Question: a.*pass --question question"):
+        read_conversation(row, GenPRMModel())
+    # A problem may itself begin so: then the turn has no blank line.
+    plain = {"messages": [{"role": "user", "content": "Question: a?\nstep"}, {"role": "assistant", "content": "x"}]}
+    assert read_conversation(plain, GenPRMModel()) == Conversation("Question: a?", ("step",), ("x",))
+
+
+@pytest.mark.parametrize("question", ["bare", "question"])
+def test_the_first_turn_has_the_problem_and_step_of_the_columns(question: Literal["bare", "question"]) -> None:
+    """In either form: the profile's is what is trained."""
+    model = GenPRMModel(profile=Profile(question=question))
+    answer = {"role": "assistant", "content": "x"}
+    for first in ("a?\nfirst", "Question: a?\n\nfirst"):
+        row = {"messages": [{"role": "user", "content": first}, answer], "problem": "a?", "steps": ["first", "second"]}
+        assert read_conversation(row, model) == Conversation("a?", ("first",), ("x",))
+        for change in ({"problem": "b?"}, {"steps": ["other"]}):
+            with pytest.raises(ExportError, match=r"user turn 0 says '.*a.*', but the problem is '.*' and step 0 is"):
+                read_conversation({**row, **change}, model)
 
 
 async def test_profiles_of_thinkprm_have_their_own_bos() -> None:

@@ -15,7 +15,9 @@ FILES = sorted((Path(__file__).parent.parent.parent / "recipes" / "train").glob(
 @pytest.mark.parametrize("file", [f for f in FILES if "distributed_type" not in f.read_text()], ids=lambda f: f.stem)
 def test_a_recipe_is_a_configuration(file: Path) -> None:
     kinds = {"discriminative": DiscriminativeConfig, "implicit": ImplicitConfig}
-    kinds.get(file.stem.partition("-")[0], SftConfig).of(yaml.safe_load(file.read_text()))
+    asked = kinds.get(file.stem.partition("-")[0], SftConfig).of(yaml.safe_load(file.read_text()))
+    # In a large data set some row is longer than this: it must not end the run.
+    assert asked.max_length is None or asked.bad_rows == "skip"
 
 
 def test_genprm_is_trained_as_the_paper_says() -> None:

@@ -73,22 +73,33 @@ def config(data: Path, **changes: Any) -> SftConfig:
     return SftConfig(**{**base, **chosen, **changes})
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("log_steps", "seen", "logged"), [(1, 2, [1, 2, 3, 4, 5, 6]), (3, 3, [1, 3, 6])])
+def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
+    log_steps: int, seen: int, logged: list[int], data: Path, tmp_path: Path
+) -> None:
+    """Stopped in the step after `seen`, which has a line in the log or none."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    asked = config(data, epochs=2, save_steps=100)
+    asked = config(data, epochs=2, save_steps=100, log_steps=log_steps)
     train_sft(asked, whole)
 
     def stop(line: str) -> None:
-        if line.startswith("step 2 of 6 "):
+        if line.startswith(f"step {seen} of 6 "):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped) as stopped:
         train_sft(asked, parts, say=stop)
-    assert 2 <= stopped.value.step < 6
+    assert stopped.value.step == seen + 1
     assert not (parts / "model.safetensors").exists()
-    train_sft(asked, parts)
+    # A process that was killed while it wrote the next checkpoint.
+    cut_off = parts / "checkpoints" / f"checkpoint-{seen + 2}"
+    cut_off.mkdir()
+    (cut_off / "trainer_state.json").write_text('{"global_step": ')
+    said: list[str] = []
+    train_sft(asked, parts, say=said.append)
+    assert f"{cut_off} is incomplete, and is deleted" in said
+    assert not cut_off.exists()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
-    assert [line["step"] for line in read_log(parts / LOG) if "loss" in line] == list(range(1, 7))
+    assert [line["step"] for line in read_log(parts / LOG) if "loss" in line] == logged
 
 
 _KILLED = """
@@ -291,16 +302,29 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
 
     from genprm.cli.main import app
 
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(data.read_bytes())
+
     def run(*more: str) -> tuple[int, str]:
-        given = ["train", "sft", str(data), "--out", str(tmp_path / "out"), "--batch-size", "6", "--no-packing"]
+        given = ["train", "sft", str(rows), "--out", str(tmp_path / "out"), "--batch-size", "6", "--no-packing"]
+        given += ["--epochs", "2"]
         done = CliRunner().invoke(app, [*given, "--log-steps", "1", *more])
         return done.exit_code, done.output
 
-    assert run()[0] == 0
+    code, said = run()
+    assert code == 0
+    # Two small steps.
+    assert "of the changed weights still differ once rounded to bfloat16" in said
+    assert "of the changed weights still differ once rounded to bfloat16" in (tmp_path / "out/README.md").read_text()
     written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     code, said = run("--learning-rate", "1e-3")
     assert code == 2
     assert "learning_rate: 2e-06 -> 0.001" in said
+    with rows.open("a") as file:
+        file.write(json.dumps(conversation(6)) + "\n")
+    code, said = run()
+    assert code == 2
+    assert "data_sha256: '" in said
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
     assert run("--learning-rate", "1e-3", "--clean")[0] == 0
     code, said = run("--batch-size", "5", "--device-batch-size", "2")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from genprm.engines import BUILT_IN
 from genprm.engines.tokenizer import Tokenizer
 from genprm.prms.genprm.protocol import RELEASED
 from genprm.prms.profiles import GenPRMModel
-from genprm.train.rows import read_source
+from genprm.train.rows import TrainError, content_of, read_source
 from genprm.train.token_rows import tokenize, write_parquet
 from tests.train.test_sft import conversation
 
@@ -31,3 +33,30 @@ async def test_token_rows_written_as_parquet_are_read_back_as_they_were(tmp_path
     loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "ids"), cache_dir=str(tmp_path / "c"))["train"]
     assert loaded[0]["input_ids"] == made.rows[0].input_ids
     assert loaded[0]["labels"] == made.rows[0].labels
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"problem": ["p"] * 1000}), file)
+    assert len(list(read_source(file))) == 1000
+    for damaged in (file.read_bytes()[:-9], b'{"problem": "p"}\n', b""):
+        file.write_bytes(damaged)
+        with pytest.raises(TrainError, match=r"cannot read '.*rows.parquet' as Parquet: .* Copy or make it again"):
+            list(read_source(file))
+
+
+def test_the_hash_of_a_data_set_is_that_of_its_files(tmp_path: Path) -> None:
+    one, other = tmp_path / "a" / "data" / "one.jsonl", tmp_path / "a" / "data" / "other.jsonl"
+    one.parent.mkdir(parents=True)
+    one.write_text('{"problem": "p"}\n')
+    before = content_of(tmp_path / "a")
+    (tmp_path / "a" / "README.md").write_text("no row")
+    assert content_of(tmp_path / "a") == before == content_of(one)
+    other.write_text('{"problem": "q"}\n')
+    assert content_of(tmp_path / "a") != before
+    assert content_of("someone/on-the-hub") is None
+    with pytest.raises(TrainError, match=r"there is no data set '.*none.jsonl'"):
+        content_of(tmp_path / "none.jsonl")

@@ -75,7 +75,7 @@ async def load_implicit(
     name = name or prm.name
     profile = profile or detect_implicit(name) or ImplicitProfile()
     if reference is None and profile.reference is not None:
-        reference = Source(profile.reference, dtype=prm.dtype)
+        reference = Source(profile.reference, revision=profile.reference_revision, dtype=prm.dtype)
     if reference is None:
         raise PRMError(
             f"which reference model was {name!r} trained with? Pass it as the reference; {NO_REFERENCE!r} means none"

@@ -63,6 +63,8 @@ class ImplicitProfile:
     mode: ImplicitMode = ImplicitMode.CLEAN
     reward: Reward = Reward.CUMULATIVE
     """Which reward is the score."""
+    reference_revision: str | None = None
+    """Branch, tag or commit of `reference` on the Hub."""
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
