@@ -253,3 +253,22 @@ async def test_scipy_is_loaded_for_sessions_that_name_it_alone(backend: str) -> 
                 assert (await session.run(code)).stdout == answer
     finally:
         await box.close()
+
+
+async def test_code_that_is_too_long_lets_others_run(box: Sandbox) -> None:
+    long = "#" + "x" * (1 << 20)
+    ran = False
+
+    async def attack() -> None:
+        while not ran:
+            async with box.session() as session:
+                assert (await session.run(long)).status is Status.INVALID_CODE
+
+    async def honest() -> None:
+        nonlocal ran
+        async with box.session() as session:
+            assert (await session.run("print(1)")).stdout == "1\n"
+        ran = True
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(attack(), honest())
