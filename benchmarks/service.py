@@ -34,6 +34,7 @@ from genprm.runs.rows import VerifyRow
 HERE = Path(__file__).parent
 PATIENCE_S, CLIENT_S = 110.0, 120.0
 """What a client gives the service, and when it gives up."""
+ARRIVED_S = 0.5
 SAMPLES = 40
 JUDGED = 'genprm_solutions_total{outcome="judged"}'
 TOLERANCE = 2e-3
@@ -74,11 +75,15 @@ class Load:
         self.mixed_up = 0
         self.partial = 0
         self.lost: Counter[str] = Counter()
+        self.told: float | None = None
+        """When the service was told to end."""
+        self.under_way: Counter[str] = Counter()
+        """What became of the requests that it had then."""
 
     async def honest(self, number: int, until: float) -> None:
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=self.url, timeout=CLIENT_S) as http:
-            while time.monotonic() < until:
+            while time.monotonic() < until and self.told is None:
                 one = rng.choice(self.problems)
                 body = {"problem": one.text, "steps": list(one.solution), "id": f"{number}", "seed": 0}
                 body["timeout_s"] = PATIENCE_S
@@ -86,8 +91,10 @@ class Load:
                 try:
                     response = await http.post("/v1/score", json=body)
                 except httpx.HTTPError as error:
-                    self.lost[type(error).__name__] += 1
+                    self._note(started, type(error).__name__)
+                    self.lost[type(error).__name__] += self.told is None
                     continue
+                self._note(started, str(response.status_code))
                 self.statuses[response.status_code] += 1
                 if response.status_code == 429:
                     await asyncio.sleep(float(response.headers["Retry-After"]) * rng.random())
@@ -96,6 +103,11 @@ class Load:
                     row = response.json()
                     self.partial += not row["complete"]
                     self._check(one, f"{number}", row)
+
+    def _note(self, sent: float, what: str) -> None:
+        # One that was sent in the last moment may not have arrived.
+        if self.told is not None and sent < self.told - ARRIVED_S:
+            self.under_way[what] += 1
 
     def _check(self, one: WordProblem, identity: str, row: dict[str, Any]) -> None:
         wanted = self.scores[one.text]
@@ -111,7 +123,7 @@ class Load:
     async def bad(self, number: int, until: float) -> None:
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=self.url, timeout=10) as http:
-            while time.monotonic() < until:
+            while time.monotonic() < until and self.told is None:
                 kind = rng.choice(["json", "type", "steps", "gone", "body", "header", "path"])
                 try:
                     status = await self._attack(http, kind, rng.choice(self.problems))
@@ -204,11 +216,12 @@ async def main() -> None:
     await asyncio.sleep(options.seconds / 2)
     served, judged = len(load.seconds) - before, await metric(url, JUDGED) - judged_before
     took = time.monotonic() - started
-    await asyncio.sleep(options.seconds / 4 - 1)
+    await asyncio.sleep(options.seconds / 4 - 5)
     watching.cancel()
     shared = await metric(url, "genprm_shared_total")
-    await work
+    load.told = time.monotonic()
     process.terminate()
+    await work
     code = await process.wait()
     await drained
     ranked = sorted(load.seconds)
@@ -230,6 +243,7 @@ async def main() -> None:
         "hostile": dict(sorted(load.hostile.items())),
         "memory_mb": [round(samples[len(samples) * n // 8][1]) for n in range(8)] + [round(samples[-1][1])],
         "memory_mb_per_minute": round(slope(samples), 1),
+        "under_way_at_sigterm": dict(load.under_way),
         "exit_code": code,
     }
     for name, value in found.items():

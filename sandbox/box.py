@@ -175,6 +175,8 @@ class Sandbox:
         self._choose = choose
         self._backend: Backend | None = None
         self.guests_started = 0
+        self.guests_broken = 0
+        """Guests that ended by themselves or were given up, but not those replaced after long use."""
         """Guests started since opening; more than lanes if guests were lost or replaced."""
         self.hello: Hello | None = None
         """What the latest guest reported of itself."""
@@ -297,6 +299,7 @@ class Sandbox:
 
     def _drop_broken(self) -> None:
         for lane in [lane for lane in self._lanes if lane.gone]:
+            self.guests_broken += 1
             self._end(lane)
 
     def _end(self, lane: Lane) -> None:

@@ -49,7 +49,7 @@ async def neighbourhood(box: Sandbox, attack: Attack, seconds: float, slices: in
         seconds: measuring time of each side.
         slices: number of alternating parts, because a machine's speed changes.
     """
-    guests = box.guests_started
+    guests = box.guests_broken
     wrong: list[str] = []
     started = time.monotonic()
     await _attack_once(box, attack.code)
@@ -67,7 +67,7 @@ async def neighbourhood(box: Sandbox, attack: Attack, seconds: float, slices: in
         done[False] / spent[False],
         done[True] / spent[True],
         tuple(wrong),
-        box.guests_started - guests,
+        box.guests_broken - guests,
     )
 
 

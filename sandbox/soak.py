@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .attacks import ATTACKS
 from .attacks.model import ESCAPED, Attack
-from .box import RUNS_BEFORE_RENEWAL, Sandbox
+from .box import Sandbox
 from .results import Result, SandboxError, Status
 
 _SESSION_SNIPPETS = 4
@@ -132,13 +132,13 @@ async def soak(
     async with box.session() as session:
         await session.run("print(1)")
     before = await footprint(box)
-    guests = box.guests_started
+    guests = box.guests_broken
     started = time.monotonic()
     await asyncio.gather(*(work() for _ in range(sessions)))
     seconds = time.monotonic() - started
     after = await footprint(box)
-    lost = box.guests_started - guests - done // RUNS_BEFORE_RENEWAL
-    return SoakReport(done, attacks, tuple(wrong), tuple(errors), max(0, lost), seconds, before, after)
+    lost = box.guests_broken - guests
+    return SoakReport(done, attacks, tuple(wrong), tuple(errors), lost, seconds, before, after)
 
 
 def _choose(chance: random.Random) -> Attack:

@@ -14,6 +14,7 @@ from genprm.runs.rows import verify_row
 from genprm.types import Judgement, StepJudgement, Verdict
 from tests.judges import ArithmeticJudge, row
 from tests.report.test_page import HOSTILE, INFO, written
+from tests.sandbox.conftest import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -27,7 +28,7 @@ MATH = (
 def dom(tmp_path_factory):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("chromium is not installed")
+        missing("chromium is not installed")
     home = tmp_path_factory.mktemp("browser")
 
     def dump(path, size="1280,900", anchor=""):

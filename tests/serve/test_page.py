@@ -15,6 +15,7 @@ from genprm.runs.folder import open_run
 from genprm.runs.rows import verify_row
 from genprm.serve.settings import ServeConfig
 from tests.judges import ArithmeticJudge
+from tests.sandbox.conftest import missing
 from tests.serve.shared import Live, SteppedJudge, live
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -49,7 +50,7 @@ async def browser() -> AsyncGenerator[Any]:
 
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
-        pytest.skip("chromium is not installed")
+        missing("chromium is not installed")
     async with async_playwright() as play:
         opened = await play.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield opened
