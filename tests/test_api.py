@@ -77,7 +77,7 @@ async def test_open_judge_is_public():
 def test_short_reprs_and_plain_values():
     run = CodeRun("print('<b>')", "ok", "<b>\n", None, 0.1)
     chain = Chain("<script>" + "x" * 5000, (run,), 0.25, -1.0, genprm.Verdict.NO, ChainFinish.VERDICT)
-    found = genprm.Judgement((combine_chains([chain]), combine_chains([])) if False else (combine_chains([chain]),))
+    found = genprm.Judgement((combine_chains([chain]),))
     assert repr(found) == "Judgement(first_error=0, scores=[0.250], 0 tokens generated)"
     html = found._repr_html_()
     assert "first wrong step: 1" in html

@@ -12,6 +12,7 @@ import typer
 
 from genprm.cli.grammar import Command
 from genprm.cli.sandbox_serve import serve
+from genprm.cli.terminal import escaped, stdout
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,15 +61,17 @@ def run(
     try:
         result, note = asyncio.run(work())
     except (SandboxError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(escaped(f"error: {error}"), err=True)
         raise typer.Exit(2) from None
     if as_json:
         fields = {name: getattr(result, name) for name in ("status", "stdout", "error", "duration_s", "truncated")}
         typer.echo(json.dumps(fields))
     else:
-        typer.echo(result.stdout.encode("utf-8", "backslashreplace").decode(), nl=not result.stdout.endswith("\n"))
+        # A pipe gets the bytes that were printed, a terminal nothing that it would act on.
+        printed = escaped(result.stdout) if sys.stdout.isatty() else result.stdout
+        typer.echo(printed.encode("utf-8", "backslashreplace").decode(), nl=not result.stdout.endswith("\n"))
         summary = f"{result.status.value} in {result.duration_s * 1000:.1f} ms"
-        typer.echo(summary + (f": {result.error}" if result.error else "") + f"  [{note}]", err=True)
+        typer.echo(escaped(summary + (f": {result.error}" if result.error else "") + f"  [{note}]"), err=True)
     raise typer.Exit(0 if result.ok else 1)
 
 
@@ -79,7 +82,6 @@ def attack(
     only: Annotated[str | None, typer.Option(help="Run only attacks whose names contain this.")] = None,
 ) -> None:
     """Run the attack suite here and print what each attack achieved. The exit code is 0 when all were contained."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -89,7 +91,7 @@ def attack(
     chosen = [one for one in ATTACKS if only is None or only in one.name]
     if not chosen:
         raise typer.BadParameter(f"no attack's name contains {only!r}")
-    console = Console()
+    console = stdout()
     table = Table(title="Attacks", show_lines=False)
     for column in ("attack", "tries", "outcome", "seconds", "canary"):
         table.add_column(column)
@@ -131,7 +133,6 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each kind of snippet.")] = 3.0,
 ) -> None:
     """Measure snippets per second and latency on this machine."""
-    from rich.console import Console
     from rich.table import Table
 
     from genprm.sandbox import SandboxError, open_sandbox
@@ -154,4 +155,4 @@ def bench(
         table.add_column(column, justify="left" if column == "snippet" else "right")
     for name, one in figures.items():
         table.add_row(name, f"{one.p50_ms:.1f}", f"{one.p99_ms:.1f}", f"{one.per_s:.0f}")
-    Console().print(table)
+    stdout().print(table)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from genprm.benchmarks.metrics import Metrics
 from genprm.cli.progress import duration
+from genprm.cli.terminal import counted
 from genprm.runs.rows import FailureRow, VerifyRow
 
 ROWS_SHOWN = 20
@@ -68,7 +69,9 @@ def print_summary(console: Console, metrics: Metrics) -> None:
     prompt = f"[dim]{tokens['prompt']:,} prompt tokens{cached}{saved}[/]"
     table.add_row("generated tokens", f"{tokens['generated']:,}", prompt)
     if session := metrics.session:
-        rate = f"[dim]{session.rows:,} solutions, {session.generated_per_s:,.0f} generated tokens per second[/]"
+        rate = (
+            f"[dim]{counted(session.rows, 'solution')}, {session.generated_per_s:,.0f} generated tokens per second[/]"
+        )
         table.add_row("time of this run", duration(session.seconds), rate if session.rows else "[dim]nothing to do[/]")
     console.print(table)
 

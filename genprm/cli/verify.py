@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,7 +63,7 @@ def verify(
 async def _verify(files: list[str], config: JudgeConfig, how: RunConfig, part: str | None) -> int:
     from genprm.cli.session import session_of
     from genprm.data.inputs import count_rows, read_rows
-    from genprm.data.records import can_be_read_twice
+    from genprm.data.records import STDIN, can_be_read_twice
     from genprm.grading.code_tests import CodeTests
     from genprm.runs.driver import Progress, is_finished, kept
     from genprm.runs.folder import digest, open_run
@@ -71,6 +72,8 @@ async def _verify(files: list[str], config: JudgeConfig, how: RunConfig, part: s
     from genprm.runs.sources import sources
     from genprm.runs.verify import default_concurrency, verify
 
+    if STDIN in files and sys.stdin.isatty():
+        tell("Reading rows from standard input; Ctrl-D ends them.")
     try:
         shard = None if part is None else Shard.parse(part)
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from genprm.config import JudgeConfig
+from genprm.config import BUILT_IN, JudgeConfig
 from genprm.data.inputs import BadRow, InputRow
 from genprm.prms.base import PRM
 from genprm.runs.folder import RunFolder
@@ -72,6 +72,8 @@ async def open_judge(
         note = facts.pop("sandbox_note", None)
         if note and config.sandbox == "auto":
             tell(f"Sandbox: {note}")
+        if config.model == BUILT_IN and not config.mode.executes:
+            tell(f"{BUILT_IN} judges by its code alone: when that is not run, it passes every step, right or wrong")
         if run is not None:
             _note(run, config, facts)
         yield prm

@@ -119,6 +119,8 @@ def test_a_command_that_waits_for_standard_input_ends_cleanly(tmp_path, number, 
     for noise in (b"Traceback", b"Fatal Python error", b"Exception ignored"):
         assert noise not in said
     assert b"1 row" in said
+    assert b"Reading rows from standard input; Ctrl-D ends them." in said
+    assert b"nano judges by its code alone" in said
     assert len(rows.read_text().splitlines()) == 1
 
 
@@ -155,3 +157,20 @@ def test_a_second_signal_ends_at_once(tmp_path):
     while _is_running(child):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.bubblewrap
+def test_a_snippet_does_not_act_on_the_terminal(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text(r"print('\x1b[2Jx'); raise ValueError('\x1b[2J')")
+    ours, theirs = pty.openpty()
+    process = _started("sandbox", "run", str(file), "--sandbox", "bubblewrap", stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 4096):
+            said += part
+    process.wait(60)
+    os.close(ours)
+    assert b"\x1b[2J" not in said
+    assert rb"\x1b[2Jx" in said
