@@ -114,6 +114,7 @@ async def test_a_deadline_holds() -> None:
         assert not score.complete
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_waited_for() -> None:
     judge = SteppedJudge(step_s=0.05)
     async with live(judge, ServeConfig(max_in_flight=1, queue=1)) as one:
@@ -162,6 +163,7 @@ def test_nobody_there() -> None:
     assert "Refused" in (client.stats.last_error or "")
 
 
+@pytest.mark.slow
 async def test_another_replica_is_tried() -> None:
     async with live(SteppedJudge()) as one:
         client = Client([f"http://127.0.0.1:{_free_port()}", one.url], timeout_s=20)

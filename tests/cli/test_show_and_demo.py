@@ -57,6 +57,7 @@ def test_what_is_shipped():
         shipped("builtin:nothing", "recipes")
 
 
+@pytest.mark.slow
 def test_doctor_as_json():
     result = genprm("doctor", "--json", "--base-url", "http://127.0.0.1:9/v1")
     assert result.exit_code == 1

@@ -84,6 +84,7 @@ def missed(search: bool) -> tuple[float, float]:
     return hidden / 200, spent / (200 * 7 * 64)
 
 
+@pytest.mark.slow
 def test_an_error_that_right_steps_hide_is_not_missed() -> None:
     share_missed, cost = missed(search=False)
     assert share_missed <= 0.03

@@ -60,6 +60,7 @@ async def test_statuses(box: Sandbox, code: str, status: Status, error: str | No
     assert (result.status, result.error) == (status, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bad",
     ["x = 2\nwhile True: pass", "x = 2\nimport os; os._exit(0)", "x = 2\nimport sys; sys.exit(0)", "x = 2\nbytearray(4 << 30)",
@@ -88,6 +89,7 @@ async def test_an_exception_keeps_what_was_done_before_it(box: Sandbox) -> None:
         assert (await session.run("print(x)")).stdout == "1\n"
 
 
+@pytest.mark.slow
 async def test_what_was_printed_before_the_end_is_kept(box: Sandbox) -> None:
     async with box.session() as session:
         hung = await session.run("print('before')\nimport time; time.sleep(100)")
@@ -121,6 +123,7 @@ async def test_odd_characters_are_data(box: Sandbox) -> None:
     assert result.stdout == "a\0b\x1b[31m\\ud800\u2028é😀\n\ufffd"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     ["while True: pass", "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')", "import time; time.sleep(100)",

@@ -163,6 +163,7 @@ async def test_at_the_deadline_what_is_judged_comes_back() -> None:
         assert "had passed" in score["reason"]
 
 
+@pytest.mark.slow
 async def test_waiting_counts_towards_the_deadline() -> None:
     async with live(SteppedJudge(), ServeConfig(max_in_flight=1)) as one:
         first = asyncio.create_task(one.post("/v1/score", {"problem": "a", "steps": ["wait"], "timeout_s": 2}))
@@ -208,6 +209,7 @@ async def test_equal_requests_under_way_are_judged_once() -> None:
         assert len(judge.judged) == 3
 
 
+@pytest.mark.slow
 async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     judge = SteppedJudge(step_s=0.5)
     async with live(judge, ServeConfig(max_in_flight=1, queue=2)) as one:
