@@ -21,10 +21,10 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 logger = logging.getLogger(__name__)
@@ -32,14 +32,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_URL = "http://127.0.0.1:8311"
 AGAIN = frozenset({408, 429, 502, 503, 504})
 """Status codes after which a request is retried."""
-_PASSING = frozenset({"engine", "sandbox", "stopping", "busy"})
-"""Errors of one solution in a batch after which it is retried."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _CONNECT_S = 10.0
-_CHUNK = 32
-"""Most solutions in one request of a batch."""
 
-T = TypeVar("T")
 Json = dict[str, Any]
 
 
@@ -109,7 +104,7 @@ class Client:
         *,
         api_key: str | None = None,
         timeout_s: float = 60.0,
-        connections: int = 64,
+        connections: int = 256,
         raise_errors: bool = False,
     ) -> None:
         if timeout_s <= 0 or connections < 1:
@@ -119,8 +114,6 @@ class Client:
         for url in self.base_urls:
             if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
                 raise ValueError(f"a base URL must look like {DEFAULT_URL!r}, not {url!r}")
-        if not self.base_urls:
-            raise ValueError("there is no base URL")
         self.api_key = os.environ.get("GENPRM_API_KEY") if api_key is None else api_key
         self.timeout_s = timeout_s
         self.connections = connections
@@ -177,7 +170,7 @@ class Client:
         return await self.acall("/v1/critique", item(problem, solution, **options))
 
     def score_many(self, items: Sequence[Json]) -> list[Score | None]:
-        """Scores a batch, in one request per connection.
+        """Scores solutions side by side, as many at a time as there are connections.
 
         Args:
             items: made by `item`.
@@ -185,21 +178,12 @@ class Client:
         Returns:
             One per solution, in order; None for those without a result.
         """
-        chunks = self._chunks(items)
-        calls = [self._submit_rows(chunk, _Abort()) for chunk in chunks]
-        return [one for call, chunk in zip(calls, chunks, strict=True) for one in _scores(call.result(), len(chunk))]
+        futures = [self._submit("/v1/score", one)[0] for one in items]
+        return [_score(future.result()) for future in futures]
 
     async def ascore_many(self, items: Sequence[Json]) -> list[Score | None]:
         """Asynchronous `score_many`."""
-        chunks = self._chunks(items)
-        aborts = [_Abort() for _ in chunks]
-        calls = [self._submit_rows(chunk, abort) for chunk, abort in zip(chunks, aborts, strict=True)]
-        found = await asyncio.gather(*(_awaited(call, abort) for call, abort in zip(calls, aborts, strict=True)))
-        return [one for rows, chunk in zip(found, chunks, strict=True) for one in _scores(rows, len(chunk))]
-
-    def _chunks(self, items: Sequence[Json]) -> list[list[Json]]:
-        size = max(1, min(_CHUNK, -(-len(items) // self.connections)))
-        return [list(items[start : start + size]) for start in range(0, len(items), size)]
+        return [_score(row) for row in await asyncio.gather(*(self.acall("/v1/score", one) for one in items))]
 
     def call(self, path: str, body: Mapping[str, Any]) -> Json | None:
         """Posts a JSON object and returns the response's JSON object.
@@ -207,135 +191,97 @@ class Client:
         Raises:
             ClientError: there is no result, and `raise_errors` is set.
         """
-        return self._guarded(lambda: self._call(path, body, time.monotonic() + self.timeout_s, _Abort()))
+        return self._guarded(path, body, _Progress(self.timeout_s))
 
     async def acall(self, path: str, body: Mapping[str, Any]) -> Json | None:
         """Asynchronous `call`. Cancelling it closes the connection, so that the service stops judging."""
-        abort, until = _Abort(), time.monotonic() + self.timeout_s
-        return await _awaited(self._submit(lambda: self._call(path, body, until, abort)), abort)
+        future, call = self._submit(path, body)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
-    def _submit_rows(self, items: list[Json], abort: _Abort) -> Future[list[Json] | None]:
-        until = time.monotonic() + self.timeout_s
-        return self._submit(lambda: self._rows(items, until, abort))
-
-    def _submit(self, work: Callable[[], T]) -> Future[T | None]:
+    def _submit(self, path: str, body: Mapping[str, Any]) -> tuple[Future[Json | None], _Progress]:
+        call = _Progress(self.timeout_s)
         with self._here():
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.connections, thread_name_prefix="genprm-client")
-            return self._pool.submit(self._guarded, work)
+            return self._pool.submit(self._guarded, path, body, call), call
 
-    def _guarded(self, work: Callable[[], T]) -> T | None:
+    def _guarded(self, path: str, body: Mapping[str, Any], call: _Progress) -> Json | None:
         self.stats.count("calls")
         try:
-            return work()
+            return self._call(path, body, call)
         except ClientError as error:
-            self._failed(error)
-            return None
-
-    def _failed(self, error: ClientError) -> None:
-        self.stats.last_error = str(error)
-        failures = self.stats.count("failures")
-        if self.raise_errors:
-            raise error
+            self.stats.last_error = str(error)
+            failures = self.stats.count("failures")
+            if self.raise_errors:
+                raise
         if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a dead service must not fill the log
-            logger.warning("genprm: %d of %d calls failed; the last: %s", failures, self.stats.calls, error)
+            last = self.stats.last_error
+            logger.warning("genprm: %d of %d calls failed; the last: %s", failures, self.stats.calls, last)
+        return None
 
-    def _rows(self, items: list[Json], until: float, abort: _Abort) -> list[Json]:
-        """One row per solution. Those that failed for a passing reason are asked for again until the deadline."""
-        rows: list[Json] = [{}] * len(items)
-        todo, pause = list(range(len(items))), _FIRST_PAUSE_S
-        while True:
-            answer = self._call("/v1/score", {"items": [items[index] for index in todo]}, until, abort)
-            found: list[Json] = answer.get("rows", [])
-            if len(found) != len(todo):
-                raise ClientError(f"/v1/score answered {len(found)} rows for {len(todo)} solutions")
-            for index, row in zip(todo, found, strict=True):
-                rows[index] = row
-            todo = [index for index in todo if rows[index].get("error", {}).get("type") in _PASSING]
-            wait = pause * random.uniform(0.5, 1.0)
-            if not todo or abort.asked or time.monotonic() + wait >= until:
-                break
-            self.stats.count("retries")
-            abort.wait(wait)
-            pause = min(_LONGEST_PAUSE_S, 2 * pause)
-        for row in rows:
-            if "error" in row:
-                error = ClientError(f"/v1/score: {row['error'].get('message')}")
-                if self.raise_errors:
-                    raise error
-                self._failed(error)
-        return rows
-
-    def _call(self, path: str, body: Mapping[str, Any], until: float, abort: _Abort) -> Json:
-        pause = _FIRST_PAUSE_S
+    def _call(self, path: str, body: Mapping[str, Any], call: _Progress) -> Json:
         try:
             json.dumps(body)
         except (TypeError, ValueError, RecursionError) as error:
             raise ClientError(f"the request cannot be written as JSON: {error}") from None
+        if call.left <= 0:
+            raise ClientError(f"no answer within {self.timeout_s:g} s: {self.stats.last_error or 'too many calls'}")
         while True:
-            if time.monotonic() >= until:
-                raise ClientError(f"no answer within {self.timeout_s:g} s: {self.stats.last_error or 'too many calls'}")
-            wait = pause * random.uniform(0.5, 1.0)
+            url, connection = self._connection()
+            reused = cast("socket.socket | None", connection.sock) is not None
+            least = 0.0
             try:
-                status, headers, data = self._send(path, body, until, abort)
+                status, headers, data = self._exchange(url, connection, path, body, call)
                 if status == 200:
                     return cast("Json", json.loads(data))
                 problem = f"{path} answered {status}: {data[:500].decode(errors='replace')}"
                 if status not in AGAIN:
                     raise ClientError(problem)
-                wait = max(wait, _number(headers.get("Retry-After")))
+                with contextlib.suppress(ValueError):
+                    least = float(headers.get("Retry-After", 0))
             except (OSError, http.client.HTTPException, ValueError) as error:
+                if reused and isinstance(error, (ConnectionError, http.client.HTTPException)) and not call.cancelled:
+                    continue  # the service may have closed an idle connection: not a failure
                 problem = f"{path}: {type(error).__name__}: {error}"
-            if abort.asked:
-                raise ClientError("cancelled")
+            if not call.pause(least):
+                why = "cancelled" if call.cancelled else f"no answer within {self.timeout_s:g} s"
+                raise ClientError(f"{why}; the last: {problem}")
             self.stats.last_error = problem
-            if time.monotonic() + wait >= until:
-                raise ClientError(f"no answer within {self.timeout_s:g} s; the last: {problem}")
             self.stats.count("retries")
-            abort.wait(wait)
-            pause = min(_LONGEST_PAUSE_S, 2 * pause)
 
-    def _send(
-        self, path: str, body: Mapping[str, Any], until: float, abort: _Abort
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _connection(self) -> tuple[str, http.client.HTTPConnection]:
+        """The next service, and an idle or a new connection to it."""
         with self._here():
             self._turn = (self._turn + 1) % len(self.base_urls)
             url = self.base_urls[self._turn]
             idle = self._idle.setdefault(url, [])
-            connection = idle.pop() if idle else None
-        reused = connection is not None
-        connection = connection or _open(url, _CONNECT_S)
-        try:
-            while True:
-                left = max(0.01, until - time.monotonic())
-                try:
-                    return self._exchange(url, connection, path, _timed(body, left), left, abort)
-                except (ConnectionError, http.client.HTTPException):
-                    # The service may have closed an idle connection: not a failure.
-                    if not reused or abort.asked:
-                        raise
-                    connection.close()
-                    reused, connection = False, _open(url, _CONNECT_S)
-        except BaseException:
-            connection.close()
-            raise
+            return url, idle.pop() if idle else _open(url)
 
     def _exchange(
-        self, url: str, connection: http.client.HTTPConnection, path: str, body: str, timeout: float, abort: _Abort
+        self, url: str, connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any], call: _Progress
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        if cast("socket.socket | None", connection.sock) is None:
-            connection.timeout = min(timeout, _CONNECT_S)
-            connection.connect()
-        wire = cast("socket.socket", connection.sock)
-        wire.settimeout(timeout)
-        abort.watch(wire)
+        left = max(0.01, call.left)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
-        connection.request("POST", urlsplit(url).path.rstrip("/") + path, body.encode(), headers)
-        response = connection.getresponse()
-        data = response.read()
-        abort.watch(None)
+        try:
+            if cast("socket.socket | None", connection.sock) is None:
+                connection.timeout = min(left, _CONNECT_S)
+                connection.connect()
+            wire = cast("socket.socket", connection.sock)
+            wire.settimeout(left)
+            call.watch(wire)
+            connection.request("POST", urlsplit(url).path.rstrip("/") + path, _timed(body, left).encode(), headers)
+            response = connection.getresponse()
+            data = response.read()
+            call.watch(None)
+        except BaseException:
+            connection.close()
+            raise
         if response.will_close:
             connection.close()
         else:
@@ -355,15 +301,15 @@ class Client:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
-        with self._here():
-            for connection in (one for idle in self._idle.values() for one in idle):
-                connection.close()
-            self._idle.clear()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        for idle in self.__dict__.get("_idle", {}).values():
+            while idle:
+                idle.pop().close()
 
     def __del__(self) -> None:
-        # Closes sockets of a client that was not closed, without waiting for calls in progress.
-        for connection in (one for idle in self.__dict__.get("_idle", {}).values() for one in idle):
-            connection.close()
+        self._close_idle()  # without waiting for calls in progress
 
     def __enter__(self) -> Client:
         return self
@@ -372,27 +318,38 @@ class Client:
         self.close()
 
 
-class _Abort:
-    """Aborts a call from another thread: ends its pause, and shuts down its socket."""
+class _Progress:
+    """A call in progress: its deadline, its pauses between tries, and how another thread cancels it."""
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+    def __init__(self, timeout_s: float) -> None:
+        self._until = time.monotonic() + timeout_s
+        self._next_s = _FIRST_PAUSE_S
+        self._cancelled = threading.Event()
         self._socket: socket.socket | None = None
 
     @property
-    def asked(self) -> bool:
-        return self._event.is_set()
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._until - time.monotonic()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def pause(self, least: float = 0.0) -> bool:
+        """Waits before the next try. False if it was cancelled, or, at once, if the deadline comes first."""
+        wait = max(least, self._next_s * random.uniform(0.5, 1.0))
+        self._next_s = min(_LONGEST_PAUSE_S, 2 * self._next_s)
+        return self.left > wait and not self._cancelled.wait(wait)
 
     def watch(self, connection: socket.socket | None) -> None:
+        """Names the connection that `cancel` shuts down."""
         self._socket = connection
-        if self.asked and connection is not None:
+        if self.cancelled and connection is not None:
             raise ClientError("cancelled")
 
-    def wait(self, seconds: float) -> None:
-        self._event.wait(seconds)
-
-    def __call__(self) -> None:
-        self._event.set()
+    def cancel(self) -> None:
+        self._cancelled.set()
         watched = self._socket
         if watched is not None:
             with contextlib.suppress(OSError):  # already closed
@@ -405,10 +362,10 @@ def item(problem: str, solution: str | Sequence[str], **options: Any) -> Json:
     return {"problem": problem, **what, **{name: value for name, value in options.items() if value is not None}}
 
 
-def _open(url: str, timeout: float) -> http.client.HTTPConnection:
+def _open(url: str) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=timeout)
+    return kind(parts.hostname or "", parts.port)
 
 
 def _timed(body: Mapping[str, Any], left: float) -> str:
@@ -417,27 +374,7 @@ def _timed(body: Mapping[str, Any], left: float) -> str:
     return json.dumps({**body, "timeout_s": own if given is None else min(float(given), own)})
 
 
-async def _awaited(call: Future[T], abort: _Abort) -> T:
-    """Awaits a call; cancelling closes its connection."""
-    try:
-        return await asyncio.wrap_future(call)
-    except asyncio.CancelledError:
-        abort()
-        raise
-
-
 def _score(row: Json | None) -> Score | None:
     if row is None or "scores" not in row:
         return None
     return Score(**{name: row.get(name) for name in Score.__slots__})  # pyright: ignore[reportArgumentType]
-
-
-def _scores(rows: list[Json] | None, count: int) -> list[Score | None]:
-    return [None] * count if rows is None else [_score(row) for row in rows]
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0

@@ -175,9 +175,9 @@ class Sandbox:
         self._choose = choose
         self._backend: Backend | None = None
         self.guests_started = 0
+        """Guests started since opening; more than lanes if guests were lost or replaced."""
         self.guests_broken = 0
         """Guests that ended by themselves or were given up, but not those replaced after long use."""
-        """Guests started since opening; more than lanes if guests were lost or replaced."""
         self.hello: Hello | None = None
         """What the latest guest reported of itself."""
         self._lanes: list[Lane] = []

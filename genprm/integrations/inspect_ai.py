@@ -42,7 +42,9 @@ def process(url: str | None = None, timeout_s: float = 300.0, gated: bool = Fals
             "violation": found.violation,
             "reward": found.reward,
         }
-        said = None if wrong is None else "no step is judged wrong" if wrong < 0 else f"step {wrong} is judged wrong"
+        said = (
+            None if wrong is None else "no step is judged wrong" if wrong < 0 else f"step {wrong + 1} is judged wrong"
+        )
         return Score(value=(found.reward or 0.0) if gated else lowest, explanation=said, metadata=about)
 
     return score

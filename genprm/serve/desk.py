@@ -143,10 +143,10 @@ class Desk:
             self._rest()
 
     @asynccontextmanager
-    async def flights(self, tasks: Sequence[Task]) -> AsyncGenerator[list[Flight]]:
+    async def flights(self, tasks: Sequence[Task | None]) -> AsyncGenerator[list[Flight | None]]:
         """The flights of some solutions for the duration of a block; leaving it abandons them.
 
-        A solution that is already being judged for another request is not judged again.
+        A solution that is already being judged for another request is not judged again. None stays None.
 
         Raises:
             Refusal: the queue has no room for all of them.
@@ -156,10 +156,11 @@ class Desk:
             yield found
         finally:
             for flight in found:
-                self._leave(flight)
+                if flight is not None:
+                    self._leave(flight)
 
-    def _board(self, tasks: Sequence[Task]) -> list[Flight]:
-        new = len({task for task in tasks if task not in self._flights})
+    def _board(self, tasks: Sequence[Task | None]) -> list[Flight | None]:
+        new = len({task for task in tasks if task is not None and task not in self._flights})
         free = max(0, self._in_flight - len(self._running) - len(self._waiting))
         if new > self._queue + self._in_flight:
             most = self._queue + self._in_flight
@@ -170,8 +171,11 @@ class Desk:
             wait = len(self._waiting) * self._average_s / self._in_flight / 2
             retry = min(_LONGEST_RETRY_S, max(1, round(wait)))
             raise Refusal(429, "busy", f"{len(self._waiting)} solutions are waiting; the limit is {self._queue}", retry)
-        found: list[Flight] = []
+        found: list[Flight | None] = []
         for task in tasks:
+            if task is None:
+                found.append(None)
+                continue
             flight = self._flights.get(task)
             if flight is None:
                 flight = self._flights[task] = Flight(task, self._threshold)

@@ -134,22 +134,17 @@ class Service:
         until = self.until(timeout_s)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.desk.request())
-            fit = [one for one in wanted if one.unfit is None]
+            tasks = [_task(one) for one in wanted]
             if reward_only:
-                outcomes = await self._outcomes(fit, until)
-                asked = [one for one, outcome in zip(fit, outcomes, strict=True) if not outcome.settled]
-                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in asked]))
+                outcomes = await self._outcomes(wanted, until)
+                tasks = [None if outcome.settled else task for task, outcome in zip(tasks, outcomes, strict=True)]
+                flights = await stack.enter_async_context(self.desk.flights(tasks))
             else:
-                flights = await stack.enter_async_context(self.desk.flights([_task(one) for one in fit]))
-                outcomes = await self._outcomes(fit, until)
-            results = iter(await asyncio.gather(*(self._result(flight, until, timeout_s) for flight in flights)))
-            judged = iter(
-                [
-                    self._answer(one, outcome, None if reward_only and outcome.settled else next(results), started)
-                    for one, outcome in zip(fit, outcomes, strict=True)
-                ]
-            )
-            return [next(judged) if one.unfit is None else _unjudged(one, one.unfit) for one in wanted]
+                flights = await stack.enter_async_context(self.desk.flights(tasks))
+                outcomes = await self._outcomes(wanted, until)
+            results = await asyncio.gather(*(self._result(flight, until, timeout_s) for flight in flights))
+            found = zip(wanted, outcomes, results, strict=True)
+            return [self._answer(one, outcome, result, started) for one, outcome, result in found]
 
     async def stream(self, asked: Asked, keep: Keep) -> AsyncGenerator[tuple[str, dict[str, object]]]:
         """Judges solutions and yields (event, data) pairs.
@@ -168,17 +163,12 @@ class Service:
         events: asyncio.Queue[tuple[str, dict[str, object]] | None] = asyncio.Queue()
 
         async def follow(number: int, one: Wanted, flight: Flight | None) -> None:
-            if flight is None:
-                assert one.unfit is not None
-                row = row_of(_unjudged(one, one.unfit), keep)
-                events.put_nowait(("error", {"item": number, **row.model_dump(mode="json")}))
-                return
             seen = 0
-            while await flight.more(seen, until, self.desk.stop):
+            while flight is not None and await flight.more(seen, until, self.desk.stop):
                 step = step_row(one.row.steps[seen], flight.steps[seen], keep).model_dump(mode="json")
                 events.put_nowait(("step", {"item": number, "index": seen, **step}))
                 seen += 1
-            outcome = (await self._outcomes([one], until))[0]
+            outcome = await self._outcome(one, until)
             answer = self._answer(one, outcome, await self._result(flight, until, asked.timeout_s), started)
             row = row_of(answer, keep)
             kind = "error" if isinstance(row, FailedRow) else "row"
@@ -186,12 +176,10 @@ class Service:
 
         if len(wanted) == 1 and wanted[0].unfit is not None:
             raise wanted[0].unfit
-        fit = [one for one in wanted if one.unfit is None]
         with self.desk.request():
-            async with self.desk.flights([_task(one) for one in fit]) as flights:
+            async with self.desk.flights([_task(one) for one in wanted]) as flights:
                 yield "open", {"items": [{"id": one.row.id, "steps": list(one.row.steps)} for one in wanted]}
-                boarded = iter(flights)
-                pairs = [(one, next(boarded) if one.unfit is None else None) for one in wanted]
+                pairs = zip(wanted, flights, strict=True)
                 work = [asyncio.create_task(follow(number, *pair)) for number, pair in enumerate(pairs)]
                 everything = asyncio.gather(*work)
                 everything.add_done_callback(lambda _: events.put_nowait(None))
@@ -205,10 +193,16 @@ class Service:
                     await asyncio.gather(*work, return_exceptions=True)
 
     async def _outcomes(self, wanted: Sequence[Wanted], until: float) -> list[Outcome]:
-        left = max(0.1, until - time.monotonic())
-        return list(await asyncio.gather(*(self.outcomes.of(one.row, one.correct, left) for one in wanted)))
+        return list(await asyncio.gather(*(self._outcome(one, until) for one in wanted)))
 
-    async def _result(self, flight: Flight, until: float, timeout_s: float | None) -> Verdicts | Refusal:
+    async def _outcome(self, one: Wanted, until: float) -> Outcome:
+        if one.unfit is not None:
+            return Outcome(None, False, f"{one.unfit.kind}: {one.unfit.message}")
+        return await self.outcomes.of(one.row, one.correct, max(0.1, until - time.monotonic()))
+
+    async def _result(self, flight: Flight | None, until: float, timeout_s: float | None) -> Verdicts | Refusal | None:
+        if flight is None:
+            return None
         given = self.config.deadline_s if timeout_s is None else min(timeout_s, self.config.deadline_s)
         try:
             verdicts = await flight.result(until, self.desk.stop, f"{given:g} s had passed")
@@ -229,7 +223,8 @@ class Service:
             return Answer(one.row, outcome, None, False, reward, seconds, result)
         judgement = None if result is None else result.judgement
         reward = outcome.reward(judgement, self.config.reward_weight)
-        answer = Answer(one.row, outcome, judgement, result is None or result.complete, reward, seconds)
+        complete = result is None or result.complete
+        answer = Answer(one.row, outcome, judgement, complete, reward, seconds, unfit=one.unfit)
         if result is not None and result.complete:
             self._keep(answer)
         return answer
@@ -276,10 +271,5 @@ def unfit_solution(unfit: Unfit, problem: str, name: str | None = None) -> Wante
     return Wanted(InputRow("", "request", 1, problem, (), name), unfit=unfit)
 
 
-def _unjudged(one: Wanted, unfit: Unfit) -> Answer:
-    outcome = Outcome(None, False, f"{unfit.kind}: {unfit.message}")
-    return Answer(one.row, outcome, None, True, 0.0, 0.0, unfit=unfit)
-
-
-def _task(one: Wanted) -> Task:
-    return Task(one.row.problem, one.row.steps, one.seed)
+def _task(one: Wanted) -> Task | None:
+    return None if one.unfit is not None else Task(one.row.problem, one.row.steps, one.seed)

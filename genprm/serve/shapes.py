@@ -65,14 +65,15 @@ async def get_reward(request: Request, asked: RewardAsked, service: Serving) -> 
         )
     ]
     answers = await _rewarded(request, service, wanted, OPENRLHF_S)
-    rewards = [(answer and answer.reward) or 0.0 for answer in answers]
+    rewards = [answer.reward or 0.0 for answer in answers]
+    correct = [answer.outcome.correct for answer in answers]
     return RewardGiven(
         rewards=rewards,
         scores=rewards,
         extra_logs={
-            "correct": [_as_number(answer and answer.outcome.correct) for answer in answers],
-            "violation": [float(answer is None or answer.outcome.violation is not None) for answer in answers],
-            "missing": [float(answer is not None and answer.reward is None) for answer in answers],
+            "correct": [-1.0 if right is None else float(right) for right in correct],
+            "violation": [float(answer.outcome.violation is not None) for answer in answers],
+            "missing": [float(answer.reward is None) for answer in answers],
         },
     )
 
@@ -90,7 +91,7 @@ async def remote_rm(request: Request, asked: RmAsked, service: Serving) -> float
     """The body is the reward itself."""
     wanted = [_wanted(asked.prompt, asked.response, asked.label, service)]
     answer = (await _rewarded(request, service, wanted, SLIME_S))[0]
-    return 0.0 if answer is None else answer.reward
+    return answer.reward
 
 
 class VerifyAsked(_Loose):
@@ -122,11 +123,10 @@ async def verify(request: Request, asked: VerifyAsked, service: Serving) -> dict
     except ValueError as error:
         raise Refusal(422, "invalid", str(error)) from None
     answer = (await _rewarded(request, service, [_wanted(problem, solution, label, service)], GYM_S))[0]
-    reward = 0.0 if answer is None else answer.reward
-    given: dict[str, Any] = {**sent, "reward": reward or 0.0, "mask_sample": reward is None}
-    if answer is not None and answer.judgement is not None:
+    given: dict[str, Any] = {**sent, "reward": answer.reward or 0.0, "mask_sample": answer.reward is None}
+    if answer.judgement is not None:
         given["step_scores"] = answer.judgement.scores
-    if reward is None and answer is not None:
+    if answer.reward is None:
         given["failure_reason"] = answer.reason
     return given
 
@@ -194,15 +194,13 @@ def _pooled(asked: str | list[dict[str, JsonValue]], service: Service) -> Wanted
     return _checked({"problem": problem, "steps": steps}, service)
 
 
-def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wanted | None:
-    """A solution to reward; None if it is empty."""
+def _wanted(prompt: object, response: str, label: Label, service: Service) -> Wanted:
+    """A solution to reward."""
     try:
         problem = problem_of(prompt)
     except ValueError as error:
         raise Refusal(422, "invalid", str(error)) from None
     solution = solution_of(response)
-    if not solution:
-        return None
     if isinstance(label, float) and not math.isfinite(label):
         raise Refusal(422, "invalid", f"a label must be a text or a finite number, not {label!r}")
     # Data sets use an empty label for none.
@@ -217,23 +215,14 @@ def _checked(value: dict[str, object], service: Service) -> Wanted:
     return Wanted(read_row(value, service.config))
 
 
-async def _rewarded(
-    request: Request, service: Service, wanted: list[Wanted | None], timeout_s: float
-) -> list[Answer | None]:
-    """Answers in order; None, which earns nothing, for an empty solution."""
+async def _rewarded(request: Request, service: Service, wanted: list[Wanted], timeout_s: float) -> list[Answer]:
     if len(wanted) > service.config.max_items:
         raise Refusal(413, "too_many", f"{len(wanted)} solutions exceed max_items, {service.config.max_items}")
-    known = [one for one in wanted if one is not None]
-    answers = await unless_gone(request, service.answers(known, timeout_s, reward_only=True))
+    answers = await unless_gone(request, service.answers(wanted, timeout_s, reward_only=True))
     failed = next((answer.error for answer in answers if answer.error is not None), None)
     if failed is not None and len(answers) == 1:
         raise failed
-    following = iter(answers)
-    return [None if one is None else next(following) for one in wanted]
-
-
-def _as_number(value: bool | None) -> float:
-    return -1.0 if value is None else float(value)
+    return answers
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:
