@@ -214,6 +214,19 @@ async def test_pickles_and_forks() -> None:
         with context.Pool(1) as pool:
             score = await asyncio.to_thread(pool.apply, client.score, ("a", [GOOD]))
         assert score.scores == [0.9]
+        # As data loaders do: a child of a process whose client has threads and an open connection.
+        code = (
+            "import multiprocessing, sys\n"
+            "from genprm.client import Client, item\n"
+            "client = Client(sys.argv[1])\n"
+            "assert client.score_many([item('a', ['2 = 2'])] * 4)[3].scores == [0.9]\n"
+            "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+            "    print([one.scores for one in pool.starmap(client.score, [('a', ['2 = 2'])] * 6)])\n"
+            "print(client.score('a', ['2 = 3']).scores)\n"
+        )
+        run = await asyncio.create_subprocess_exec(sys.executable, "-c", code, one.url, stdout=subprocess.PIPE)
+        async with asyncio.timeout(60):
+            assert (await run.communicate())[0] == b"%s\n[0.0]\n" % str([[0.9]] * 6).encode()
 
 
 async def test_the_file_alone_is_enough(tmp_path: Path) -> None:

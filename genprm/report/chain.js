@@ -21,7 +21,7 @@ const python = (source) => {
   pre.append(source.slice(from));
   return pre;
 };
-const label = (text, badge) => make("p", "label", text, badge ?? null);
+const label = (text, badge) => make("p", "label", text, badge ? " " : null, badge ?? null);
 
 const SECTION = /<\/?(analyze|verify|output|think)>\n?/g;
 const NAMES = { analyze: "Rationale", verify: "Check", think: "Thinking" };

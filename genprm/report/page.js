@@ -54,6 +54,7 @@
     const node = make("section", `step${!solution && position === row.first_error ? " first" : ""}${labelled ? " labelled" : ""}`,
       make("div", "head", make("span", "number", solution ? "" : String(position + 1)), text,
         make("span", "badges", labelled ? make("span", "badge flag", "labelled first error") : null, badge)));
+    node.setAttribute("aria-label", solution ? "The whole solution" : `Step ${position + 1}: ${badge.textContent}`);
     if (step.reason) node.append(make("p", "notice", step.reason));
     if (step.chains.some((chain) => chain.text || chain.code.length)) {
       const title = step.chains.length === 1 ? "How it was judged" : `How ${step.chains.length} chains judged it`;

@@ -95,3 +95,11 @@ def events_of(text: str) -> list[tuple[str, str]]:
         if lines:
             found.append((lines["event"], lines["data"]))
     return found
+
+
+async def says(page: Any, place: str, text: str) -> None:
+    """Waits until a part of a page has a text."""
+    from playwright.async_api import expect
+
+    # Waiting for an expression would need eval, which the page's policy forbids.
+    await expect(page.locator(place)).to_contain_text(text, timeout=20_000)

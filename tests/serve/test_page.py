@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from genprm.runs.folder import open_run
 from genprm.runs.rows import verify_row
 from genprm.serve.settings import ServeConfig
 from tests.judges import ArithmeticJudge
-from tests.sandbox.conftest import missing
-from tests.serve.shared import Live, SteppedJudge, live
+from tests.serve.shared import Live, SteppedJudge, live, says
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -42,19 +40,6 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Liv
     (runs / "no run").mkdir()
     async with live(SteppedJudge(step_s=0.3), ServeConfig(ui=True, runs=runs)) as one:
         yield one
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Any]:
-    from playwright.async_api import async_playwright
-
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        missing("chromium is not installed")
-    async with async_playwright() as play:
-        opened = await play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        await opened.close()
 
 
 @pytest.fixture(params=["light", "dark", "narrow"])
@@ -83,13 +68,6 @@ async def _shoot(page: Any, name: str) -> None:
         await page.screenshot(path=f"{SHOTS}/{name}-{page.kind}.png", full_page=True)
 
 
-async def _says(page: Any, place: str, text: str) -> None:
-    from playwright.async_api import expect
-
-    # Waiting for an expression would need eval, which the page's policy forbids.
-    await expect(page.locator(place)).to_contain_text(text, timeout=20_000)
-
-
 async def test_a_judgement_is_watched_to_its_end(page: Any) -> None:
     await page.goto("/")
     await page.fill("#problem", f"What is $1 + 1$? {HOSTILE}")
@@ -98,7 +76,7 @@ async def test_a_judgement_is_watched_to_its_end(page: Any) -> None:
     await page.wait_for_selector(".step.waiting")
     await page.wait_for_selector(".step:not(.waiting) .head .badge.right")
     assert await page.locator(".step.waiting").count() > 0  # the first is shown while the others are being judged
-    await _says(page, "#status", "Done")
+    await says(page, "#status", "Done")
     assert "error at step 2" in await page.inner_text("#status")
     assert await page.locator(".step").count() == 3
     assert await page.locator(".step.first .head .badge.wrong").count() == 1
@@ -119,25 +97,25 @@ async def test_it_is_stopped_and_says_what_is_wrong(page: Any, served: Live) -> 
     await page.keyboard.press("Control+Enter")
     await page.wait_for_selector(".step .badge.right")
     await page.click("#stop")
-    await _says(page, "#status", "Stopped.")
+    await says(page, "#status", "Stopped.")
     await page.fill("#solution", "raise\n\n2 = 2")
     await page.click("#go")
-    await _says(page, "#status", "the server is gone")
+    await says(page, "#status", "the server is gone")
 
 
 async def test_a_run_is_browsed(page: Any) -> None:
     await page.goto("/")
     await page.click("#runs-tab")
     await page.select_option("#run", "one")
-    await _says(page, "#run-status", "130 of 130 rows")
+    await says(page, "#run-status", "130 of 130 rows")
     assert await page.locator("#rows tbody tr").count() == 100
     await page.click("#more")
     assert await page.locator("#rows tbody tr").count() == 130
     await page.select_option("#filter", label="No error")
-    await _says(page, "#run-status", "7 of 130 rows")
+    await says(page, "#run-status", "7 of 130 rows")
     await page.select_option("#filter", label="All rows")
     await page.fill("#search", "row-042")
-    await _says(page, "#run-status", "1 of 130 rows")
+    await says(page, "#run-status", "1 of 130 rows")
     await page.click("#rows button")
     await page.wait_for_selector("#row .step.first")
     assert "42 = 0" in await page.inner_text("#row")
@@ -152,7 +130,7 @@ async def test_two_runs_are_compared(page: Any) -> None:
     await page.wait_for_selector("#run-a option:nth-child(2)", state="attached")
     await page.select_option("#run-a", "one")
     await page.select_option("#run-b", "other")
-    await _says(page, "#compare-status", "130 rows in both")
+    await says(page, "#compare-status", "130 rows in both")
     assert "0 judged alike. As labelled: 123 and 0 of 130." in await page.inner_text("#compare-status")
     assert await page.locator("#pairs tbody tr").count() == 130
     await _shoot(page, "compare")

@@ -427,6 +427,31 @@ async def test_models_health_metrics_schema() -> None:
         )
 
 
+async def test_metrics_show_what_is_under_way() -> None:
+    async with live(SteppedJudge(), ServeConfig(max_in_flight=1), votes=4) as one:
+        bodies = [{"problem": str(n), "steps": [GOOD, "wait"], "timeout_s": 1.5} for n in range(3)]
+        asked = [asyncio.create_task(one.post("/v1/judge", body)) for body in bodies]
+        async with asyncio.timeout(5):
+            while await one.metric("genprm_queue ") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert await one.metric("genprm_solutions_in_flight ") == 1
+        assert await one.metric("genprm_chains_in_flight ") == 4
+        assert await one.metric("genprm_connections ") >= 4
+        await asyncio.gather(*asked)
+        for line, value in {
+            "genprm_queue ": 0,
+            "genprm_solutions_in_flight ": 0,
+            "genprm_chains_in_flight ": 0,
+            "genprm_partial_total": 3,
+            'genprm_solutions_total{outcome="abandoned"}': 3,
+            "genprm_wait_seconds_count": 1,  # two never had their turn
+            "genprm_judge_seconds_count": 0,
+            'genprm_request_seconds_bucket{le="1.0",path="/v1/judge"}': 0,
+            'genprm_request_seconds_bucket{le="5.0",path="/v1/judge"}': 3,
+        }.items():
+            assert await one.metric(line) == value, line
+
+
 async def test_judgements_are_kept_only_where_asked(tmp_path: Path) -> None:
     with open_run(tmp_path / "log", command="serve", config={}) as log:
         async with live(SteppedJudge(), log=log) as one:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from genprm.chat_text import problem_of, solution_of
+from genprm.serve import shapes
 from genprm.serve.settings import ServeConfig
 from tests.judges import ArithmeticJudge
-from tests.serve.shared import Live, live
+from tests.serve.shared import Live, SteppedJudge, live
 
 PROMPT = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant\n"
 RIGHT, WRONG = "2 = 2\n\n\\boxed{2} = \\boxed{2}", "2 = 2\n\n\\boxed{3} = \\boxed{3}"
@@ -107,6 +109,21 @@ async def test_nemo_gym(served: tuple[Live, ArithmeticJudge]) -> None:
     text = {**_gym(RIGHT), "responses_create_params": {"input": "What is 1 + 1?"}}
     assert (await one.post("/verify", text)).json()["reward"] == pytest.approx(0.9)
     assert (await one.post("/verify", {**sent, "response": {"output": 3}})).status_code == 422
+
+
+async def test_callers_are_answered_before_they_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENRLHF_S", "SLIME_S", "GYM_S"):
+        monkeypatch.setattr(shapes, name, 0.3)
+    endless = f"{RIGHT}\n\nwait"
+    sent = {"query": [PROMPT + endless, PROMPT + RIGHT], "prompts": [PROMPT] * 2}
+    async with asyncio.timeout(10), live(SteppedJudge()) as one:
+        given = (await one.post("/get_reward", sent)).json()
+        assert given["rewards"] == pytest.approx([0.0, 0.9])
+        assert given["extra_logs"]["missing"] == [1.0, 0.0]
+        assert (await one.post("/rm", {"prompt": PROMPT, "response": endless})).json() is None
+        gym = (await one.post("/verify", _gym(endless))).json()
+        assert (gym["reward"], gym["mask_sample"]) == (0.0, True)
+        assert "0.3 s had passed" in gym["failure_reason"]
 
 
 async def test_vllm_pooling(served: tuple[Live, ArithmeticJudge]) -> None:

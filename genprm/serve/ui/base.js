@@ -31,6 +31,8 @@ const stepNode = (step, place, limit, open = false, isFirst = false) => {
   const badge = make("span", `badge ${kind}`, step.score === null ? "no score" : `${kind} ${number(step.score)}`);
   const node = make("div", isFirst ? "step first" : "step",
     make("div", "head", make("span", "number", String(place + 1)), rich(make("div", "text"), step.step ?? ""), badge));
+  node.setAttribute("role", "group");
+  node.setAttribute("aria-label", `Step ${place + 1}: ${badge.textContent}`);
   if (step.reason) node.append(make("p", "notice", step.reason));
   if (step.chains?.length) node.append(folded("How it was judged", (parent) => votes(parent, step.chains, limit), open));
   return node;
