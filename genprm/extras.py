@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import re
+from importlib import metadata
 
 
 class ExtraError(RuntimeError):
@@ -22,5 +25,24 @@ def need(extra: str, *modules: str, what: str) -> None:
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        names = " and ".join({"sklearn": "scikit-learn"}.get(name, name) for name in missing)
+        names = " and ".join(map(_distribution, missing))
         raise ExtraError(f"{what} needs {names}: pip install 'genprm[{extra}]'")
+
+
+def install_line(module: str) -> str:
+    """The command that installs a missing module: the smallest extra of this package that brings it, or the module."""
+    name = _distribution(module.partition(".")[0])
+    extras: dict[str, list[str]] = {}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires("genprm") or []:
+            wanted, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
+            if wanted and extra:
+                extras.setdefault(extra[1], []).append(_distribution(wanted[0].lower()))
+    bringing = [extra for extra, brought in extras.items() if name in brought]
+    if bringing:
+        return f"pip install 'genprm[{min(bringing, key=lambda extra: len(extras[extra]))}]'"
+    return f"pip install {name}"
+
+
+def _distribution(module: str) -> str:
+    return {"sklearn": "scikit-learn"}.get(module, module.replace("_", "-"))

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from genprm.cli.terminal import EscapedFormatter, notes, stderr, stdout, verbosity
+from genprm.extras import install_line
 
 __all__ = [
     "FAILED",
@@ -102,7 +103,7 @@ def explained(error: Exception) -> tuple[int, str]:
             said += ". Make room, then run the same command again: finished rows are kept"
         return FAILED, said
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return FAILED, f"the Python package {error.name!r} is not installed: pip install {error.name}"
+        return FAILED, f"the Python package {error.name!r} is not installed: {install_line(error.name)}"
     if isinstance(error, MemoryError):
         return FAILED, "out of memory"
     return FAILED, (f"{type(error).__name__}: {error}\nThis is a bug. With `--debug` the command shows the traceback.")

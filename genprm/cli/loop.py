@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from genprm.cli.boundary import run_async, stderr, stdout
+from genprm.cli.boundary import notes, run_async, stderr, stdout
 from genprm.cli.options import Options
 from genprm.config import JudgeConfig, RunConfig
 
@@ -42,9 +42,7 @@ def loop(
             show_default=False,
         ),
     ],
-    run: Annotated[
-        RunConfig, Options(without=("seed", "concurrency", "keep", "limit", "sample", "as_json", "dry_run"))
-    ],
+    run: Annotated[RunConfig, Options(without=("seed", "concurrency", "keep", "limit", "sample", "dry_run"))],
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,6 +82,8 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
         LoopError: a stage produced too little, or too many of its rows failed.
         typer.Exit: a signal stopped it.
     """
+    from genprm.cli.session import print_json
+    from genprm.cli.summary import print_stages
     from genprm.rpe.dataset import check_installed as data_installed
     from genprm.runs.folder import digest, open_run
     from genprm.train.sft import check_installed
@@ -96,8 +96,12 @@ def loop_into(name: str, recipe: LoopRecipe, how: RunConfig) -> None:
         if how.clean:
             for old in (*out.glob("round-*"), out / HELD_OUT):
                 shutil.rmtree(old, ignore_errors=True)
-        Loop(recipe, run, how.track).go()
-    stdout().print(f"page: {out / 'report.html'}", soft_wrap=True)
+        stages = Loop(recipe, run, how.track).go()
+    if how.as_json:
+        print_json("loop", stored, cast("JsonValue", {"stages": stages, "stopped": None}))
+    else:
+        print_stages(stdout(), stages)
+    (notes() if how.as_json else stdout()).print(f"page: {out / 'report.html'}", soft_wrap=True)
 
 
 def stored_recipe(recipe: LoopRecipe) -> dict[str, JsonValue]:
@@ -122,8 +126,8 @@ class Loop:
         self._rows = {row.key: row for row in run.rows(StageRow)}
         self._judge: Path | None = None
 
-    def go(self) -> None:
-        """Runs the remaining stages."""
+    def go(self) -> list[dict[str, Any]]:
+        """Runs the remaining stages. Returns what `metrics.json` has of all."""
         recipe = self._recipe
         if recipe.benchmark is not None and recipe.benchmark.generate:
             self._stage(0, HELD_OUT, self._held_out)
@@ -137,6 +141,7 @@ class Loop:
             if recipe.search is not None:
                 self._stage(number, "search", partial(self._search, number))
         self._page(None)
+        return [row.model_dump() for row in self._rows.values()]
 
     def _stage(self, number: int, stage: str, work: Callable[[Path], dict[str, Any]]) -> Path:
         """Runs a stage unless it is finished. Returns its folder."""
@@ -312,8 +317,11 @@ class Loop:
 
     def _page(self, stopped: str | None, last: StageRow | None = None) -> None:
         from genprm.report.loop_page import write_loop_page
+        from genprm.runs.folder import METRICS, write_atomically
 
         rows = [*self._rows.values(), *([last] if last is not None else [])]
+        metrics = {"stages": [row.model_dump() for row in rows], "stopped": stopped}
+        write_atomically(self._run.path / METRICS, json.dumps(metrics, indent=2))
         write_loop_page(self._run.path, info=self._run.info, rows=rows, stopped=stopped)
 
 

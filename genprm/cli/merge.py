@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def merge(
     run: Annotated[Path, typer.Argument(help="Folder of the run: `--out` of its shards.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Merges the shards of a run (`genprm verify ... --shard K/N`) into the run that one driver would have written.
 
@@ -25,12 +26,13 @@ def merge(
     are kept. The same command without --shard resumes the merged run.
     """
     with friendly():
-        _merge(run)
+        _merge(run, as_json=as_json)
 
 
-def _merge(run: Path) -> None:
+def _merge(run: Path, *, as_json: bool) -> None:
     from genprm.benchmarks.metrics import Tally
     from genprm.cli import summary
+    from genprm.cli.session import print_json
     from genprm.report import write_page
     from genprm.runs.folder import FAILURES, METRICS, REPORT, read_ordered, read_rows_of, write_atomically
     from genprm.runs.rows import FailureRow, VerifyRow
@@ -46,9 +48,13 @@ def _merge(run: Path) -> None:
     write_page(run / REPORT, info=merged.info, metrics=metrics, rows=read_ordered(run, VerifyRow), failures=failures)
     if not merged.in_input:
         notes().print("The input cannot be read again, so it is unknown whether all of its rows were judged.")
-    summary.print_summary(stdout(), metrics)
+    if as_json:
+        print_json(merged.info.command, merged.info.config, metrics.model_dump(mode="json"))
+    else:
+        summary.print_summary(stdout(), metrics)
     summary.print_failures(notes(), failures, str(run / FAILURES))
-    stdout().print(f"{counted(merged.shards, 'shard')} merged, page: {run / REPORT}", soft_wrap=True)
+    said = notes() if as_json else stdout()
+    said.print(f"{counted(merged.shards, 'shard')} merged, page: {run / REPORT}", soft_wrap=True)
 
 
 def _input(info: RunInfo) -> Iterable[InputRow | BadRow] | None:

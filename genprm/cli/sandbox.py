@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from genprm.cli.grammar import Command
 from genprm.cli.sandbox_serve import serve
-from genprm.cli.terminal import escaped, stdout
+from genprm.cli.terminal import escaped, notes, stdout
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,8 @@ Runtime = Annotated[
     str | None, typer.Option("--runtime", help="A container runtime that Docker or Podman knows, e.g. kata-runtime.")
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
 
 @app.command(cls=Command)
 def run(
@@ -43,7 +46,7 @@ def run(
     cpu_s: Annotated[float, typer.Option(help="CPU time, in seconds.")] = 5.0,
     memory_mb: Annotated[int, typer.Option(help="Memory, in MiB.")] = 1024,
     output_kb: Annotated[int, typer.Option(help="How much output is kept, in KiB.")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run one file and print its result. The exit code is 0 when it ran to its end, else 1."""
     from genprm.sandbox import Limits, Result, SandboxError, open_sandbox
@@ -80,6 +83,7 @@ def attack(
     sandbox: Backend = "auto",
     runtime: Runtime = None,
     only: Annotated[str | None, typer.Option(help="Run only attacks whose names contain this.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the attack suite here and print what each attack achieved. The exit code is 0 when all were contained."""
     from rich.markup import escape
@@ -91,7 +95,8 @@ def attack(
     chosen = [one for one in ATTACKS if only is None or only in one.name]
     if not chosen:
         raise typer.BadParameter(f"no attack's name contains {only!r}")
-    console = stdout()
+    console = notes() if as_json else stdout()
+    found: list[Outcome] = []
     table = Table(title="Attacks", show_lines=False)
     for column in ("attack", "tries", "outcome", "seconds", "canary"):
         table.add_column(column)
@@ -104,25 +109,39 @@ def attack(
         took = f"{result.duration_s:.2f}" if result else "-"
         return outcome.attack.name, outcome.attack.tries, verdict, took, f"{outcome.canary_s * 1000:.0f} ms"
 
-    async def work() -> int:
-        escaped = 0
+    async def work() -> str:
         async with open_sandbox(sandbox, limits=ATTACK_LIMITS, lanes=1, runtime=runtime) as box:
             console.print(f"{box.note}; sessions kept apart by {box.isolation}")
             with console.status("attacking") as status:
                 async for outcome in run_attacks(box, chosen):
-                    escaped += not outcome.contained
+                    found.append(outcome)
                     table.add_row(*row(outcome))
                     status.update(f"{table.row_count} of {len(chosen)}: {outcome.attack.name}")
-        return escaped
+            return box.note
 
     try:
-        escaped = asyncio.run(work())
+        note = asyncio.run(work())
     except (SandboxError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    console.print(table)
-    console.print(f"{len(chosen) - escaped} of {len(chosen)} attacks contained")
-    raise typer.Exit(1 if escaped else 0)
+    loose = sum(not outcome.contained for outcome in found)
+    if as_json:
+        rows = [
+            {
+                "attack": outcome.attack.name,
+                "tries": outcome.attack.tries,
+                "contained": outcome.contained,
+                "failures": list(outcome.failures),
+                "status": outcome.result and outcome.result.status,
+                "canary_s": outcome.canary_s,
+            }
+            for outcome in found
+        ]
+        typer.echo(json.dumps({"sandbox": note, "contained": len(found) - loose, "attacks": rows}))
+    else:
+        console.print(table)
+        console.print(f"{len(found) - loose} of {len(found)} attacks contained")
+    raise typer.Exit(1 if loose else 0)
 
 
 @app.command(cls=Command)
@@ -131,6 +150,7 @@ def bench(
     runtime: Runtime = None,
     lanes: Annotated[int | None, typer.Option(help="Snippets that run at once; default: the number of cores.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each kind of snippet.")] = 3.0,
+    as_json: AsJson = False,
 ) -> None:
     """Measure snippets per second and latency on this machine."""
     from rich.table import Table
@@ -150,6 +170,9 @@ def bench(
     except (SandboxError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if as_json:
+        typer.echo(json.dumps({"sandbox": note, "snippets": {name: asdict(one) for name, one in figures.items()}}))
+        return
     table = Table(title=note)
     for column in ("snippet", "p50 ms", "p99 ms", "a second"):
         table.add_column(column, justify="left" if column == "snippet" else "right")

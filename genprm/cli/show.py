@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -74,6 +74,12 @@ def _tables(run: Path, info: RunInfo) -> None:
         case "label" | "synthesize":
             counts = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             summary.print_counts(console, counts)
+        case "loop":
+            summary.print_stages(console, cast("Any", metrics["stages"]))
+            if metrics["stopped"]:
+                stderr().print(f"Stopped: {metrics['stopped']}", markup=False, soft_wrap=True)
+        case "train sft" | "train discriminative" | "train implicit":
+            summary.print_training(console, metrics)
         case _:
             if info.command in ("verify", "serve") and _lines(run / ROWS) <= summary.ROWS_SHOWN:
                 summary.print_rows(console, read_ordered(run, VerifyRow))

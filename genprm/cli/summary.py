@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -83,6 +84,24 @@ def print_counts(console: Console, counts: Mapping[str, float]) -> None:
     table.add_column(justify="right")
     for name, value in counts.items():
         table.add_row(escape(name.replace("_", " ")), f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+    console.print(table)
+
+
+def print_training(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Prints the results of a training run: its `metrics.json`."""
+    counts = {"steps": metrics["steps"], "loss": metrics["loss"], **metrics["metrics"], "seconds": metrics["seconds"]}
+    print_counts(console, {name: value for name, value in counts.items() if value is not None})
+
+
+def print_stages(console: Console, stages: Iterable[Mapping[str, Any]]) -> None:
+    """Prints the results of a loop's stages, without those that are 0 or unknown."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("stage", "time", "results"):
+        table.add_column(name, header_style="dim", overflow="fold")
+    for stage in stages:
+        figures = {name: value for name, value in stage["figures"].items() if value}
+        results = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        table.add_row(escape(stage["key"]), duration(stage["seconds"]), escape(results))
     console.print(table)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genprm.cli import options
-from genprm.cli.boundary import INTERRUPTED, TERMINATED, stderr, stdout
+from genprm.cli.boundary import INTERRUPTED, TERMINATED, notes, stderr, stdout
 from genprm.fields import free_fields
 from genprm.train.config import DiscriminativeConfig, ImplicitConfig, SftConfig, TrainConfig
 
@@ -115,17 +115,27 @@ def implicit(
 
 def _train(config: TrainConfig, command: str, train: Callable[..., Trained]) -> None:
     """Trains in the folder of the run, and prints the results."""
+    import json
+
+    from genprm.cli.session import print_json
+    from genprm.cli.summary import print_training
+    from genprm.runs.folder import METRICS
     from genprm.train.running import Stopped
 
     with _folder(config, command, config.data) as out:
         try:
-            trained = train(config, out, say=_say)
+            train(config, out, say=_say)
         except Stopped as stopped:
             stderr().print(f"Stopped after step {stopped.step:,}; the same command resumes.")
             raise typer.Exit(TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED) from None
-    for name, value in sorted(trained.metrics.items()):
-        stdout().print(f"{name:24} {value:.4f}")
-    stdout().print(f"model: {out}", soft_wrap=True)
+    if int(os.environ.get("RANK", "0")):
+        return
+    metrics = json.loads((out / METRICS).read_text(encoding="utf-8"))
+    if config.as_json:
+        print_json(command, config.stored(), metrics)
+    else:
+        print_training(stdout(), metrics)
+    (notes() if config.as_json else stdout()).print(f"model: {out}", soft_wrap=True)
 
 
 @contextmanager

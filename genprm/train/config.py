@@ -47,6 +47,9 @@ class Saving(Config):
     clean: Annotated[bool, Option(flags=("--clean",), stored=False)] = Field(
         default=False, description="Delete the run in the folder and start over."
     )
+    as_json: Annotated[bool, Option(flags=("--json",), stored=False)] = Field(
+        default=False, description="Print the result as one JSON object in place of tables."
+    )
     save_steps: Annotated[int, Free] = Field(default=100, ge=1, description="Steps between two checkpoints.")
     save_minutes: Annotated[float | None, Option(free=True, shown="none")] = Field(
         default=None, gt=0, description="Also save a checkpoint every this many minutes."

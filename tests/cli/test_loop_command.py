@@ -32,6 +32,10 @@ def loop(*more: str):
     return CliRunner().invoke(app, [*ARGUMENTS, *more], env={"COLUMNS": "160", "OMP_NUM_THREADS": "1"})
 
 
+def genprm(*arguments: str):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+
+
 def stages(run: Path) -> list[str]:
     return [json.loads(line)["key"] for line in (run / "rows.jsonl").read_text().splitlines()]
 
@@ -84,6 +88,7 @@ def test_a_loop_goes_on_after_a_kill_and_ends_in_a_judge(tmp_path: Path, monkeyp
     assert "and gates.kept asks for 1000" in " ".join(stopped.output.split())
     assert stages(run) == STAGES[:2]
     assert "Stopped." in (run / "report.html").read_text()
+    assert "gates.kept asks for 1000" in " ".join(genprm("show", "run").stderr.split())
 
     done = loop()
     assert done.exit_code == 0, done.output
@@ -102,6 +107,14 @@ def test_a_loop_goes_on_after_a_kill_and_ends_in_a_judge(tmp_path: Path, monkeyp
     assert not learned & {row["problem"] for row in held_out}
     config = json.loads((run / "round-1/benchmark/run.json").read_text())["config"]
     assert config["model"] == "run/round-1/train"
+
+    shown = genprm("show", "run")
+    assert [line.split()[0] for line in shown.stdout.splitlines() if line.startswith(("held-out", "round-"))] == STAGES
+    printed = json.loads(loop("--json").stdout)
+    assert [(row["key"], row["figures"]) for row in printed["metrics"]["stages"]] == list(figures.items())
+    assert printed == json.loads(genprm("show", "run", "--json").stdout)
+    trained = genprm("show", "run/round-1/train")
+    assert f"steps {figures['round-1/train']['steps']}" in " ".join(trained.stdout.split())
 
     again = loop("--set", "seed=1")
     assert again.exit_code == 2

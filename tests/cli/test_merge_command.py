@@ -60,6 +60,9 @@ def test_four_shards_make_the_single_run_byte_for_byte(tmp_path):
         assert without_times(tmp_path / "runs/a/rows.jsonl") == without_times(tmp_path / "runs/one/rows.jsonl")
     metrics, one = (json.loads((tmp_path / f"runs/{name}/metrics.json").read_text()) for name in ("a", "one"))
     assert metrics | {"session": None} == one | {"session": None}
+    printed = json.loads(genprm("merge", "runs/a", "--json").stdout)
+    assert printed == json.loads(genprm("show", "runs/a", "--json").stdout)
+    assert printed["metrics"]["rows"] == 24
     failed = [json.loads(line)["line"] for line in (tmp_path / "runs/a/failures.jsonl").read_text().splitlines()]
     assert sorted(failed) == [25, 27]
     assert (tmp_path / "runs/a/report.html").exists()

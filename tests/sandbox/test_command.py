@@ -56,10 +56,20 @@ def test_attack_prints_a_table() -> None:
     assert result.exit_code == 0, result.output
     assert "1 of 1 attacks contained" in result.stdout
     assert "mounts" in result.stdout
+    result = CliRunner().invoke(app, ["attack", "--only", "mounts", "--json", *BUBBLEWRAP])
+    found = json.loads(result.stdout)
+    assert found["contained"] == 1
+    assert [(one["attack"], one["contained"], one["failures"]) for one in found["attacks"]] == [("mounts", True, [])]
+    assert "bubblewrap" in found["sandbox"]
 
 
 def test_bench_prints_every_snippet() -> None:
     result = CliRunner().invoke(app, ["bench", "--lanes", "1", "--seconds", "0.1", *BUBBLEWRAP])
     assert result.exit_code == 0, result.output
-    for name in ("trivial", "number-theory", "linear-algebra", "simplify-solve", "integrate"):
+    names = ["trivial", "number-theory", "linear-algebra", "simplify-solve", "integrate"]
+    for name in names:
         assert name in result.stdout
+    result = CliRunner().invoke(app, ["bench", "--lanes", "1", "--seconds", "0.1", "--json", *BUBBLEWRAP])
+    found = json.loads(result.stdout)["snippets"]
+    assert sorted(found) == sorted(names)
+    assert all(one["per_s"] > 0 and one["p99_ms"] >= one["p50_ms"] > 0 for one in found.values())

@@ -262,7 +262,11 @@ def test_the_command_trains_what_verify_loads_and_refuses_another_configuration(
         command = ["train", kind, data, "--out", out, *common, *own]
         code, said = genprm(*command, "--eval-data", data)
         assert code == 0, said
-        assert "eval_f1" in said
+        assert "eval f1" in said
+        code, printed = genprm("show", out, "--json")
+        assert code == 0, printed
+        assert json.loads(printed)["metrics"]["steps"] == 1
+        assert "eval f1" in genprm("show", out)[1]
         judged = ["verify", data, "--model", out, "--out", tmp_path / f"{kind}-judged"]
         code, said = genprm(*judged, *(own if kind == "implicit" else []))
         assert code == 0, said

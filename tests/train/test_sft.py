@@ -326,7 +326,11 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
     assert code == 2
     assert "data_sha256: '" in said
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
-    assert run("--learning-rate", "1e-3", "--clean")[0] == 0
+    code, said = run("--learning-rate", "1e-3", "--clean", "--json")
+    assert code == 0
+    printed = json.loads(said[said.index('{"command"') :].splitlines()[0])  # after a progress bar
+    assert (printed["command"], printed["config"]["learning_rate"]) == ("train sft", 1e-3)
+    assert printed["metrics"] == json.loads((tmp_path / "out/metrics.json").read_text())
     code, said = run("--batch-size", "5", "--device-batch-size", "2")
     assert code == 2
     assert "batch_size 5 is not a multiple of device_batch_size 2" in said
