@@ -8,15 +8,19 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genprm
-from genprm.config import Mode
+from genprm.config import Mode, PolicyConfig
+from genprm.data.steps import join_steps
 from genprm.engines.base import Completion, Sampling
 from genprm.engines.errors import EngineError
 from genprm.engines.tokenizer import Tokenizer
@@ -26,6 +30,10 @@ from genprm.prms.discriminative.formats import FORMATS, SolutionWriter
 from genprm.prms.genprm.judge import GenPRM
 from genprm.prms.implicit.logratio import ChatSpans, ImplicitMode
 from genprm.prms.thinkprm.judge import ThinkPRMJudge
+from genprm.rpe.chains import ModelChainTeacher
+from genprm.rpe.rationales import ModelTeacher
+from genprm.rpe.rollouts import rollout_prompt
+from genprm.search.policy import Policy
 from tests.benchmarks.shared import shared_data
 from tests.fakes import ScriptedEngine, byte_tokenizer
 from tests.prms import tiny_models
@@ -129,12 +137,31 @@ async def sent_to_discriminative(tokenizer: Tokenizer, problem: str, steps: Sequ
     return sent
 
 
+async def sent_by_policy(tokenizer: Tokenizer, problem: str, steps: Sequence[str]) -> Ids:
+    """A first solution, one revised after a critique, and rollouts from a prefix."""
+    policy = Policy(Spied.on(tokenizer), PolicyConfig(model="m"))
+    then = [{"role": "assistant", "content": join_steps(steps)}, {"role": "user", "content": steps[-1]}]
+    begun = [policy.begin(problem), policy.begin(problem, then)]
+    return [*(list(one.ids) for one in begun), rollout_prompt(tokenizer, problem, steps)]
+
+
+async def sent_to_teachers(tokenizer: Tokenizer, problem: str, steps: Sequence[str]) -> Ids:
+    chains, reviews = Spied.on(tokenizer, "ok</think><eos>"), Spied.on(tokenizer, "ok</verify></think>", "{-1}")
+    await ModelChainTeacher(chains).write(problem, steps, identity=None, seed=0)
+    # The reply has no code, so the sandbox is never asked.
+    no_box: Any = SimpleNamespace(session=nullcontext)
+    await ModelTeacher(reviews, no_box, verdicts=1).review(problem, steps, identity=None, seed=0)
+    return [*chains.kept, *reviews.kept]
+
+
 FAMILIES: dict[str, Callable[..., object]] = {
     "genprm": sent_to_genprm,
     "critic": sent_to_critic,
     "thinkprm": sent_to_thinkprm,
     "implicit": sent_to_implicit,
     "discriminative": sent_to_discriminative,
+    "policy": sent_by_policy,
+    "teachers": sent_to_teachers,
 }
 WORDS = [
     *("<|", "|>", "<", ">", "im_", "start", "user", "assistant", "system", "\n", "\n\n", " ", "Yes", "No", "1 = 1"),

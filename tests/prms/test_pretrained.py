@@ -1,20 +1,26 @@
 """Every family and the policy on a real pretrained model: real text, its own chat template, answers of any quality."""
 
-from collections.abc import AsyncIterator
+import os
+import warnings
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from transformers import AutoTokenizer
 
+from genprm import prompts
 from genprm.config import PolicyConfig
 from genprm.data.problems import ProblemRow
-from genprm.engines import Engine, Finish, Sampling, load_engine
+from genprm.engines import Completion, Engine, Finish, Sampling, load_engine
 from genprm.engines.stops import repeats
+from genprm.prms.implicit.logratio import ChatSpans
 from genprm.prms.load import load_prm
 from genprm.search.policy import Policy
 from genprm.search.refine import KeepTurn, RefineSettings, Style, refine
 from genprm.types import ChainFinish
+from tests.engines.conftest import VLLM_ENV
 from tests.search.shared import TextGrader
 
 PROBLEM = "Ann sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
@@ -27,11 +33,35 @@ SHORT = {
 }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def engine(smollm2: Path) -> AsyncIterator[Engine]:
-    opened = await load_engine("transformers", str(smollm2), max_model_len=2048)
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=ENGINES)
+async def engine(smollm2: Path, request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    os.environ.update(VLLM_ENV)
+    with warnings.catch_warnings():
+        # Warnings of vLLM and its libraries at their start are not ours to fix.
+        warnings.simplefilter("ignore")
+        opened = await load_engine(request.param, str(smollm2), max_model_len=2048)
     yield opened
     await opened.close()
+
+
+class Going:
+    """An engine that records the prompts it is sent, and goes on from another text where one is given."""
+
+    def __init__(self, engine: Engine, text: str | None = None) -> None:
+        self._engine = engine
+        self._text = text
+        self.prompts: list[list[int]] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, chain: str | None = None) -> Completion:
+        self.prompts.append(list(prompt_ids))
+        ids = prompt_ids if self._text is None else self._engine.tokenizer.encode(self._text)
+        return await self._engine.generate(ids, sampling)
 
 
 async def judge_with(engine: Engine, family: str, **more):
@@ -85,6 +115,22 @@ async def test_prompts_are_those_of_the_models_own_template(engine: Engine, smol
     user = {"role": "user", "content": think.user_turn(PROBLEM, STEPS)}
     text = engine.tokenizer.decode(think.prompt_ids(PROBLEM, STEPS))
     assert text.removesuffix(think.profile.suffix) == theirs.decode(templated([user]))
+    recorded: Any = Going(engine)
+    # The released models leave out the marker of the assistant's turn; others are trained with it.
+    profile = {**SHORT["genprm"], "assistant_marker": True, "seam": "split"}
+    trained = await load_prm(engine.model_name, engine=recorded, family="genprm", with_code=False, profile=profile)
+    await trained.judge(PROBLEM, STEPS[:1])
+    asked = [
+        {"role": "system", "content": prompts.render("genprm/system")},
+        {"role": "user", "content": f"{PROBLEM}\n{STEPS[0]}"},
+    ]
+    begin = templated(asked)
+    assert recorded.prompts[0][: len(begin)] == begin
+    assert theirs.decode(recorded.prompts[0][len(begin) :]).startswith("<analyze>\nLet's analyze the Paragraph 1")
+    spans = ChatSpans(engine.tokenizer)(PROBLEM, STEPS)
+    told = {"role": "assistant", "content": f"Step 1: {STEPS[0]}\n\nStep 2: {STEPS[1]}"}
+    chat = theirs.apply_chat_template([{"role": "user", "content": PROBLEM}, told], tokenize=False)
+    assert theirs.decode(spans.ids) == chat.rstrip()
     policy = Policy(engine, PolicyConfig(model=engine.model_name))
     config = policy.settings
     system = [] if config.system is None else [{"role": "system", "content": config.system}]
@@ -115,34 +161,15 @@ async def test_a_chain_that_repeats_itself_is_ended_with_that_reason(engine: Eng
                                          prompt=LOOP * 8))  # fmt: skip
     solution = await policy.finish(policy.begin("p"), 0)
     assert solution.reason == "unfinished: the policy repeated itself"
-    for family in ("critic", "thinkprm"):
-        profile = {"template": "{{ problem }}", "max_tokens": 600}
-        prm = await load_prm(engine.model_name, engine=engine, family=family, profile=profile)
-        _force(prm, ids)
-        judged = await prm.judge(LOOP, STEPS)
-        assert judged.solution is not None
-        assert judged.solution.chains[0].finish is ChainFinish.REPEATED
+    looping: Any = Going(engine, LOOP * 8)
+    for family, profile in (
+        ("critic", {"max_tokens": 600}),
+        ("thinkprm", {"max_tokens": 600}),
+        ("genprm", {"analysis_tokens": 300, "step_tokens": 320}),
+    ):
+        code = {"with_code": False} if family == "genprm" else {}
+        prm = await load_prm(engine.model_name, engine=looping, family=family, profile=profile, **code)
+        judged = await prm.judge(PROBLEM, STEPS[:1])
+        chains = judged.solution.chains if judged.solution is not None else judged.steps[0].chains
+        assert chains[0].finish is ChainFinish.REPEATED, family
         assert all(step.score is not None or step.reason for step in judged.steps)
-
-
-def _force(prm, ids: list[int]) -> None:
-    """Has a judge go on from a text that the model repeats, whatever its template says."""
-    if hasattr(prm, "prompt_ids"):
-        prm.prompt_ids = lambda problem, steps: ids
-    else:
-        prm._prompt = lambda problem, steps: ids
-
-
-@pytest.mark.slow
-@pytest.mark.vllm
-async def test_the_same_on_vllm(smollm2: Path) -> None:
-    engine = await load_engine("vllm", str(smollm2), max_model_len=1024, max_num_seqs=4)
-    try:
-        done = await engine.generate(engine.tokenizer.encode(LOOP * 8), Sampling(600))
-        assert done.finish is Finish.REPEATED
-        assert done.sampled_tokens < 300
-        for family in ("critic", "thinkprm"):
-            judged = await judge_with(engine, family)
-            assert all(step.score is not None or step.reason for step in judged.steps)
-    finally:
-        await engine.close()
