@@ -63,11 +63,16 @@ def test_logs_are_escaped():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize(
+    ("arguments", "printed"), [(["doctor"], rb"\u2713"), (["verify", "in.jsonl", "--mode", "analyze"], rb"\u03c0-1")]
+)
 @pytest.mark.slow
-def test_an_output_that_is_not_utf8(encoding):
-    program = "from genprm.cli.main import main; main()"
+def test_an_output_that_is_not_utf8(tmp_path, arguments, printed, encoding):
+    row = {"id": "π-1", "problem": "Wie groß ist 1 + 1?", "steps": ["So 1+1 = 2."], "label": -1}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
     done = subprocess.run(
-        [sys.executable, "-c", program, "doctor"],
+        [sys.executable, "-m", "genprm", *arguments],
+        cwd=tmp_path,
         env=ENV | {"PYTHONIOENCODING": encoding},
         capture_output=True,
         timeout=200,
@@ -75,7 +80,7 @@ def test_an_output_that_is_not_utf8(encoding):
     )
     assert b"Traceback" not in done.stderr
     assert b"UnicodeEncodeError" not in done.stdout + done.stderr
-    assert rb"\u2713" in done.stdout
+    assert printed in done.stdout, done.stderr
 
 
 def _started(*arguments, **options):
