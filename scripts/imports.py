@@ -7,6 +7,7 @@ usage: scripts/imports.py [--check]     --check fails if the picture is out of d
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -95,17 +96,14 @@ class Import(NamedTuple):
 def modules() -> Mapping[str, Path]:
     """Every module of the package by its import name."""
     found: dict[str, Path] = {}
-    for folder, package in (
-        (ROOT / "genprm", "genprm"),
-        *((ROOT / n, f"genprm.{n}") for n in ("sandbox", "rpe", "prompts")),
-    ):
-        links = [child for child in folder.iterdir() if child.is_symlink()]
-        for file in folder.rglob("*.py"):
-            if any(file.is_relative_to(link) for link in links):
-                continue  # genprm/sandbox is the folder at the top
-            parts = file.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
-            found[name] = file
+    # Some folders of the package are links in a checkout; others are no packages, such as the recipes.
+    for folder, below, files in os.walk(ROOT / "genprm", followlinks=True):
+        if "__init__.py" not in files:
+            below.clear()
+            continue
+        for file in (Path(folder) / name for name in files if name.endswith(".py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
     return found
 
 
