@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import Dataset, Sample, hf_dataset, json_dataset
-from inspect_ai.scorer import match
+from inspect_ai.scorer import math
 from inspect_ai.solver import generate, system_message
 
 from genprm.integrations.inspect_ai import process
@@ -33,7 +33,7 @@ def gsm8k_steps(rows: str | None = None, url: str | None = None, gated: bool = F
     return Task(
         dataset=_rows(rows),
         solver=[system_message(INSTRUCTION), generate()],
-        scorer=[match(numeric=True), process(url=url, gated=gated)],
+        scorer=[math(), process(url=url, gated=gated)],
     )
 
 

@@ -1,7 +1,8 @@
 """Runs in an environment that has inspect-ai: evaluates given solutions, and prints their scores as JSON.
 
-usage: in_inspect.py FOLDER < {"problem", "target", "outputs", "gated"} for a task of its own,
-    or {"rows": FILE, "outputs"} for the task of examples/rl/inspect_gsm8k.py
+usage: in_inspect.py FOLDER < [task, ...]
+
+A task is {"problem", "target", "outputs", "gated"}; {"rows": FILE, "outputs"} is that of examples/rl/inspect_gsm8k.py.
 """
 
 import json
@@ -15,8 +16,7 @@ from inspect_ai.model import ModelOutput, ModelUsage, get_model
 from genprm.integrations.inspect_ai import process
 
 
-def main() -> None:
-    asked = json.load(sys.stdin)
+def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
     texts: list[str] = asked["outputs"]
     if "rows" in asked:
         from inspect_gsm8k import gsm8k_steps
@@ -47,7 +47,7 @@ def main() -> None:
         }
         for sample in log.samples or []
     ]
-    json.dump({"status": log.status, "samples": samples, "totals": totals}, sys.stdout)
+    return {"status": log.status, "samples": samples, "totals": totals}
 
 
 def _output(text: str) -> ModelOutput:
@@ -57,4 +57,4 @@ def _output(text: str) -> ModelOutput:
     return output
 
 
-main()
+json.dump([evaluate(one) for one in json.load(sys.stdin)], sys.stdout)

@@ -1,6 +1,6 @@
 """Runs where verl can be imported: loads a reward manager as verl's workers do, and prints what it returns as JSON.
 
-usage: in_verl.py OVERRIDE ... < [{"problem" | "messages", "responses", "answer"}, ...]
+usage: in_verl.py < [{"overrides", "rows": [{"problem" | "messages", "responses", "answer"}, ...]}, ...]
 
 The overrides are those of a command line. The tokenizer is the built-in policy's. `responses` are those of one
 trajectory: verl rewards the last.
@@ -65,18 +65,22 @@ def padded(data: DataProto) -> DataProto:
     return DataProto(batch=TensorDict(tensors, batch_size=len(data)), non_tensor_batch=others)
 
 
-async def main() -> list[Any]:
+async def rewarded(asked: dict[str, Any]) -> list[Any]:
     with resources.as_file(resources.files("verl") / "trainer" / "config" / "_generated_ppo_trainer.yaml") as file:
         config: Any = OmegaConf.load(file)
-    plain = [one.removeprefix("+") for one in sys.argv[1:]]
+    plain = [one.removeprefix("+") for one in asked["overrides"]]
     config = OmegaConf.merge(config, OmegaConf.from_dotlist(plain))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(POLICY))
     manager = load_reward_manager(config, tokenizer, reward_router_address=None, reward_model_tokenizer=None)
     found: list[Any] = [type(manager).__name__]
-    for given in json.load(sys.stdin):
+    for given in asked["rows"]:
         data = batch(tokenizer, given)
         found.append(await manager.run_single(padded(data) if given.get("padded") else data))
     return found
+
+
+async def main() -> list[Any]:
+    return [await rewarded(one) for one in json.load(sys.stdin)]
 
 
 print(json.dumps(asyncio.run(main())))
