@@ -4,7 +4,7 @@
     inspect eval examples/rl/inspect_gsm8k.py --model openai/gpt-4o-mini --limit 50
     inspect eval examples/rl/inspect_gsm8k.py --model openai/gpt-4o-mini -T rows=my_problems.jsonl
 
-Inspect's environment needs `pip install inspect-ai` and `pip install --no-deps genprm`.
+Inspect's environment needs `pip install inspect-ai latex2sympy2-extended==1.11.0` and `pip install --no-deps genprm`.
 """
 
 from __future__ import annotations

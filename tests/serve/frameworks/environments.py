@@ -19,8 +19,8 @@ PROGRAMS = ROOT / "tests" / "serve" / "frameworks"
 EXAMPLES = ROOT / "examples" / "rl"
 UV = Path(sys.executable).parent / "uv"
 
-EVALUATORS = ("verifiers==0.4.0", "inspect-ai==0.3.285")
-"""They need an environment of their own: an older openai than vLLM's."""
+EVALUATORS = ("verifiers==0.4.0", "inspect-ai==0.3.285", "latex2sympy2-extended==1.11.0")
+"""They need an environment of their own: an older openai than vLLM's. The last is for Inspect's scorer `math`."""
 TRAINERS = ("verl==0.9.1", "openrlhf==0.11.2", "areal==1.0.4", "skyrl==0.3.0", "nemo-gym==0.7.0")
 """They fix versions of torch and vLLM that this environment has not. Their code for rewards runs with its versions."""
 NEEDED = (
