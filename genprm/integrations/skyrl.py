@@ -3,6 +3,7 @@
 Your own generator calls `token_rewards` when it builds its output; `ProcessEnv.step` is for SkyRL's generator, which
 takes one number per turn.
 """
+# pyright: reportUntypedBaseClass=false
 
 from __future__ import annotations
 
@@ -13,6 +14,12 @@ from genprm.chat_text import problem_of, solution_of
 from genprm.client import Client, Score
 from genprm.rewards import min_form
 from genprm.step_tokens import Span, at_ends, token_ends, token_steps
+
+try:  # SkyRL's gym refuses an environment of any other class
+    from skyrl_gym.envs.base_text_env import BaseTextEnv as _Gym  # pyright: ignore[reportMissingImports]
+except ImportError:  # the step rewards need only a tokenizer
+    _Gym = object
+_Environment: Any = _Gym
 
 
 @cache
@@ -82,7 +89,7 @@ def _weight_of(score: Score, lowest: float) -> float:
     return 0.0 if lowest >= 1 else (1 - score.reward) / (1 - lowest)
 
 
-class ProcessEnv:
+class ProcessEnv(_Environment):
     """A single-turn environment with the gated process reward, for `skyrl_gym.register`.
 
     Args:
@@ -92,6 +99,7 @@ class ProcessEnv:
 
     def __init__(self, env_config: Any = None, extras: dict[str, Any] | None = None) -> None:
         del env_config
+        super().__init__()
         extras = extras or {}
         self.answer = (extras.get("reward_spec") or {}).get("ground_truth")
         info: dict[str, Any] = extras.get("extra_info") or {}

@@ -6,8 +6,9 @@ puts the step scores into the sample's metadata.
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from genprm.chat_text import problem_of, solution_of
 from genprm.client import Client
@@ -18,17 +19,23 @@ def _client() -> Client:
     return Client(timeout_s=110.0)
 
 
-async def custom_rm(args: Any, sample: Any, **_: Any) -> float:
-    """The gated process reward of one sample.
+async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
+    """The gated process reward of one sample, or with `--group-rm` those of a list of samples.
 
     Args:
         args: slime's; not used.
         sample: `prompt` (text or messages), `response`, `label` (the reference answer), `metadata`.
 
     Returns:
-        0 if there is no reward; `metadata["genprm_missing"]` then says so.
+        A number, or a list of them. 0 if there is no reward; `metadata["genprm_missing"]` then says so.
     """
     del args
+    if isinstance(sample, list):
+        return await asyncio.gather(*(_reward(one) for one in cast("list[Any]", sample)))
+    return await _reward(sample)
+
+
+async def _reward(sample: Any) -> float:
     metadata = sample.metadata if isinstance(sample.metadata, dict) else None
     solution = solution_of(sample.response)
     if not solution:

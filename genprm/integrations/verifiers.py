@@ -12,6 +12,7 @@ from typing import Any
 
 from verifiers.v1 import Judge, JudgeConfig  # pyright: ignore[reportMissingImports]
 
+from genprm.chat_text import solution_of
 from genprm.client import Client, ClientError
 
 __all__ = ["ProcessJudge", "ProcessJudgeConfig"]
@@ -41,8 +42,8 @@ class ProcessJudge(Judge[float, ProcessJudgeConfig]):
             ClientError: there is no reward. verifiers then counts a failed judge, not a wrong answer.
         """
         config = self.config
-        solution = trace.last_reply
-        if not solution.strip():
+        solution = solution_of(trace.last_reply)
+        if not solution:
             return 0.0
         problem = getattr(task, config.question_field) if config.question_field else task.prompt_text
         answer = getattr(task, config.answer_field, None) if config.answer_field else None

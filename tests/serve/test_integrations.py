@@ -1,16 +1,15 @@
-"""The adapters, called as their frameworks call them, against a live service; signatures read in released wheels."""
+"""The adapters, called as their frameworks call them, against a live service. `test_frameworks` has the frameworks."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, Generic, TypeVar
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -83,6 +82,8 @@ async def test_slime(service: Live) -> None:
     sample = SimpleNamespace(prompt=PROMPT, response=FLAWED, label="2", metadata={})
     assert await slime.custom_rm(SimpleNamespace(), sample) == 0.5
     assert sample.metadata == {"genprm_missing": False, "genprm_scores": [0.0, 0.9]}
+    group = [SimpleNamespace(prompt=PROMPT, response=text, label="2", metadata={}) for text in (RIGHT, WRONG)]
+    assert await slime.custom_rm(SimpleNamespace(), group) == pytest.approx([0.95, 0.0])
 
 
 async def test_areal(service: Live) -> None:
@@ -126,54 +127,6 @@ async def test_skyrl(service: Live) -> None:
     )
 
 
-async def test_verifiers(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    # verifiers 0.4.0 cannot share an environment with openai 3; this is what its loader and Task.score do with a judge.
-    parsed, config = TypeVar("parsed"), TypeVar("config")
-
-    class JudgeConfig:
-        weight = 1.0
-
-    class Judge(Generic[parsed, config]):
-        def __init__(self, config: Any) -> None:
-            self.config = config
-
-    module = ModuleType("verifiers.v1")
-    module.__dict__.update(Judge=Judge, JudgeConfig=JudgeConfig)
-    monkeypatch.setitem(sys.modules, "verifiers", ModuleType("verifiers"))
-    monkeypatch.setitem(sys.modules, "verifiers.v1", module)
-    monkeypatch.delitem(sys.modules, "genprm.integrations.verifiers", raising=False)
-    plugin = _file(ROOT / "examples" / "rl" / "genprm_process.py")
-    assert plugin.__all__ == ["ProcessJudge", "ProcessJudgeConfig"]
-    judge = plugin.ProcessJudge(plugin.ProcessJudgeConfig())
-    task = SimpleNamespace(prompt_text=PROBLEM, answer="2")
-    trace = SimpleNamespace(last_reply=FLAWED, info={})
-    assert await judge.score(task, trace) == 0.5
-    assert trace.info == {"genprm_scores": [0.0, 0.9]}
-    with pytest.raises(RuntimeError, match="no reward"):
-        await judge.score(task, SimpleNamespace(last_reply="no equation \\boxed{2}", info={}))
-    monkeypatch.delitem(sys.modules, "genprm.integrations.verifiers")
-
-
-async def test_inspect(service: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    # inspect-ai 0.3.285, by its recorded signature: `async score(state, target) -> Score | None` in `@scorer(...)`.
-    module = ModuleType("inspect_ai.scorer")
-    module.__dict__.update(
-        Score=SimpleNamespace, Target=object, mean=object, stderr=object, scorer=lambda **_: lambda make: make
-    )
-    monkeypatch.setitem(sys.modules, "inspect_ai", ModuleType("inspect_ai"))
-    monkeypatch.setitem(sys.modules, "inspect_ai.scorer", module)
-    monkeypatch.delitem(sys.modules, "genprm.integrations.inspect_ai", raising=False)
-    from genprm.integrations.inspect_ai import process
-
-    state = SimpleNamespace(output=SimpleNamespace(completion=FLAWED), input_text=PROBLEM)
-    score = await process()(state, SimpleNamespace(text="2"))
-    assert (score.value, score.metadata["first_error"], score.metadata["correct"]) == (0.0, 0, True)
-    assert (await process(gated=True)(state, SimpleNamespace(text="2"))).value == 0.5
-    state.output.completion = "no equation"
-    assert await process()(state, SimpleNamespace(text="2")) is None
-    monkeypatch.delitem(sys.modules, "genprm.integrations.inspect_ai")
-
-
 @pytest.mark.slow
 @pytest.mark.bubblewrap
 async def test_the_example_of_trl_trains_against_a_live_judge(tmp_path: Path) -> None:
@@ -195,12 +148,3 @@ async def test_the_example_of_trl_trains_against_a_live_judge(tmp_path: Path) ->
             assert await one.metric('genprm_solutions_total{outcome="judged"}') > 0
     finally:
         await prm.close()
-
-
-def _file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

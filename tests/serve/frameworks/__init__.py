@@ -1,0 +1,1 @@
+"""Programs that run in the frameworks' environments, and what makes these environments."""
