@@ -68,17 +68,17 @@ async def test_what_is_refused_is_none_and_counted(caplog: pytest.LogCaptureFixt
         strict = Client(one.url, raise_errors=True)
         with pytest.raises(ClientError, match="step 0"):
             await strict.ascore("a", [" "])
-        # Nor does what JSON does not know raise.
+        # A value that JSON cannot express does not raise either.
         assert await client.ascore("a", [GOOD], answer=object()) is None
         assert client.score("a", [GOOD], answer={1, 2}) is None
         assert client.stats.failures == 3
-        # In a batch, one that fails takes no other with it.
-        brief = Client(one.url, timeout_s=1.0)
+        # A failure does not affect the other solutions.
+        brief = Client(one.url, timeout_s=2.0)
         found = await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
         assert [one and one.scores for one in found] == [[0.9], None]
         assert brief.stats.failures == 1
         brief.raise_errors = True
-        with pytest.raises(ClientError, match="the server is gone"):
+        with pytest.raises(ClientError, match="no answer within 2 s"):
             await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
 
 
@@ -100,7 +100,7 @@ async def test_solutions_that_failed_for_a_passing_reason_are_asked_for_again() 
         found = await client.ascore_many([item("a", [GOOD]), item("b", [BAD])])
         assert [one and one.scores for one in found] == [[0.9], [0.0]]
         assert client.stats.failures == 0
-        assert client.stats.retries >= 1
+        assert client.stats.retries == 2
 
 
 async def test_a_deadline_holds() -> None:

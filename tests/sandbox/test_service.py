@@ -533,7 +533,7 @@ async def test_run_code_answers_as_sandbox_fusion(
     assert run["execution_time"] >= 0
 
 
-async def test_run_code_gives_any_memory_up_to_the_most() -> None:
+async def test_run_code_allows_memory_up_to_the_maximum() -> None:
     async with serving(max_memory_mb=700) as url:
         for asked in (-1, 600, 700):
             assert (await fused(url, code="print(1)", memory_limit_MB=asked))["run_result"]["stdout"] == "1\n"
