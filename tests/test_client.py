@@ -23,6 +23,7 @@ from genprm.engines.errors import EngineError
 from genprm.prms.base import OnStep
 from genprm.serve.settings import ServeConfig
 from genprm.types import Judgement
+from tests.conftest import free_port
 from tests.serve.shared import SteppedJudge, live
 
 GOOD, BAD = "2 = 2", "2 = 3"
@@ -140,7 +141,7 @@ async def test_cancelling_frees_the_judge() -> None:
 
 
 async def test_a_service_that_comes_back_is_found_again() -> None:
-    port = _free_port()
+    port = free_port()
     client = Client(f"http://127.0.0.1:{port}", timeout_s=30)
     call = asyncio.create_task(client.ascore("a", [GOOD]))
     await asyncio.sleep(0.5)
@@ -156,7 +157,7 @@ async def test_a_service_that_comes_back_is_found_again() -> None:
 
 
 def test_nobody_there() -> None:
-    client = Client(f"http://127.0.0.1:{_free_port()}", timeout_s=0.5)
+    client = Client(f"http://127.0.0.1:{free_port()}", timeout_s=0.5)
     started = time.monotonic()
     assert client.score("a", [GOOD]) is None
     assert time.monotonic() - started < 3
@@ -166,7 +167,7 @@ def test_nobody_there() -> None:
 @pytest.mark.slow
 async def test_another_replica_is_tried() -> None:
     async with live(SteppedJudge()) as one:
-        client = Client([f"http://127.0.0.1:{_free_port()}", one.url], timeout_s=20)
+        client = Client([f"http://127.0.0.1:{free_port()}", one.url], timeout_s=20)
         found = await asyncio.gather(*(client.ascore(str(n), [GOOD]) for n in range(6)))
         assert all(one is not None for one in found)
 
@@ -275,8 +276,3 @@ def _server(reply: bytes) -> Generator[str]:
         ended.set()
         thread.join()
         listening.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]

@@ -28,8 +28,9 @@ from genprm.sandbox.service import ServiceError, ServiceSettings
 from genprm.sandbox.service import app as app_module
 from genprm.sandbox.service import connection as connection_module
 from genprm.sandbox.service.settings import TOKENS_VARIABLE, tokens_from_environment
+from tests.conftest import missing
 
-from .conftest import missing, no_bubblewrap, serving
+from .conftest import no_bubblewrap, serving, start_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 LIMITS = Limits(wall_s=2.0, memory_mb=256)
@@ -412,15 +413,6 @@ def _note_services(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run_module, "Service", Noted)
     SERVICES.clear()
-
-
-def start_service(path: Path) -> subprocess.Popen[str]:
-    """A service in a process of its own, once it answers."""
-    command = [sys.executable, "-m", "genprm.cli.main", "sandbox", "serve", "--socket", str(path), "--lanes", "1"]
-    service = subprocess.Popen([*command, "--sandbox", "bubblewrap"], stderr=subprocess.PIPE, text=True)
-    assert service.stderr is not None
-    assert service.stderr.readline() == f"the sandbox answers at unix:{path}\n"
-    return service
 
 
 async def test_a_server_that_dies_costs_a_retry_and_no_state(tmp_path: Path) -> None:
