@@ -35,6 +35,9 @@ HERE = Path(__file__).parent
 PATIENCE_S, CLIENT_S = 110.0, 120.0
 """What a client gives the service, and when it gives up."""
 ARRIVED_S = 0.5
+"""A request sent this long before SIGTERM has arrived by then."""
+BEFORE_END_S = 5.0
+"""SIGTERM comes this long before the clients would stop by themselves, so that requests are under way."""
 SAMPLES = 40
 JUDGED = 'genprm_solutions_total{outcome="judged"}'
 TOLERANCE = 2e-3
@@ -75,7 +78,7 @@ class Load:
         self.mixed_up = 0
         self.partial = 0
         self.lost: Counter[str] = Counter()
-        self.told: float | None = None
+        self.terminated_at: float | None = None
         """When the service was told to end."""
         self.under_way: Counter[str] = Counter()
         """What became of the requests that it had then."""
@@ -83,7 +86,7 @@ class Load:
     async def honest(self, number: int, until: float) -> None:
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=self.url, timeout=CLIENT_S) as http:
-            while time.monotonic() < until and self.told is None:
+            while time.monotonic() < until and self.terminated_at is None:
                 one = rng.choice(self.problems)
                 body = {"problem": one.text, "steps": list(one.solution), "id": f"{number}", "seed": 0}
                 body["timeout_s"] = PATIENCE_S
@@ -91,10 +94,10 @@ class Load:
                 try:
                     response = await http.post("/v1/score", json=body)
                 except httpx.HTTPError as error:
-                    self._note(started, type(error).__name__)
-                    self.lost[type(error).__name__] += self.told is None
+                    self._note_outcome(started, type(error).__name__)
+                    self.lost[type(error).__name__] += self.terminated_at is None
                     continue
-                self._note(started, str(response.status_code))
+                self._note_outcome(started, str(response.status_code))
                 self.statuses[response.status_code] += 1
                 if response.status_code == 429:
                     await asyncio.sleep(float(response.headers["Retry-After"]) * rng.random())
@@ -104,10 +107,10 @@ class Load:
                     self.partial += not row["complete"]
                     self._check(one, f"{number}", row)
 
-    def _note(self, sent: float, what: str) -> None:
+    def _note_outcome(self, sent: float, outcome: str) -> None:
         # One that was sent in the last moment may not have arrived.
-        if self.told is not None and sent < self.told - ARRIVED_S:
-            self.under_way[what] += 1
+        if self.terminated_at is not None and sent < self.terminated_at - ARRIVED_S:
+            self.under_way[outcome] += 1
 
     def _check(self, one: WordProblem, identity: str, row: dict[str, Any]) -> None:
         wanted = self.scores[one.text]
@@ -123,7 +126,7 @@ class Load:
     async def bad(self, number: int, until: float) -> None:
         rng = random.Random(number)
         async with httpx.AsyncClient(base_url=self.url, timeout=10) as http:
-            while time.monotonic() < until and self.told is None:
+            while time.monotonic() < until and self.terminated_at is None:
                 kind = rng.choice(["json", "type", "steps", "gone", "body", "header", "path"])
                 try:
                     status = await self._attack(http, kind, rng.choice(self.problems))
@@ -216,10 +219,10 @@ async def main() -> None:
     await asyncio.sleep(options.seconds / 2)
     served, judged = len(load.seconds) - before, await metric(url, JUDGED) - judged_before
     took = time.monotonic() - started
-    await asyncio.sleep(options.seconds / 4 - 5)
+    await asyncio.sleep(max(0.0, options.seconds / 4 - BEFORE_END_S))
     watching.cancel()
     shared = await metric(url, "genprm_shared_total")
-    load.told = time.monotonic()
+    load.terminated_at = time.monotonic()
     process.terminate()
     await work
     code = await process.wait()

@@ -5,17 +5,37 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 _PARTS = ("genprm", "sandbox", "rpe", "prompts", "tests", "scripts", "docs", "examples", "recipes", "benchmarks")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips, or fails if everything must run."""
+    if os.environ.get("GENPRM_CI") == "1":
+        pytest.fail(f"nothing may be skipped in CI: {reason}")
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def chromium() -> str:
+    """The browser's program."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    return found or missing("chromium is not installed")
 
 
 @pytest.fixture(scope="session")

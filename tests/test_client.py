@@ -23,6 +23,7 @@ from genprm.engines.errors import EngineError
 from genprm.prms.base import OnStep
 from genprm.serve.settings import ServeConfig
 from genprm.types import Judgement
+from tests.conftest import free_port
 from tests.serve.shared import SteppedJudge, live
 
 GOOD, BAD = "2 = 2", "2 = 3"
@@ -68,17 +69,17 @@ async def test_what_is_refused_is_none_and_counted(caplog: pytest.LogCaptureFixt
         strict = Client(one.url, raise_errors=True)
         with pytest.raises(ClientError, match="step 0"):
             await strict.ascore("a", [" "])
-        # Nor does what JSON does not know raise.
+        # A value that JSON cannot express does not raise either.
         assert await client.ascore("a", [GOOD], answer=object()) is None
         assert client.score("a", [GOOD], answer={1, 2}) is None
         assert client.stats.failures == 3
-        # In a batch, one that fails takes no other with it.
-        brief = Client(one.url, timeout_s=1.0)
+        # A failure does not affect the other solutions.
+        brief = Client(one.url, timeout_s=2.0)
         found = await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
         assert [one and one.scores for one in found] == [[0.9], None]
         assert brief.stats.failures == 1
         brief.raise_errors = True
-        with pytest.raises(ClientError, match="the server is gone"):
+        with pytest.raises(ClientError, match="no answer within 2 s"):
             await brief.ascore_many([item("a", [GOOD]), item("b", ["raise"])])
 
 
@@ -100,7 +101,7 @@ async def test_solutions_that_failed_for_a_passing_reason_are_asked_for_again() 
         found = await client.ascore_many([item("a", [GOOD]), item("b", [BAD])])
         assert [one and one.scores for one in found] == [[0.9], [0.0]]
         assert client.stats.failures == 0
-        assert client.stats.retries >= 1
+        assert client.stats.retries == 2
 
 
 async def test_a_deadline_holds() -> None:
@@ -140,7 +141,7 @@ async def test_cancelling_frees_the_judge() -> None:
 
 
 async def test_a_service_that_comes_back_is_found_again() -> None:
-    port = _free_port()
+    port = free_port()
     client = Client(f"http://127.0.0.1:{port}", timeout_s=30)
     call = asyncio.create_task(client.ascore("a", [GOOD]))
     await asyncio.sleep(0.5)
@@ -156,7 +157,7 @@ async def test_a_service_that_comes_back_is_found_again() -> None:
 
 
 def test_nobody_there() -> None:
-    client = Client(f"http://127.0.0.1:{_free_port()}", timeout_s=0.5)
+    client = Client(f"http://127.0.0.1:{free_port()}", timeout_s=0.5)
     started = time.monotonic()
     assert client.score("a", [GOOD]) is None
     assert time.monotonic() - started < 3
@@ -166,7 +167,7 @@ def test_nobody_there() -> None:
 @pytest.mark.slow
 async def test_another_replica_is_tried() -> None:
     async with live(SteppedJudge()) as one:
-        client = Client([f"http://127.0.0.1:{_free_port()}", one.url], timeout_s=20)
+        client = Client([f"http://127.0.0.1:{free_port()}", one.url], timeout_s=20)
         found = await asyncio.gather(*(client.ascore(str(n), [GOOD]) for n in range(6)))
         assert all(one is not None for one in found)
 
@@ -275,8 +276,3 @@ def _server(reply: bytes) -> Generator[str]:
         ended.set()
         thread.join()
         listening.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]

@@ -180,6 +180,9 @@ def test_min_form_goes_to_the_minimum() -> None:
 )
 def test_overlong(length: int, expected: float) -> None:
     assert overlong_penalty(length, 100, 20) == pytest.approx(expected)
+
+
+def test_overlong_margins() -> None:
     assert overlong_penalty(100, 100, 0) == 0.0  # a hard limit
     with pytest.raises(ValueError, match="margin"):
         overlong_penalty(1, 10, 11)

@@ -267,13 +267,13 @@ def test_search_takes_files_in_place_of_the_recipes_problems(solutions):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_where_there_is_no_room_it_says_what_to_do(number):
+def test_a_full_disk_or_quota_is_explained(number):
     code, said = explained(OSError(number, os.strerror(number), "dataset/plots"))
     assert code == 1
     assert said.endswith("'dataset/plots'. Make room, then run the same command again: finished rows are kept")
 
 
-def test_one_solution_is_one(solutions, judge):
+def test_one_solution_is_in_the_singular(solutions, judge):
     result = genprm("verify", "solutions.jsonl", "--limit", "1", "--out", "run")
     assert "1 solution, " in " ".join(result.stdout.split())
     assert "1 solutions" not in result.stdout

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import JsonValue
 
 from genprm.cli import label
 from genprm.cli.loop import Loop
@@ -26,27 +27,34 @@ def recipe_of(folder: Path, **values: Any) -> LoopRecipe:
     return read_recipe(path, LoopRecipe)
 
 
-def go(folder: Path, recipe: LoopRecipe) -> list[dict[str, Any]]:
-    """Runs a loop until it stops. Returns its finished stages."""
+class Enough(Exception):
+    """Ends a loop whose next stages a test does not need."""
+
+
+def go(folder: Path, recipe: LoopRecipe) -> tuple[list[dict[str, Any]], str]:
+    """Runs a loop until it stops. Returns its finished stages and why it stopped."""
     with open_run(folder, command="loop", config={}) as run, pytest.raises((LoopError, Enough)) as stopped:
         Loop(recipe, run).go()
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    return [*rows, {"stopped": " ".join(str(stopped.value).split())}]
-
-
-class Enough(Exception):
-    """Ends a loop whose next stages a test does not need."""
+    return rows, " ".join(str(stopped.value).split())
 
 
 def test_a_stage_with_failed_rows_stops_the_loop_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called: list[str] = []
     failing = [2, 2, 0]
 
-    async def label_into(source: object, files: object, *rest: Any, **more: object) -> int:
-        how = next(one for one in rest if isinstance(one, RunConfig))
-        called.append("label")
+    async def label_into(
+        source: object,
+        files: object,
+        labelling: object,
+        shared: object,
+        cluster: object,
+        how: RunConfig,
+        hub: object,
+        *,
+        without: object = (),
+    ) -> int:
         failed = failing.pop(0)
         assert how.out is not None
         with open_run(how.out, command="label", config={}) as run:
@@ -62,19 +70,21 @@ def test_a_stage_with_failed_rows_stops_the_loop_and_is_tried_again(
     monkeypatch.setattr("genprm.cli.synthesize.synthesize_into", synthesize_into)
     monkeypatch.setattr("genprm.train.loop.gate", lambda *_: None)
     recipe = recipe_of(tmp_path)
-    (end,) = go(tmp_path / "run", recipe)
-    assert "round-1/label: failed rows: 2, and gates.failed allows 0." in end["stopped"]
-    assert f"{tmp_path}/run/round-1/label/failures.jsonl' names them; the first: no." in end["stopped"]
+    stages, reason = go(tmp_path / "run", recipe)
+    assert not stages
+    assert "round-1/label: failed rows: 2, and gates.failed allows 0." in reason
+    assert f"{tmp_path}/run/round-1/label/failures.jsonl' names them; the first: no." in reason
     assert "Stopped. round-1/label: failed rows: 2" in (tmp_path / "run" / "report.html").read_text()
 
     allowed = recipe_of(tmp_path, gates={"failed": 2})
-    stage, end = go(tmp_path / "allowed", allowed)  # with fewer than may fail, the loop goes on and says how many
+    # no more failures than allowed: the loop continues and reports them
+    (stage,), _ = go(tmp_path / "allowed", allowed)
     assert (stage["key"], stage["figures"]["failed"]) == ("round-1/label", 2)
 
-    stage, end = go(tmp_path / "run", recipe)
-    assert (stage["key"], end["stopped"]) == ("round-1/label", "")
+    (stage,), reason = go(tmp_path / "run", recipe)
+    assert (stage["key"], reason) == ("round-1/label", "")
     assert "failed" not in stage["figures"]
-    assert len(called) == 3
+    assert failing == []
 
 
 def test_no_round_learns_from_what_the_judge_is_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +98,24 @@ def test_no_round_learns_from_what_the_judge_is_measured_on(tmp_path: Path, monk
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     learned: list[set[str]] = []
 
-    async def label_into(source: Any, files: Any, *rest: Any, without: Collection[str] = ()) -> int:
+    async def label_into(
+        source: dict[str, JsonValue],
+        files: list[str],
+        labelling: object,
+        shared: object,
+        cluster: object,
+        how: RunConfig,
+        hub: object,
+        *,
+        without: Collection[str] = (),
+    ) -> int:
         if files:
-            learned.append({row.problem for row in label.problems_of(source, files, rest[-2], without)})
+            learned.append({row.problem for row in label.problems_of(source, files, how, without)})
             raise Enough
-        with open_run(rest[-2].out, command="label", config={}):
+        assert how.out is not None
+        with open_run(how.out, command="label", config={}):
             pass
-        (rest[-2].out / "metrics.json").write_text("{}")
+        (how.out / "metrics.json").write_text("{}")
         return 0
 
     monkeypatch.setattr(label, "label_into", label_into)

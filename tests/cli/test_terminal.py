@@ -164,6 +164,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.bubblewrap
 def test_a_snippet_does_not_act_on_the_terminal(tmp_path):
     file = tmp_path / "a.py"
@@ -172,10 +173,15 @@ def test_a_snippet_does_not_act_on_the_terminal(tmp_path):
     process = _started("sandbox", "run", str(file), "--sandbox", "bubblewrap", stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = b""
-    with contextlib.suppress(OSError):
-        while part := os.read(ours, 4096):
-            said += part
-    process.wait(60)
-    os.close(ours)
+    try:
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                said += part
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
     assert b"\x1b[2J" not in said
     assert rb"\x1b[2Jx" in said
+    assert rb"ValueError: \x1b[2J" in said

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from genprm.engines import Engine, EngineError, Sampling, load_engine
+from tests.conftest import free_port
 
 SENTENCES = [
     "Natalia sold 48 clips in April, and then she sold half as many clips in May.",
@@ -106,12 +106,6 @@ def need_vllm() -> None:
     """Skips without vLLM; in CI that is a failure."""
     if importlib.util.find_spec("vllm") is None:
         (pytest.fail if os.environ.get("GENPRM_CI") == "1" else pytest.skip)("vLLM is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import pytest
 
 from genprm.engines import ContextOverflowError, EngineError, Finish, Sampling, load_engine
 from genprm.engines.openai import OpenAIEngine
-from tests.engines.conftest import SENTENCES, free_port
+from tests.conftest import free_port
+from tests.engines.conftest import SENTENCES
 from tests.engines.servers import HANG, Gate, completed, scripted
 
 # Starting vLLM takes minutes where many share the processor.

@@ -1,6 +1,5 @@
 """The pages in a real browser."""
 
-import shutil
 import subprocess
 from dataclasses import replace
 from html import unescape
@@ -12,9 +11,9 @@ from genprm.rpe.budget import State
 from genprm.rpe.rows import Drop, LabelRow, Message, Samples, SolutionRow, StepLabelRow, SynthesisRow, ValueRow
 from genprm.runs.rows import verify_row
 from genprm.types import Judgement, StepJudgement, Verdict
+from tests.conftest import chromium
 from tests.judges import ArithmeticJudge, row
 from tests.report.test_page import HOSTILE, INFO, written
-from tests.sandbox.conftest import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -26,13 +25,11 @@ MATH = (
 
 @pytest.fixture(scope="module")
 def dom(tmp_path_factory):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        missing("chromium is not installed")
+    program = chromium()
     home = tmp_path_factory.mktemp("browser")
 
     def dump(path, size="1280,900", anchor=""):
-        command = [chromium, *FLAGS.split(), f"--user-data-dir={home}", f"--window-size={size}", "--dump-dom"]
+        command = [program, *FLAGS.split(), f"--user-data-dir={home}", f"--window-size={size}", "--dump-dom"]
         command += ["--enable-logging=stderr", "--virtual-time-budget=2000", f"{path.as_uri()}{anchor}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         problems = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

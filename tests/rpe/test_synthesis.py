@@ -132,7 +132,7 @@ def test_solutions_that_were_labelled_again_are_reviewed_again(tmp_path: Path) -
     new = row.model_copy(update={"solutions": [relabelled, wrong, disagrees, undecided]})
     (source / "rows.jsonl").write_text(new.model_dump_json() + "\n")
     synthesize(source, "--out", out)
-    assert len(list(read_rows_of(out, SynthesisRow))) == 6  # the two that are as they were are not reviewed again
+    assert len(list(read_rows_of(out, SynthesisRow))) == 6  # the two unchanged ones are not reviewed again
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(out / "dataset/data/train-00000-of-00001.parquet")
     assert [(one["steps"], one["label"]) for one in table.to_pylist()] == [(wrong.steps, 0)]

@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genprm.sandbox import Limits, Sandbox, SandboxError, open_sandbox
+from genprm.sandbox.attacks import ATTACK_LIMITS, Attack, Outcome, run_attacks
 from genprm.sandbox.service import ServiceSettings, serve
+from tests.conftest import ROOT, missing
 
-REPOSITORY = Path(__file__).parents[2]
 BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
@@ -23,13 +27,6 @@ BACKENDS = [
 REMOTE = pytest.param("remote", marks=[pytest.mark.bubblewrap, pytest.mark.slow])
 """A service on a Unix socket, which runs snippets in bubblewrap."""
 LIMITS = Limits(wall_s=2.0, cpu_s=5.0, memory_mb=512, output_kb=16)
-
-
-def missing(reason: str) -> None:
-    """Skips, or fails if everything must run."""
-    if os.environ.get("GENPRM_CI") == "1":
-        pytest.fail(f"nothing may be skipped in CI: {reason}")
-    pytest.skip(reason)
 
 
 def no_bubblewrap() -> str | None:
@@ -54,6 +51,7 @@ for wanted in "$@"; do
     grep -q " $top tmpfs" /proc/mounts || mount -t tmpfs -o mode=755 tmpfs "$top"
     mkdir -p "$wanted"
     mount --move "$kept" "$wanted"
+    rmdir "$kept"
 done
 while [ "$1" != -- ]; do shift; done
 shift
@@ -72,7 +70,7 @@ def ordinary_user(*flags: str, first: str = "true") -> list[str]:
         return []
     if not all(shutil.which(tool) for tool in ("unshare", "setpriv", "mount")):
         missing("becoming an ordinary user needs unshare, setpriv and mount")
-    needed = sorted({sys.base_prefix, sys.prefix, str(REPOSITORY)})
+    needed = sorted({sys.base_prefix, sys.prefix, str(ROOT)})
     return ["unshare", "--mount", *flags, "sh", "-c", f"{first}; {LET_IN}", "sh", *needed, "--"]
 
 
@@ -103,7 +101,112 @@ async def opened(backend: str, limits: Limits = LIMITS, lanes: int = 1) -> Sandb
         return await box.start()
     except SandboxError as error:
         missing(f"{backend}: {error}")
-        raise
+
+
+TIMING = ("ran for", "canary took")
+
+
+async def attacked(backend: str, attacks: tuple[Attack, ...]) -> dict[str, Outcome]:
+    box = await opened(backend, ATTACK_LIMITS)
+    try:
+        return {outcome.attack.name: outcome async for outcome in run_attacks(box, attacks)}
+    finally:
+        await box.close()
+
+
+def only_slow(outcome: Outcome) -> bool:
+    """Whether it failed only by time."""
+    return all(failure.startswith(TIMING) for failure in outcome.failures)
+
+
+async def contained(backend: str, attacks: tuple[Attack, ...]) -> None:
+    outcomes = await attacked(backend, attacks)
+    assert len(outcomes) == len(attacks)
+    failed = {name: outcome for name, outcome in outcomes.items() if not outcome.contained}
+    # Other work may have delayed it: an attack that was only late must be in time when run alone.
+    late = tuple(outcome.attack for outcome in failed.values() if only_slow(outcome))
+    if late:
+        failed |= await attacked(backend, late)
+    assert not {name: outcome.failures for name, outcome in failed.items() if not outcome.contained}
+
+
+def guests(pid: int | None = None) -> list[int]:
+    """Supervisors and all that they have started, by their command line; of one process's descendants if given."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if b"\0-m\0guest\0" in Path(entry.path, "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found if pid is None else [one for one in found if pid in ancestors(one)]
+
+
+def ancestors(pid: int) -> list[int]:
+    chain = []
+    while pid > 1:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            break
+        pid = int(status.rpartition(")")[2].split()[1])
+        chain.append(pid)
+    return chain
+
+
+HOLD = """
+import asyncio, sys
+from genprm.sandbox import open_sandbox
+async def main():
+    async with open_sandbox(sys.argv[1], lanes=2) as box, box.session() as session:
+        await box.grow()
+        await session.run("x = 1")
+        print("ready", flush=True)
+        await session.run("import time; time.sleep(100)")
+asyncio.run(main())
+"""
+
+
+def end_the_host(backend: str, number: signal.Signals, environment: Mapping[str, str] | None = None) -> None:
+    """Ends a process whose sandbox runs a snippet, and asserts that its guests end too."""
+    before = set(guests())
+    # Shells start background jobs with SIGINT ignored, and these tests may be one.
+    host = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-c", HOLD, backend],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=environment,
+    )
+    with host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == b"ready\n"
+        assert set(guests()) - before
+        host.send_signal(number)
+        host.wait(30)
+    end = time.monotonic() + 30
+    while (left := set(guests()) - before) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not left
+
+
+def start_service(path: Path, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """A service in a process of its own, once it answers; `before` is a command that runs it."""
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "genprm.cli.main",
+        "sandbox",
+        "serve",
+        "--socket",
+        str(path),
+        "--lanes",
+        "1",
+    ]
+    service = subprocess.Popen([*command, "--sandbox", "bubblewrap"], stderr=subprocess.PIPE, text=True)
+    assert service.stderr is not None
+    assert service.stderr.readline() == f"the sandbox answers at unix:{path}\n"
+    return service
 
 
 @pytest.fixture(scope="session", params=[*BACKENDS, REMOTE])

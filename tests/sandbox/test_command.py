@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from genprm.cli.sandbox import app
+from tests.conftest import missing
 
-from .conftest import missing, no_bubblewrap
+from .conftest import no_bubblewrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 BUBBLEWRAP = ["--sandbox", "bubblewrap"]

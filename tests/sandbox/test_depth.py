@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from genprm.sandbox import Sandbox, SandboxError, open_sandbox
+from tests.conftest import missing
 
-from .conftest import missing, opened
+from .conftest import opened
 from .test_failures import ancestors, guests, lane_of, supervisor_of
 
 

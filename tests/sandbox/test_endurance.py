@@ -12,8 +12,9 @@ from genprm.sandbox import Sandbox, binds
 from genprm.sandbox import box as box_module
 from genprm.sandbox.attacks import ATTACK_LIMITS
 from genprm.sandbox.soak import soak
+from tests.conftest import ROOT, missing
 
-from .conftest import REPOSITORY, missing, no_bubblewrap, opened
+from .conftest import no_bubblewrap, opened
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ async def test_a_guest_with_few_users_left_is_replaced_and_keeps_its_sessions(
 ) -> None:
     if reason := no_bubblewrap():
         missing(reason)
-    shutil.copytree(REPOSITORY / "sandbox" / "guest", tmp_path / "guest")
+    shutil.copytree(ROOT / "sandbox" / "guest", tmp_path / "guest")
     worker = tmp_path / "guest" / "worker.py"
     code = worker.read_text(encoding="utf-8")
     worker.write_text(code.replace("_FEW_USERS = 2_000", "_FEW_USERS = 1 << 17"), encoding="utf-8")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,36 +15,11 @@ import pytest
 from genprm.sandbox import Limits, Sandbox, SandboxError, Status, open_sandbox
 from genprm.sandbox.lane import Lane
 
-from .conftest import opened
+from .conftest import ancestors, end_the_host, guests, opened
 
 pytestmark = pytest.mark.slow
 
-
-REPOSITORY = Path(__file__).parents[2]
 LIMITS = Limits(wall_s=5.0, memory_mb=256)
-
-
-def guests(pid: int | None = None) -> list[int]:
-    """Supervisors and all that they have started, by their command line; of one process's descendants if given."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                if b"\0-m\0guest\0" in Path(entry.path, "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found if pid is None else [one for one in found if pid in ancestors(one)]
-
-
-def ancestors(pid: int) -> list[int]:
-    chain = []
-    while pid > 1:
-        try:
-            status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        except OSError:
-            break
-        pid = int(status.rpartition(")")[2].split()[1])
-        chain.append(pid)
-    return chain
 
 
 def supervisor_of(lane: Lane) -> int:
@@ -217,44 +191,9 @@ async def test_state_given_up_for_memory_is_made_again(backend: str) -> None:
         await box.close()
 
 
-HOLD = """
-import asyncio, sys
-from genprm.sandbox import open_sandbox
-async def main():
-    async with open_sandbox(sys.argv[1], lanes=2) as box, box.session() as session:
-        await box.grow()
-        await session.run("x = 1")
-        print("ready", flush=True)
-        await session.run("import time; time.sleep(100)")
-asyncio.run(main())
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_guests_end_when_the_host_process_dies(backend: str, number: signal.Signals) -> None:
     end_the_host(backend, number)
-
-
-def end_the_host(backend: str, number: signal.Signals) -> None:
-    """Ends a process whose sandbox runs a snippet, and asserts that its guests end too."""
-    before = set(guests())
-    # Shells start background jobs with SIGINT ignored, and these tests may be one.
-    host = subprocess.Popen(
-        ["env", "--default-signal=INT", sys.executable, "-c", HOLD, backend],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=REPOSITORY,
-    )
-    with host:
-        assert host.stdout is not None
-        assert host.stdout.readline() == b"ready\n"
-        assert set(guests()) - before
-        host.send_signal(number)
-        host.wait(30)
-    end = time.monotonic() + 30
-    while (left := set(guests()) - before) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not left
 
 
 @pytest.mark.docker

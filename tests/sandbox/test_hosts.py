@@ -25,13 +25,12 @@ from genprm.sandbox.guest.seccomp import NEW_NAMESPACES
 from genprm.sandbox.guest_config import guest_config
 from genprm.sandbox.lane import LaneBroken
 from genprm.sandbox.remedies import Host, look, remedy
+from tests.conftest import ROOT, missing
 
-from .conftest import missing, no_bubblewrap
+from .conftest import no_bubblewrap
 
 pytestmark = pytest.mark.slow
 
-
-REPOSITORY = Path(__file__).parents[2]
 TRY = """
 import asyncio, ctypes, json, sys
 from genprm.sandbox import Limits, SandboxError, open_sandbox
@@ -69,7 +68,7 @@ def attempt(
     if os.getuid() != 0 or not all(shutil.which(tool) for tool in ("unshare", "setpriv")):
         missing("taking rights away needs root, unshare and setpriv")
     command = [*before, sys.executable, "-c", TRY, backend, program.hex()]
-    inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"}
+    inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
     answer = subprocess.run(
         command, capture_output=True, text=True, check=False, env=inherited | (environment or {}), timeout=600
     )
@@ -166,13 +165,13 @@ def test_with_nothing_at_all_auto_names_every_obstacle() -> None:
 
 
 @pytest.mark.bubblewrap
-def test_the_doctor_says_the_same() -> None:
+def test_the_doctor_names_what_is_missing() -> None:
     if os.getuid() != 0 or not shutil.which("unshare"):
         missing("taking namespaces away needs root and unshare")
     switched_off = in_namespace("echo 0 > /proc/sys/user/max_user_namespaces")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///nonexistent/docker.sock"}
     command = [*switched_off, sys.executable, "-m", "genprm.cli.main", "doctor"]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     said = " ".join(answer.stdout.split())
     assert "Not ready: Sandbox" in said
     assert answer.returncode == 1
@@ -180,13 +179,13 @@ def test_the_doctor_says_the_same() -> None:
     assert "genprm sandbox serve" in said
 
 
-def test_gvisor_is_told_what_it_lacks() -> None:
+def test_the_guest_names_what_gvisor_lacks() -> None:
     """Debian's runsc. The guest must not start there without knowing how its sessions end."""
     if os.getuid() != 0 or not shutil.which("runsc"):
         missing("gVisor's `runsc` is not installed, or this is not root")
     config = guest_config(Limits(memory_mb=64), proc="/proc", readable=("/usr",))
     command = ["runsc", "--platform=ptrace", "--network=none", "do", "--", sys.executable, "-s", "-P", "-m", "guest"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "sandbox")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "sandbox")}
     answer = subprocess.run(
         [*command, config],
         env=environment,

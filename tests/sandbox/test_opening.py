@@ -9,8 +9,9 @@ import pytest
 
 from genprm.sandbox import Limits, SandboxError, binds, bubblewrap, open_sandbox
 from genprm.sandbox.checks import Level, diagnose
+from tests.conftest import missing
 
-from .conftest import missing, no_bubblewrap
+from .conftest import no_bubblewrap
 
 
 @pytest.mark.parametrize(

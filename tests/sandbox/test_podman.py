@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,9 @@ import pytest
 from genprm.sandbox import SandboxError, image, open_sandbox
 from genprm.sandbox.attacks import ATTACKS
 from genprm.sandbox.podman import _checked  # pyright: ignore[reportPrivateUsage]
+from tests.conftest import ROOT, missing
 
-from .conftest import REPOSITORY, missing, ordinary_user
-from .test_attacks import contained
-from .test_failures import end_the_host
+from .conftest import contained, end_the_host, ordinary_user
 
 NOBODY = 65534
 CHOSEN = ("become-root", "capabilities", "host-files", "network", "secrets", "fork-bomb", "daemon", "other-sessions",
@@ -47,6 +47,12 @@ def copy_base(podman: list[str], environment: dict[str, str]) -> None:
         loaded = subprocess.run([*podman, "load", "--quiet"], stdin=saved.stdout, env=environment, cwd="/", check=False)
     if saved.returncode or loaded.returncode:
         missing(f"the base image {image.LOCAL_BASE} cannot be copied from Docker to Podman")
+
+
+def containers() -> set[str]:
+    """The containers of Podman, running or not."""
+    listed = subprocess.run(["podman", "ps", "--all", "--quiet"], capture_output=True, text=True, check=True)
+    return set(listed.stdout.split())
 
 
 def no_podman() -> str | None:
@@ -85,11 +91,17 @@ async def test_auto_takes_podman_where_nothing_else_works_and_says_why(
 
 @pytest.mark.podman
 @pytest.mark.slow
-def test_guests_end_when_the_host_process_dies() -> None:
+def test_guests_end_when_the_host_process_dies(tmp_path: Path) -> None:
     if reason := no_podman():
         missing(reason)
     copy_base(["podman"], dict(os.environ))
-    end_the_host("podman", signal.SIGKILL)
+    before = containers()
+    # A process that is killed leaves its temporary folder.
+    end_the_host("podman", signal.SIGKILL, {**os.environ, "TMPDIR": str(tmp_path)})
+    end = time.monotonic() + 30
+    while containers() - before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not containers() - before
 
 
 @pytest.mark.podman
@@ -99,14 +111,16 @@ def test_an_ordinary_user_runs_it_with_subordinate_ids() -> None:
         missing(reason)
     if os.getuid() != 0:
         missing("giving a user subordinate ids needs root")
+    if not all(Path(file).exists() for file in ("/etc/subuid", "/etc/subgid")):
+        missing("there is no /etc/subuid and /etc/subgid to mount over")
     home = Path("/tmp", f"genprm-rootless-{os.getpid()}")
     ids = home / "subordinate"
     podman = ordinary_user("--pid", "--fork", "--kill-child", "--mount-proc", first=(
-        f"set -e; touch /etc/subuid /etc/subgid; mount --bind {ids} /etc/subuid; mount --bind {ids} /etc/subgid"
+        f"set -e; mount --bind {ids} /etc/subuid; mount --bind {ids} /etc/subgid"
     ))  # fmt: skip
     # Not its choice by itself with every version: `vfs` copies the whole image for each container.
     environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "HOME": str(home),
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home),
         "XDG_RUNTIME_DIR": str(home), "STORAGE_DRIVER": "overlay",
     }  # fmt: skip
     run = [sys.executable, "-B", "-c", AS_USER]
@@ -129,7 +143,8 @@ def test_an_ordinary_user_runs_it_with_subordinate_ids() -> None:
         shutil.rmtree(home, ignore_errors=True)
     assert (stdout, isolation) == ("1\n", "users")
     assert "(rootless)" in note
-    assert ("Podman ignores" in note) != Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    cgroup_v2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    assert ("Podman ignores" in note) is not cgroup_v2
 
 
 def test_too_few_subordinate_ids_are_named() -> None:

@@ -28,8 +28,9 @@ from genprm.sandbox.service import ServiceError, ServiceSettings
 from genprm.sandbox.service import app as app_module
 from genprm.sandbox.service import connection as connection_module
 from genprm.sandbox.service.settings import TOKENS_VARIABLE, tokens_from_environment
+from tests.conftest import missing
 
-from .conftest import missing, no_bubblewrap, serving
+from .conftest import no_bubblewrap, serving, start_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.bubblewrap]
 LIMITS = Limits(wall_s=2.0, memory_mb=256)
@@ -414,15 +415,6 @@ def _note_services(monkeypatch: pytest.MonkeyPatch) -> None:
     SERVICES.clear()
 
 
-def start_service(path: Path) -> subprocess.Popen[str]:
-    """A service in a process of its own, once it answers."""
-    command = [sys.executable, "-m", "genprm.cli.main", "sandbox", "serve", "--socket", str(path), "--lanes", "1"]
-    service = subprocess.Popen([*command, "--sandbox", "bubblewrap"], stderr=subprocess.PIPE, text=True)
-    assert service.stderr is not None
-    assert service.stderr.readline() == f"the sandbox answers at unix:{path}\n"
-    return service
-
-
 async def test_a_server_that_dies_costs_a_retry_and_no_state(tmp_path: Path) -> None:
     paths = [tmp_path / "a.sock", tmp_path / "b.sock"]
     services = await asyncio.gather(*(asyncio.to_thread(start_service, path) for path in paths))
@@ -533,7 +525,7 @@ async def test_run_code_answers_as_sandbox_fusion(
     assert run["execution_time"] >= 0
 
 
-async def test_run_code_gives_any_memory_up_to_the_most() -> None:
+async def test_run_code_allows_memory_up_to_the_maximum() -> None:
     async with serving(max_memory_mb=700) as url:
         for asked in (-1, 600, 700):
             assert (await fused(url, code="print(1)", memory_limit_MB=asked))["run_result"]["stdout"] == "1\n"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -103,3 +108,32 @@ async def says(page: Any, place: str, text: str) -> None:
 
     # Waiting for an expression would need eval, which the page's policy forbids.
     await expect(page.locator(place)).to_contain_text(text, timeout=20_000)
+
+
+@asynccontextmanager
+async def command(
+    *arguments: str, folder: Path | None = None, said: list[bytes] | None = None, **environment: str
+) -> AsyncGenerator[tuple[Process, str]]:
+    """`genprm serve` as a process, and its address; `said` gets what it writes until it answers."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "genprm.cli.main", "serve", *arguments),
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        found = None
+        async with asyncio.timeout(120):
+            while found is None:
+                line = await process.stderr.readline()
+                assert line, "it ended"
+                if said is not None:
+                    said.append(line)
+                found = re.search(rb"answers at (http://\S+)", line)
+        yield process, found[1].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

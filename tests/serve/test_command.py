@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -20,41 +16,22 @@ from genprm.data.word_problems import make_problems
 from genprm.prms import load_prm
 from genprm.runs.folder import read_rows_of
 from genprm.runs.rows import VerifyRow
+from tests.serve.shared import command
 
 pytestmark = pytest.mark.slow
 
 
+ANALYZE = ("--mode", "analyze")
 PROBLEMS = make_problems(24, seed=41_000)
-
-
-@asynccontextmanager
-async def command(*arguments: str, **environment: str) -> AsyncGenerator[tuple[Process, str]]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "genprm.cli.main", "serve", "--mode", "analyze", *arguments),
-        env={**os.environ, **environment},
-        stderr=PIPE,
-    )
-    assert process.stderr is not None
-    try:
-        url = None
-        async with asyncio.timeout(120):
-            while url is None:
-                line = (await process.stderr.readline()).decode()
-                assert line, "it ended"
-                found = re.search(r"answers at (http://\S+)", line)
-                url = found[1] if found else None
-        yield process, url
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def test_a_judgement_is_that_of_a_direct_call_and_what_was_accepted_is_finished(tmp_path: Path) -> None:
     prm = await load_prm("nano", mode="analyze")
     direct = {one.text: (await prm.judge(one.text, one.solution)).scores for one in PROBLEMS[:8]}
     await prm.close()
-    async with command("--port", "0", "--log-to", str(tmp_path / "log"), "--max-in-flight", "2") as (process, url):
+    async with command(
+        "--mode", "analyze", "--port", "0", "--log-to", str(tmp_path / "log"), "--max-in-flight", "2"
+    ) as (process, url):
         client = Client(url)
         first = await client.ascore(PROBLEMS[0].text, PROBLEMS[0].solution, answer=PROBLEMS[0].answer)
         assert first is not None
@@ -80,14 +57,14 @@ async def test_a_judgement_is_that_of_a_direct_call_and_what_was_accepted_is_fin
 
 @pytest.mark.slow
 async def test_clients_go_on_after_a_kill() -> None:
-    async with command("--port", "0") as (process, url):
+    async with command(*ANALYZE, "--port", "0") as (process, url):
         client = Client(url, timeout_s=120)
         port = url.rpartition(":")[2]
         calls = [asyncio.create_task(client.ascore(one.text, one.solution)) for one in PROBLEMS]
         await asyncio.sleep(0.3)
         process.kill()
         await process.wait()
-        async with command("--port", port):
+        async with command(*ANALYZE, "--port", port):
             scores = await asyncio.gather(*calls)
     assert all(score is not None and score.complete for score in scores)
     assert client.stats.retries > 0
@@ -104,7 +81,7 @@ async def test_clients_go_on_after_a_kill() -> None:
 )
 async def test_what_cannot_be_served(arguments: tuple[str, ...], message: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "genprm.cli.main", "serve", "--mode", "analyze", *arguments), stderr=PIPE
+        *(sys.executable, "-m", "genprm.cli.main", "serve", *ANALYZE, *arguments), stderr=PIPE
     )
     _, errors = await process.communicate()
     assert process.returncode in (1, 2)

@@ -234,7 +234,6 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         ({"problem": PROBLEM, "steps": [GOOD], "solution": GOOD}, 422, "either"),
         ({"problem": PROBLEM, "steps": [GOOD], "votes": 3}, 422, "votes"),
         ({"problem": PROBLEM, "steps": [GOOD], "timeout_s": 0}, 422, "timeout_s"),
-        ({"problem": PROBLEM, "steps": [GOOD] * 9}, 422, "exceed max_steps, 8"),
         ({"problem": "x" * 2000, "steps": [GOOD]}, 422, "exceed max_chars, 1000"),
         ({"items": [{"problem": PROBLEM, "steps": [GOOD]}] * 5}, 413, "exceed max_items, 4"),
         ({"items": [{"problem": PROBLEM, "steps": [GOOD]}, {"problem": PROBLEM, "steps": [" "]}]}, 422, "items[1]"),
@@ -247,9 +246,6 @@ async def test_limits_are_named(body: dict[str, Any], status: int, named: str) -
         headers = {"Content-Type": "application/json"}
         for path in ("/v1/judge", "/v1/score", "/v1/critique"):
             response = await one.http.post(path, content=json.dumps(body), headers=headers)
-            if path == "/v1/score" and "max_steps" in named:  # a policy may write that: it is no error of the trainer
-                assert named in response.json()["violation"]
-                continue
             assert response.status_code == status, response.text
             assert named in response.json()["error"]["message"]
 
@@ -292,30 +288,42 @@ async def test_settings_beside_items_are_refused() -> None:
 
 async def test_requests_abandoned_in_the_queue_end_quietly() -> None:
     errors: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-    async with live(SteppedJudge(step_s=5), ServeConfig(max_in_flight=1)) as one:
-        items = [{"problem": str(number), "steps": [GOOD]} for number in range(4)]
-        rows = (await one.post("/v1/score", {"items": items, "timeout_s": 0.2})).json()["rows"]
-        assert [row["complete"] for row in rows] == [False] * 4
-        await until(lambda: one.app.service.desk._idle.is_set())  # pyright: ignore[reportPrivateUsage]
-        assert await one.metric("genprm_solutions_in_flight") == 0
-        assert (await one.post("/v1/score", {**items[0], "timeout_s": 0.2})).status_code == 200
+    loop = asyncio.get_running_loop()  # that of all tests
+    usual = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    try:
+        async with live(SteppedJudge(step_s=5), ServeConfig(max_in_flight=1)) as one:
+            items = [{"problem": str(number), "steps": [GOOD]} for number in range(4)]
+            rows = (await one.post("/v1/score", {"items": items, "timeout_s": 0.2})).json()["rows"]
+            assert [row["complete"] for row in rows] == [False] * 4
+            await until(lambda: one.app.service.desk._idle.is_set())  # pyright: ignore[reportPrivateUsage]
+            assert await one.metric("genprm_solutions_in_flight") == 0
+            assert (await one.post("/v1/score", {**items[0], "timeout_s": 0.2})).status_code == 200
+    finally:
+        loop.set_exception_handler(usual)
     assert not errors
 
 
 async def test_draining_waits_for_answers_that_are_compared() -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+
     class Slow:
         async def grade(self, answer: str, solutions: Sequence[str]) -> list[Grade]:
-            await asyncio.sleep(1.0)
+            entered.set()
+            await go.wait()
             return [Grade("2", True)]
 
-    async with live(ArithmeticJudge(), outcomes=Outcomes(Slow())) as one:  # type: ignore[arg-type]  # pyright: ignore
+    outcomes = Outcomes(Slow())  # type: ignore[arg-type]  # pyright: ignore
+    async with asyncio.timeout(30), live(ArithmeticJudge(), outcomes=outcomes) as one:
         sent = {"prompt": PROBLEM, "response": GOOD, "label": "2"}
         work = asyncio.create_task(one.post("/rm", sent))
-        await asyncio.sleep(0.3)
-        drained = asyncio.create_task(one.app.service.desk.drain(30))
-        await asyncio.sleep(0.1)
+        await entered.wait()
+        desk = one.app.service.desk
+        drained = asyncio.create_task(desk.drain(30))
+        await until(lambda: desk.draining)
         assert (await one.post("/rm", sent)).status_code == 503
+        assert not drained.done()
+        go.set()
         assert (await work).json() == pytest.approx(0.95)
         await drained
 
@@ -353,9 +361,12 @@ async def test_a_body_above_the_limit_is_not_read(ui: bool) -> None:
         for response in (big, chunked):
             assert response.status_code == 413
             assert "max_body_mb, 0.01 MiB" in response.json()["error"]["message"]
-        if ui:
-            assert (await one.http.get("/page/katex/fonts/%00.woff2")).status_code == 404
-            assert (await one.http.get("/")).headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_the_pages_files_are_safe() -> None:
+    async with live(ArithmeticJudge(), ServeConfig(ui=True)) as one:
+        assert (await one.http.get("/page/katex/fonts/%00.woff2")).status_code == 404
+        assert (await one.http.get("/")).headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_keys() -> None:
@@ -366,13 +377,14 @@ async def test_keys() -> None:
             "wrong": {"Authorization": "Bearer three"},
             "empty": {"Authorization": "Bearer one one"},
             "broken": {"Authorization": "Basic !!!"},
-            "as long": {"Authorization": "Bearer ????"},
+            # what an ASCII encoder makes of the key
+            "question marks": {"Authorization": "Bearer ????"},
         }
         for name, headers in asked.items():
             response = await one.post("/v1/score", body, headers=headers)
             assert response.status_code == 401, name
-        other: Any = {"Authorization": "Bearer ключ".encode()}
-        for headers in ({"Authorization": "Bearer one"}, {"X-API-Key": "one"}, other):
+        utf8: Any = {"Authorization": "Bearer ключ".encode()}
+        for headers in ({"Authorization": "Bearer one"}, {"X-API-Key": "one"}, utf8):
             assert (await one.post("/v1/score", body, headers=headers)).status_code == 200
         assert (await one.post("/v1/score", body, auth=("anybody", "one"))).status_code == 200
         assert (await one.http.get("/health")).status_code == 200

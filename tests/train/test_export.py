@@ -223,7 +223,7 @@ def test_messages_without_columns_are_read() -> None:
 
 @pytest.mark.parametrize("question", ["bare", "question"])
 def test_the_first_turn_has_the_problem_and_step_of_the_columns(question: Literal["bare", "question"]) -> None:
-    """In either form: the profile's is what is trained."""
+    """Either form is accepted; the profile's form is trained."""
     model = GenPRMModel(profile=Profile(question=question))
     answer = {"role": "assistant", "content": "x"}
     for first in ("a?\nfirst", "Question: a?\n\nfirst"):

@@ -19,7 +19,7 @@ from genprm.prms import load_prm
 from genprm.prms.implicit.judge import ImplicitPRM
 from genprm.prms.implicit.logratio import ChatSpans
 from genprm.train.config import ImplicitConfig
-from genprm.train.implicit_training import ask_reference, collate, outcome_loss, prepare, train_implicit
+from genprm.train.implicit_training import ask_reference, collate, outcome_loss, prepare, profile_of, train_implicit
 from genprm.train.response_rows import pairs_of, read_responses
 from genprm.train.rows import SourceRow, TrainError
 from genprm.train.running import Stopped
@@ -273,3 +273,14 @@ async def test_pairs_are_all_or_some_of_a_problem(config: Any) -> None:
     assert len(some) == 2
     assert set(some) < set(everything)
     assert some == pairs_of(responses, 1, 0)
+
+
+def test_the_reference_of_an_implicit_model_keeps_its_revision() -> None:
+    """By default it is the model to start from."""
+    for config, reference, revision in (
+        (ImplicitConfig(model="a/one", revision="r1"), "a/one", "r1"),
+        (ImplicitConfig(model="a/one", revision="r1", reference="b/two"), "b/two", None),
+        (ImplicitConfig(model="a/one", reference="b/two", reference_revision="r2"), "b/two", "r2"),
+    ):
+        found = profile_of(config)
+        assert (found.reference, found.reference_revision) == (reference, revision)

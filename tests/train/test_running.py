@@ -13,7 +13,7 @@ from genprm.engines.errors import EngineError
 from genprm.sandbox import SandboxError
 from genprm.train.config import DiscriminativeConfig, ImplicitConfig, SftConfig
 from genprm.train.discriminative import train_discriminative
-from genprm.train.implicit_training import profile_of, train_implicit
+from genprm.train.implicit_training import train_implicit
 from genprm.train.rows import TrainError
 from genprm.train.running import check_devices
 from genprm.train.sft import train_sft
@@ -38,7 +38,10 @@ def test_several_gpus_need_a_launcher(
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([{"problem": "p", "steps": ["s"], "label": 0}, {"problem": "q", "steps": ["s"]}], r"line 2: a `label` is wan"),
+        (
+            [{"problem": "p", "steps": ["s"], "label": 0}, {"problem": "q", "steps": ["s"]}],
+            r"line 2: a `label` is wanted",
+        ),
         ([{"problem": "p"}], r"--verify-data .*rows.jsonl, line 1: "),
         ([], r"--verify-data .*rows.jsonl has no rows"),
     ],
@@ -60,14 +63,3 @@ def test_the_sandbox_is_tried_before_the_model_is_loaded(tmp_path: Path, monkeyp
         train_sft(asked, tmp_path)
     with pytest.raises(EngineError):  # ThinkPRM runs no code: the next thing is the model
         train_sft(asked.model_copy(update={"family": "thinkprm"}), tmp_path)
-
-
-def test_the_reference_of_an_implicit_model_keeps_its_revision() -> None:
-    """By default it is the model to start from."""
-    for config, reference, revision in (
-        (ImplicitConfig(model="a/one", revision="r1"), "a/one", "r1"),
-        (ImplicitConfig(model="a/one", revision="r1", reference="b/two"), "b/two", None),
-        (ImplicitConfig(model="a/one", reference="b/two", reference_revision="r2"), "b/two", "r2"),
-    ):
-        found = profile_of(config)
-        assert (found.reference, found.reference_revision) == (reference, revision)

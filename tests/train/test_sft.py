@@ -77,7 +77,7 @@ def config(data: Path, **changes: Any) -> SftConfig:
 def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
     log_steps: int, seen: int, logged: list[int], data: Path, tmp_path: Path
 ) -> None:
-    """Stopped in the step after `seen`, which has a line in the log or none."""
+    """Stopped one step after `seen`, whether or not that step is logged."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     asked = config(data, epochs=2, save_steps=100, log_steps=log_steps)
     train_sft(asked, whole)
@@ -313,7 +313,7 @@ def test_the_command_resumes_refuses_another_configuration_and_starts_over(data:
 
     code, said = run()
     assert code == 0
-    # Two small steps.
+    # Two steps at 2e-6 change too little for bfloat16.
     assert "of the changed weights still differ once rounded to bfloat16" in said
     assert "of the changed weights still differ once rounded to bfloat16" in (tmp_path / "out/README.md").read_text()
     written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
