@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from genprm.cli.main import app
 from genprm.data.inputs import InputRow, Record, parse_row
+from genprm.data.word_problems import make_problems
 from genprm.search.recipe import load_recipe
 from tests.conftest import ROOT
 
@@ -61,10 +64,14 @@ def commands() -> list:
     return found
 
 
+def words_of(line: str) -> list[str]:
+    words = shlex.split(line.replace("$urls", ""), comments=True)[1:]
+    return words[: next((place for place, word in enumerate(words) if word in ("|", ">", "&")), len(words))]
+
+
 @pytest.mark.parametrize("line", commands())
 def test_every_command_takes_the_options_it_is_shown_with(line):
-    words = shlex.split(line.replace("$urls", ""), comments=True)[1:]
-    words = words[: next((place for place, word in enumerate(words) if word in ("|", ">", "&")), len(words))]
+    words = words_of(line)
     command = typer.main.get_command(app)
     context = None
     while hasattr(command, "commands") and words and words[0] in command.commands:
@@ -75,6 +82,52 @@ def test_every_command_takes_the_options_it_is_shown_with(line):
     context = command.context_class(command, info_name=command.name)
     # Unknown options and values out of range are errors; nothing is run.
     command.parse_args(context, words)
+
+
+DRY = re.compile(r"genprm (verify|bench processbench|label|synthesize|search|serve|train|loop)\b(?!.*--model models/)")
+"""Commands that can say what they would load; a model that an earlier line trains is not there."""
+
+
+@pytest.mark.parametrize("line", [one for one in commands() if DRY.match(str(one.values[0]))])
+def test_every_command_resolves_its_models_and_settings(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    done = CliRunner().invoke(app, [*words_of(line), "--dry-run"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "# " in done.stdout or "rounds:" in done.stdout  # what it would load, or a loop's recipe
+
+
+@pytest.mark.slow
+@pytest.mark.bubblewrap
+def test_commands_that_need_nothing_else_run(tmp_path):
+    """Those of README and docs with the built-in models, in their order, as they stand there."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(ROOT / "examples/solutions.jsonl", tmp_path)
+    with (tmp_path / "problems.jsonl").open("w") as problems:
+        for one in make_problems(2, seed=1):
+            problems.write(json.dumps({"problem": one.text, "answer": one.answer}) + "\n")
+    shorter = {"search": ["--limit", "2"], "label": ["--limit", "2"]}
+    ran: list[str] = []
+    for line in dict.fromkeys(one.values[0] for one in commands()):
+        words = words_of(line)
+        ours = words[0] in ("demo", "verify", "label", "synthesize", "search", "view") and not re.search(
+            r"--(model|policy|teacher|base-url|cluster|open|sandbox)\b|recipes/math|math-train", line
+        )
+        if not ours:
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "genprm", *words, *shorter.get(words[0], [])],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-3000:])
+        ran.append(words[0])
+    assert {"demo", "verify", "label", "synthesize", "search"} <= set(ran)
 
 
 def pythons() -> list:

@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 
 from genprm.cli.boundary import friendly
 from genprm.cli.grammar import Command
-from genprm.config import RunConfig
 from genprm.fields import Config, ConfigError, option_of, read_yaml
 
 _NOT_IN_FILES = {"config", "help", "clean", "dry_run", "as_json"}
@@ -122,7 +121,7 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
         given = {name: values[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
         with friendly():
             made = {name: make(given) for name, make in makers.items()} | {name: values[name] for name in plain}
-            if plan and any(isinstance(one, RunConfig) and one.dry_run for one in made.values()):
+            if plan and any(getattr(one, "dry_run", False) for one in made.values()):
                 from genprm.cli.plan import print_plan
 
                 print_plan(made)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from genprm.fields import Config
+from genprm.fields import Config, Option
 from genprm.rewards import WEIGHT
 
 KEYS_VARIABLE = "GENPRM_API_KEYS"
@@ -56,6 +56,9 @@ class ServeConfig(Config):
     )
     drain_s: float = Field(
         default=60.0, ge=0, le=86_400, description="Seconds to finish accepted requests after SIGTERM."
+    )
+    dry_run: Annotated[bool, Option(flags=("--dry-run",), stored=False)] = Field(
+        default=False, description="Print the resolved configuration and what would be loaded, then exit."
     )
 
     @model_validator(mode="after")

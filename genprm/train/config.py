@@ -50,6 +50,9 @@ class Saving(Config):
     as_json: Annotated[bool, Option(flags=("--json",), stored=False)] = Field(
         default=False, description="Print the result as one JSON object in place of tables."
     )
+    dry_run: Annotated[bool, Option(flags=("--dry-run",), stored=False)] = Field(
+        default=False, description="Print the resolved configuration and what would be loaded, then exit."
+    )
     save_steps: Annotated[int, Free] = Field(default=100, ge=1, description="Steps between two checkpoints.")
     save_minutes: Annotated[float | None, Option(free=True, shown="none")] = Field(
         default=None, gt=0, description="Also save a checkpoint every this many minutes."

@@ -102,7 +102,7 @@ class LoopRecipe(Config):
     @field_validator("train", mode="before")
     @classmethod
     def _handed_on(cls, values: Any) -> Any:
-        _refuse(values, ("data", "out", "clean", "as_json"), "the loop sets it")
+        _refuse(values, ("data", "out", "clean", "as_json", "dry_run"), "the loop sets it")
         return values
 
     @field_validator("search", mode="before")
