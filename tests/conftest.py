@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -73,3 +74,15 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     done = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return Distributions(next(out.glob("*.whl")), next(out.glob("*.tar.gz")))
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncGenerator[Any]:
+    """A headless browser, driven by Playwright."""
+    from playwright.async_api import async_playwright
+
+    program = chromium()
+    async with async_playwright() as play:
+        opened = await play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        await opened.close()

@@ -246,7 +246,7 @@ class Loop:
 
         changes: dict[str, object] = {"data": str(folder.parent / "synthesize"), "out": folder}
         if self._track != "none":
-            changes["report_to"] = self._track
+            changes["track"] = self._track
         if self._judge is not None:
             changes |= {"model": str(self._judge), "revision": None, "from_scratch": False}
         sft_into(self._recipe.train.model_copy(update=changes))

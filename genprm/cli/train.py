@@ -117,19 +117,28 @@ def _train(config: TrainConfig, command: str, train: Callable[..., Trained]) -> 
     """Trains in the folder of the run, and prints the results."""
     import json
 
+    from genprm.cli.log import LOG, logged
     from genprm.cli.session import print_json
     from genprm.cli.summary import print_training
     from genprm.runs.folder import METRICS
+    from genprm.runs.tracking import Tracker, check_tracker
     from genprm.train.running import Stopped
 
-    with _folder(config, command, config.data) as out:
+    check_tracker(config.track)
+    first = not int(os.environ.get("RANK", "0"))
+    with _folder(config, command, config.data) as out, logged(out / LOG):
+        tracker = Tracker(config.track if first else "none", str(out), config.stored())
         try:
-            train(config, out, say=_say)
+            train(config, out, say=_say, note=tracker.log)
         except Stopped as stopped:
             stderr().print(f"Stopped after step {stopped.step:,}; the same command resumes.")
             raise typer.Exit(TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED) from None
-    if int(os.environ.get("RANK", "0")):
+        finally:
+            tracker.close({})
+    if not first:
         return
+    if config.track != "none":
+        notes().print(f"{config.track}: project {tracker.project}, run {out}", soft_wrap=True)
     metrics = json.loads((out / METRICS).read_text(encoding="utf-8"))
     if config.as_json:
         print_json(command, config.stored(), metrics)

@@ -52,19 +52,20 @@ class Tracker:
         """Logs counts, at most every ten seconds."""
         if self._module is not None and time.monotonic() - self._last >= EVERY_S:
             self._last = time.monotonic()
-            self._log(counts)
+            self.log(counts)
 
     def close(self, metrics: Mapping[str, JsonValue]) -> None:
         """Logs all numbers in the metrics, and ends the run."""
         if self._module is None:
             return
-        self._log(numbers(metrics))
+        self.log(numbers(metrics))
         if self._module is not None:
             self._module.finish()
             self._module = None
 
-    def _log(self, values: Mapping[str, float]) -> None:
-        if values:
+    def log(self, values: Mapping[str, float]) -> None:
+        """Logs values now."""
+        if values and self._module is not None:
             try:
                 self._module.log(dict(values))
             except Exception:  # any error of its network or disk

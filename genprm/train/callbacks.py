@@ -23,11 +23,18 @@ class Log(TrainerCallback):
     Args:
         path: the file. Lines after the step from which a run is resumed are removed: they are written again.
         say: prints a line; None says nothing.
+        note: gets the numbers of each line as well, such as an experiment tracker.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        say: Callable[[str], None] | None,
+        note: Callable[[Mapping[str, float]], None] | None = None,
+    ) -> None:
         self._path = path
         self._say = say
+        self._note = note
         self._started = 0.0
         self._before = 0.0
         """Seconds of earlier runs into this folder."""
@@ -54,6 +61,8 @@ class Log(TrainerCallback):
         line = {"step": state.global_step, **logs, "seconds": round(seconds, 1)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self._note is not None:
+            self._note({name: value for name, value in line.items() if isinstance(value, (int, float))})
         if self._say is not None:
             numbers = "  ".join(f"{name} {_short(value)}" for name, value in logs.items() if name in _SAID)
             self._say(f"step {state.global_step:,} of {state.max_steps:,}  {numbers}")

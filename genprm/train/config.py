@@ -59,8 +59,8 @@ class Saving(Config):
     )
     keep_checkpoints: Annotated[int, Free] = Field(default=2, ge=1, description="Number of checkpoints to keep.")
     log_steps: Annotated[int, Free] = Field(default=10, ge=1, description="Steps between two lines of the log.")
-    report_to: Annotated[TrackerName, Option(flags=("--track", "--report-to"), free=True)] = Field(
-        default="none", description="An experiment tracker for the curves, besides log.jsonl."
+    track: Annotated[TrackerName, Option(stored=False)] = Field(
+        default="none", description="Also log the curves to this experiment tracker."
     )
     push_to_hub: Annotated[str | None, Option(free=True, shown="none")] = Field(
         default=None, description="Repository on the Hub for the finished model."

@@ -15,6 +15,7 @@ from genprm.train.config import DiscriminativeConfig
 from genprm.train.replay import IGNORE
 from genprm.train.rows import Collected, TrainError, read_source
 from genprm.train.running import (
+    Note,
     Running,
     Say,
     autocast_of,
@@ -37,13 +38,16 @@ QWEN, TRL = "qwen-prm", "token-classification"
 _TAG = "<extra_0>"
 
 
-def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | None = None) -> Trained:
+def train_discriminative(
+    config: DiscriminativeConfig, out: Path, *, say: Say | None = None, note: Note | None = None
+) -> Trained:
     """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
         out: the folder, which gets weights, tokenizer, `genprm.json` and the model card.
         say: prints progress lines.
+        note: gets the numbers of every line of the log, such as an experiment tracker.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
@@ -76,7 +80,7 @@ def train_discriminative(config: DiscriminativeConfig, out: Path, *, say: Say | 
         output_dir=str(out / CHECKPOINTS), remove_unused_columns=False, **training_arguments(config)
     )
     autocast = autocast_of(arguments)
-    running = Running(config, out, say)
+    running = Running(config, out, say, note)
 
     def evaluated(_: int) -> Mapping[str, float]:
         assert held_out is not None

@@ -177,6 +177,8 @@ def push(folder: Path, repository: str) -> None:
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=repository, ignore_patterns=[f"{CHECKPOINTS}/*", ".*", "*.jsonl"])
+        api.upload_folder(
+            folder_path=folder, repo_id=repository, ignore_patterns=[f"{CHECKPOINTS}/*", ".*", "*.jsonl", "*.log"]
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise TrainError(f"cannot push to {repository!r}: {error}") from error

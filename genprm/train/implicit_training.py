@@ -23,6 +23,7 @@ from genprm.train.config import ImplicitConfig
 from genprm.train.response_rows import Response, pairs_of, response_rows
 from genprm.train.rows import Collected, TrainError, read_source
 from genprm.train.running import (
+    Note,
     Running,
     Say,
     autocast_of,
@@ -51,13 +52,14 @@ class Scored:
     """Log-probabilities of the tokens from `response.spans.start` on."""
 
 
-def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None) -> Trained:
+def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None, note: Note | None = None) -> Trained:
     """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
         out: the folder, which gets weights, tokenizer, chat template, `genprm.json` and the model card.
         say: prints progress lines.
+        note: gets the numbers of every line of the log, such as an experiment tracker.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
@@ -88,7 +90,7 @@ def train_implicit(config: ImplicitConfig, out: Path, *, say: Say | None = None)
         say(f"{len(responses):,} responses, {right:,} of them right, {tokens:,} tokens{paired}{data.also}")
     scored, measured = asyncio.run(ask_reference(config, responses, [one for row in held_out for one in row]))
     model = load_network(config, transformers.AutoModelForCausalLM)
-    running = Running(config, out, say)
+    running = Running(config, out, say, note)
     if measured:
         running.every(config.eval_steps, lambda _: measure(trainer, measured, config), begin=True)
     make = _dpo_trainer if config.objective == "dpo" else _ce_trainer

@@ -17,6 +17,7 @@ from genprm.train.config import TrainConfig
 from genprm.train.rows import TrainError
 
 Say = Callable[[str], None]
+Note = Callable[[Mapping[str, float]], None]
 
 
 class Stopped(Exception):
@@ -36,7 +37,7 @@ class Running:
         say: prints progress lines; None prints nothing.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, say: Say | None) -> None:
+    def __init__(self, config: TrainConfig, out: Path, say: Say | None, note: Note | None) -> None:
         from genprm.train.callbacks import LOG, Every, Log, SaveByTheClock, Stop, UnloggedLoss
 
         self._out = out
@@ -45,7 +46,7 @@ class Running:
         self._stop = Stop()
         self._loss = UnloggedLoss()
         self._every: list[Every] = []
-        self.callbacks: list[Any] = [Log(out / LOG, say), self._stop, self._loss]
+        self.callbacks: list[Any] = [Log(out / LOG, say, note), self._stop, self._loss]
         """The trainer's callbacks."""
         self.remark: str | None = None
         """A warning about the finished training, for the model's card."""
@@ -166,7 +167,7 @@ def training_arguments(config: TrainConfig) -> dict[str, Any]:
         "save_steps": config.save_steps,
         "save_total_limit": config.keep_checkpoints,
         "eval_strategy": "no",
-        "report_to": [] if config.report_to == "none" else [config.report_to],
+        "report_to": [],
         "seed": config.seed,
         "data_seed": config.seed,
         "disable_tqdm": True,

@@ -12,6 +12,7 @@ from genprm.train.config import SftConfig
 from genprm.train.profile import model_profile, profile_json
 from genprm.train.rows import read_source
 from genprm.train.running import (
+    Note,
     Running,
     Say,
     Stopped,
@@ -61,13 +62,14 @@ def prepare(config: SftConfig, longest: int, tokenizer: Tokenizer) -> tuple[Toke
     return asyncio.run(both())
 
 
-def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Trained:
+def train_sft(config: SftConfig, out: Path, *, say: Say | None = None, note: Note | None = None) -> Trained:
     """Trains, evaluates and writes the model's folder. Resumes from the newest checkpoint in `out`, if any.
 
     Args:
         config: of the run.
         out: the folder, which gets weights, tokenizer, chat template, `genprm.json` and the model card.
         say: prints progress lines.
+        note: gets the numbers of every line of the log, such as an experiment tracker.
 
     Raises:
         TrainError: the data, the model or a checkpoint cannot be used.
@@ -103,7 +105,7 @@ def train_sft(config: SftConfig, out: Path, *, say: Say | None = None) -> Traine
         **training_arguments(config),
     )
     autocast = autocast_of(arguments)
-    running = Running(config, out, say)
+    running = Running(config, out, say, note)
 
     def evaluated(_: int) -> Mapping[str, float]:
         assert held_out is not None

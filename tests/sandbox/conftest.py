@@ -130,13 +130,17 @@ async def contained(backend: str, attacks: tuple[Attack, ...]) -> None:
     assert not {name: outcome.failures for name, outcome in failed.items() if not outcome.contained}
 
 
-def guests(pid: int | None = None) -> list[int]:
-    """Supervisors and all that they have started, by their command line; of one process's descendants if given."""
+def guests(pid: int | None = None, marked: bytes = b"") -> list[int]:
+    """Supervisors and all that they have started, by their command line, which has the mark.
+
+    Of one process's descendants if given.
+    """
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if b"\0-m\0guest\0" in Path(entry.path, "cmdline").read_bytes():
+                line = Path(entry.path, "cmdline").read_bytes()
+                if b"\0-m\0guest\0" in line and marked in line:
                     found.append(int(entry.name))
     return found if pid is None else [one for one in found if pid in ancestors(one)]
 
@@ -153,11 +157,13 @@ def ancestors(pid: int) -> list[int]:
     return chain
 
 
+HELD = b'"wall_s": 97.5'
+"""A limit that no other guest on this machine has."""
 HOLD = """
 import asyncio, sys
-from genprm.sandbox import open_sandbox
+from genprm.sandbox import Limits, open_sandbox
 async def main():
-    async with open_sandbox(sys.argv[1], lanes=2) as box, box.session() as session:
+    async with open_sandbox(sys.argv[1], lanes=2, limits=Limits(wall_s=97.5)) as box, box.session() as session:
         await box.grow()
         await session.run("x = 1")
         print("ready", flush=True)
@@ -168,7 +174,6 @@ asyncio.run(main())
 
 def end_the_host(backend: str, number: signal.Signals, environment: Mapping[str, str] | None = None) -> None:
     """Ends a process whose sandbox runs a snippet, and asserts that its guests end too."""
-    before = set(guests())
     # Shells start background jobs with SIGINT ignored, and these tests may be one.
     host = subprocess.Popen(
         ["env", "--default-signal=INT", sys.executable, "-c", HOLD, backend],
@@ -180,30 +185,19 @@ def end_the_host(backend: str, number: signal.Signals, environment: Mapping[str,
     with host:
         assert host.stdout is not None
         assert host.stdout.readline() == b"ready\n"
-        assert set(guests()) - before
+        assert guests(marked=HELD)
         host.send_signal(number)
         host.wait(30)
     end = time.monotonic() + 30
-    while (left := set(guests()) - before) and time.monotonic() < end:
+    while (left := guests(marked=HELD)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not left
 
 
 def start_service(path: Path, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """A service in a process of its own, once it answers; `before` is a command that runs it."""
-    command = [
-        *before,
-        sys.executable,
-        "-m",
-        "genprm.cli.main",
-        "sandbox",
-        "serve",
-        "--socket",
-        str(path),
-        "--lanes",
-        "1",
-    ]
-    service = subprocess.Popen([*command, "--sandbox", "bubblewrap"], stderr=subprocess.PIPE, text=True)
+    command = [*before, sys.executable, "-m", "genprm.cli.main", "sandbox", "serve", "--sandbox", "bubblewrap"]
+    service = subprocess.Popen([*command, "--socket", str(path), "--lanes", "1"], stderr=subprocess.PIPE, text=True)
     assert service.stderr is not None
     assert service.stderr.readline() == f"the sandbox answers at unix:{path}\n"
     return service
