@@ -107,7 +107,7 @@ SHORTER = {"search": ["--limit", "2"], "label": ["--limit", "2"]}
 
 @pytest.mark.slow
 @pytest.mark.bubblewrap
-@pytest.mark.parametrize("page", ["README", "rpe", "search", "training"])
+@pytest.mark.parametrize("page", ["README", "rpe", "search"])
 def test_commands_on_the_built_in_models_run(page, tmp_path):
     for folder in ("recipes", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)
