@@ -145,3 +145,25 @@ async def test_files_that_are_not_the_pages(served: Live) -> None:
     policy = (await served.http.get("/")).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+async def test_a_late_answer_does_not_replace_a_newer_one(page: Any) -> None:
+    held: list[Any] = []
+
+    async def hold(route: Any) -> None:
+        held.append(route)
+
+    await page.goto("/#runs")
+    await page.select_option("#run", "one")
+    await says(page, "#run-status", "130 of 130 rows")
+    await page.route("**/rows/0", hold)
+    await page.click("#rows button >> nth=0")
+    await page.click("#rows button >> nth=1")
+    await says(page, "#row", "1 = 1")
+    await held[0].continue_()
+    await page.wait_for_load_state("networkidle")
+    assert "1 = 1" in await page.inner_text("#row")
+    await page.unroute("**/rows/0")
+    await page.route("**/rows/2", lambda route: route.fulfill(status=200, body="no JSON"))
+    await page.click("#rows button >> nth=2")
+    await says(page, "#row .notice", "JSON")  # and not nothing

@@ -42,6 +42,12 @@ const histogram = (rows) => {
   draw("text", { x: 0, y: 9 }, `${top}`);
   return svg;
 };
+// Of several answers under way, only that to the last request is shown.
+const lastOf = () => {
+  let last = 0;
+  return () => { const mine = ++last; return () => mine === last; };
+};
+const opening = lastOf(), showing = lastOf(), comparing = lastOf();
 const matching = () => {
   const belongs = FILTERS[Number(byId("filter").value)][1];
   const wanted = byId("search").value.trim().toLowerCase();
@@ -61,20 +67,33 @@ const list = () => {
   byId("run-status").textContent = `${rows.length} of ${run.rows.length} rows`;
 };
 const show = async (entry) => {
-  const row = await (await ask(`/v1/runs/${encodeURIComponent(run.name)}/rows/${entry.number}`)).json();
+  const isLast = showing();
   const article = byId("row");
+  let row;
+  try {
+    row = await (await ask(`/v1/runs/${encodeURIComponent(run.name)}/rows/${entry.number}`)).json();
+  } catch (error) {
+    if (isLast()) article.replaceChildren(make("p", "notice", error.message));
+    return;
+  }
+  if (!isLast()) return;
   article.replaceChildren(make("h2", "", row.id ?? row.key), rich(make("p", "problem"), row.problem ?? ""));
   row.steps.forEach((step, place) => article.append(stepNode(step, place, row.threshold, place === row.first_error, place === row.first_error)));
   article.focus();
   article.scrollIntoView({ block: "start" });
 };
 const open = async (name) => {
+  const isLast = opening();
+  let found;
   try {
-    run = await load(name);
+    found = await load(name);
   } catch (error) {
-    byId("run-status").textContent = error.message;
+    if (isLast()) byId("run-status").textContent = error.message;
     return;
   }
+  if (!isLast()) return;
+  run = found;
+  showing();  // a row of the run before does not come any more
   most = SHOWN;
   byId("row").replaceChildren();
   const facts = { command: run.command, model: run.model, rows: run.rows.length, started: run.started };
@@ -88,7 +107,15 @@ const open = async (name) => {
 const compare = async () => {
   const [one, other] = [byId("run-a").value, byId("run-b").value];
   if (!one || !other) return;
-  const [a, b] = await Promise.all([load(one), load(other)]);
+  const isLast = comparing();
+  let a, b;
+  try {
+    [a, b] = await Promise.all([load(one), load(other)]);
+  } catch (error) {
+    if (isLast()) byId("compare-status").textContent = error.message;
+    return;
+  }
+  if (!isLast()) return;
   const second = new Map(b.rows.map((row) => [row.match, row]));
   const pairs = a.rows.filter((row) => second.has(row.match)).map((row) => [row, second.get(row.match)]);
   const shown = byId("differ").checked ? pairs.filter(([x, y]) => x.first_error !== y.first_error) : pairs;
