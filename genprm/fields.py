@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -40,6 +41,20 @@ class Config(BaseModel):
     """Base of the configuration models: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_people_write_it(cls, values: object) -> object:
+        """A path serves as a name, and one text where several may stand."""
+        if not isinstance(values, Mapping):
+            return values
+        found: dict[str, object] = {}
+        for name, value in cast("Mapping[str, object]", values).items():
+            plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+            field = cls.model_fields.get(name)
+            several = field is not None and field.annotation == tuple[str, ...]
+            found[name] = (plain,) if several and isinstance(plain, str) else plain
+        return found
 
     @classmethod
     def of(cls, values: Mapping[str, object], where: str = "") -> Self:

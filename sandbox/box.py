@@ -258,6 +258,11 @@ class Sandbox:
         """The session's lane, or the least loaded one for a session without a lane."""
         if self._backend is None or self._closed:
             raise SandboxError("this sandbox is not open: use it inside `async with`")
+        if self._housekeeper is not None and self._housekeeper.get_loop() is not asyncio.get_running_loop():
+            raise SandboxError(
+                "this sandbox belongs to another event loop: open it in the one that uses it, or use genprm.Judge, "
+                "which has its own"
+            )
         if current is not None and not current.gone:
             return current
         self._drop_broken()

@@ -6,8 +6,11 @@ import json
 import pytest
 
 import genprm
+from genprm.engines import BUILT_IN, EngineError
 from genprm.fields import ConfigError
+from genprm.sandbox import SandboxError
 from genprm.types import Chain, ChainFinish, CodeRun, combine_chains
+from tests.engines.servers import model_server
 
 PROBLEM = "Ann had 2 apples and got 3. How many has she?"
 GOOD, BAD = ["She has 2+3 = 5."], ["She has 2+3 = 6."]
@@ -27,6 +30,22 @@ def test_the_model_is_kept_and_many_are_judged_in_order(judge):
     assert many[1].scores == pytest.approx(one.scores, abs=1e-5)
     assert many[0].scores == pytest.approx(many[2].scores, abs=1e-5)
     assert judge._prm is prm
+
+
+def test_what_belongs_to_another_loop_says_so():
+    def opened_here_and_used_there(error, **options):
+        loop = asyncio.new_event_loop()
+        prm = loop.run_until_complete(genprm.load_prm(**options))
+        with pytest.raises(error, match=r"belongs to another event loop.*genprm\.Judge"):
+            asyncio.run(prm.judge(PROBLEM, GOOD))
+        loop.run_until_complete(prm.close())
+        loop.close()
+
+    opened_here_and_used_there(SandboxError, model="nano", sandbox="bubblewrap")
+    with model_server(BUILT_IN["nano"]) as server:
+        # One URL may be a text, and a folder a path.
+        served = {"base_url": server.url, "tokenizer": BUILT_IN["nano"]}
+        opened_here_and_used_there(EngineError, model="policy", family="genprm", mode="analyze", **served)
 
 
 def test_it_works_where_a_loop_runs(judge):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Coroutine, Sequence
 from typing import TypedDict, TypeVar
@@ -68,22 +69,32 @@ def check_choices(choices: Sequence[int], vocab_size: int) -> None:
         raise EngineError(f"token id {bad[0]!r} is outside the vocabulary of {vocab_size} tokens")
 
 
+OTHER_LOOP = (
+    "this engine belongs to another event loop: open it in the one that uses it, or use genprm.Judge, which has its own"
+)
+
+
 class InFlight:
     """Calls in flight, which end when the engine is closed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):  # made in a thread: then it belongs to the loop that uses it first
+            self._loop = asyncio.get_running_loop()
         self.closed = False
 
     async def run(self, work: Coroutine[object, object, T]) -> T:
         """Awaits some work.
 
         Raises:
-            EngineError: the engine is or gets closed.
+            EngineError: the engine is or gets closed, or was used in another event loop before.
         """
-        if self.closed:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self.closed or self._loop is not loop:
             work.close()
-            raise EngineError("the engine is closed")
+            raise EngineError("the engine is closed" if self.closed else OTHER_LOOP)
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -165,7 +165,7 @@ async def test_a_chain_that_repeats_itself_is_ended_with_that_reason(engine: Eng
     for family, profile in (
         ("critic", {"max_tokens": 600}),
         ("thinkprm", {"max_tokens": 600}),
-        ("genprm", {"analysis_tokens": 300, "step_tokens": 320}),
+        ("genprm", {"analysis_tokens": 600, "step_tokens": 600}),
     ):
         code = {"with_code": False} if family == "genprm" else {}
         prm = await load_prm(engine.model_name, engine=looping, family=family, profile=profile, **code)
