@@ -157,13 +157,13 @@ def ancestors(pid: int) -> list[int]:
     return chain
 
 
-HELD = b'"wall_s": 97.5'
+HELD = b'"cpu_s": 97.5'
 """A limit that no other guest on this machine has."""
 HOLD = """
 import asyncio, sys
 from genprm.sandbox import Limits, open_sandbox
 async def main():
-    async with open_sandbox(sys.argv[1], lanes=2, limits=Limits(wall_s=97.5)) as box, box.session() as session:
+    async with open_sandbox(sys.argv[1], lanes=2, limits=Limits(cpu_s=97.5)) as box, box.session() as session:
         await box.grow()
         await session.run("x = 1")
         print("ready", flush=True)
