@@ -36,6 +36,21 @@ GIVEN = {
 }
 
 
+def run_python(folder: Path, *arguments: str, given: str | None = None) -> None:
+    """Runs Python with this package in a folder; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=given,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, (arguments, done.stdout[-2000:], done.stderr[-3000:])
+
+
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -117,16 +132,7 @@ def test_commands_on_the_built_in_models_run(page, tmp_path):
     lines = [one.values[0] for one in commands() if str(one.id).startswith(f"{page}: ") and OURS.match(one.values[0])]
     assert len(lines) >= 2
     for words in map(words_of, lines):
-        done = subprocess.run(
-            [sys.executable, "-m", "genprm", *words, *SHORTER.get(words[0], [])],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-3000:])
+        run_python(tmp_path, "-m", "genprm", *words, *SHORTER.get(words[0], []))
 
 
 def pythons() -> list:
@@ -164,16 +170,7 @@ def test_every_python_block_runs(given, block, tmp_path, request):
     shared = (
         'problem = "Ann had 2 and got 3. How many?"\nsteps = ["She has 2+3 = 6."]\nsolution = steps[0]\nimport genprm\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-c", shared + given + program],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(tmp_path, "-c", shared + given + program)
 
 
 @pytest.mark.parametrize("script", ["docs.py", "imports.py"])
@@ -238,14 +235,4 @@ def test_the_notebook_runs_where_an_event_loop_runs_already(tmp_path):
         "            await made\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps([cell for cell in cells if not cell.startswith("%")]),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(tmp_path, "-c", program, given=json.dumps([cell for cell in cells if not cell.startswith("%")]))
